@@ -1,0 +1,1 @@
+//! Tables in and out, streaming, shuffle, batches and the resumable cursor.

@@ -1,0 +1,1 @@
+//! Near-duplicates: shingles, MinHash, LSH, verified Jaccard similarity, clusters.

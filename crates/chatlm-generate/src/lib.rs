@@ -1,0 +1,1 @@
+//! Greedy and sampled decoding with a key and value cache.

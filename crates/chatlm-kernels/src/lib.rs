@@ -1,0 +1,1 @@
+//! Operators with backward for candle, each beside its plain candle twin.

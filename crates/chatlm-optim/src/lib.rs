@@ -1,0 +1,1 @@
+//! AdamW, Adafactor, schedules and clipping; all state can be saved.

@@ -1,0 +1,1 @@
+//! BPE training, encoding and decoding through the tokenizers crate.

@@ -1,0 +1,1 @@
+//! Pre-training, fine-tuning, preference tuning, losses and evaluation measures.
