@@ -1,0 +1,43 @@
+// What the scripts share: where things are, running a command, hashing a set of files. No dependency.
+import { spawnSync } from "node:child_process"
+import { createHash } from "node:crypto"
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs"
+import { homedir } from "node:os"
+import { dirname, join, relative, resolve } from "node:path"
+import { fileURLToPath } from "node:url"
+
+export const root = resolve(dirname(fileURLToPath(import.meta.url)), "..")
+
+/** Builds are kept outside the checkout, so that a fresh clone on the same machine builds nothing twice. */
+export const cache = process.env.XDG_CACHE_HOME || join(homedir(), ".cache")
+process.env.CARGO_TARGET_DIR ||= join(cache, "chatlm", "target")
+
+/** The Node that the project brings along; the machine's own may be older. */
+export const node = join(root, "node_modules", ".bin", "node")
+export const bin = (name) => join(root, "node_modules", name)
+
+/** Runs a command with the terminal's own streams; ends this process with its status where it fails. */
+export const run = (command, args, options = {}) => {
+  const label = options.label ?? [command, ...args].join(" ")
+  const { status, signal, error } = spawnSync(command, args, { cwd: root, stdio: "inherit", ...options })
+  if (status === 0) return
+  console.error(`\nfailed: ${label}${error ? ` (${error.message})` : signal ? ` (${signal})` : ""}`)
+  process.exit(status ?? 1)
+}
+
+const files = (path) => {
+  if (!existsSync(path)) return []
+  if (!statSync(path).isDirectory()) return [path]
+  return readdirSync(path)
+    .sort()
+    .flatMap((name) => (name === "target" || name === "node_modules" ? [] : files(join(path, name))))
+}
+
+/** One hash over names and contents of files and folders. */
+export const hashOf = (...paths) => {
+  const hash = createHash("sha256")
+  for (const file of paths.flatMap((path) => files(join(root, path)))) {
+    hash.update(`${relative(root, file)}\0`).update(readFileSync(file)).update("\0")
+  }
+  return hash.digest("hex")
+}
