@@ -1,1 +1,19 @@
-//! The Node border.
+//! The Node border, one file a noun: options in, one call of the core, the error mapped, the value
+//! out. No logic and no defaults live here. The doc comments are the documentation of `index.d.ts`.
+
+// Border types are taken apart by the macro; their names and passing are the border's, not Rust's.
+#![allow(clippy::needless_pass_by_value, clippy::unused_async, reason = "napi's calling convention")]
+#![allow(unreachable_pub, reason = "exported to Node by the macro")]
+
+mod allocator;
+mod clean;
+mod checkpoint;
+mod dataset;
+mod dedup;
+mod doctor;
+mod error;
+mod evaluation;
+mod generate;
+mod job;
+mod tokenizer;
+mod train;

@@ -1,0 +1,15 @@
+//! The addon's allocator: mimalloc that never gives pages back, since fresh pages cost more than
+//! the arithmetic on them (ARCHITECTURE.md has the figures).
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Runs when Node loads the addon, before any large allocation.
+#[napi_derive::module_init]
+fn keep_pages() {
+    // SAFETY: sets an option of the allocator; a plain store, valid at any time.
+    #[expect(unsafe_code, reason = "mimalloc's options are set through its C interface")]
+    unsafe {
+        libmimalloc_sys::mi_option_set(libmimalloc_sys::mi_option_purge_delay, -1);
+    }
+}

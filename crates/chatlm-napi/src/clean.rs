@@ -1,0 +1,84 @@
+//! Raw corpora to prompt and response rows.
+
+use chatlm_clean::{CleanOptions as Core, Purpose, Source, clean as run};
+use napi::bindgen_prelude::Reference;
+use napi_derive::napi;
+
+use crate::error::{blocking, json};
+use crate::job::{CancelToken, OnProgress, job};
+
+#[napi(object)]
+pub struct CleanOptions {
+    /// `alpaca`, `belle`, `pairs`, `medical-dialogue`, or `rlhf-pairs` for `dpo`.
+    pub source: String,
+    /// `pretrain`, `sft` or `dpo`.
+    pub purpose: String,
+    /// Files, folders or globs; `-` is standard input.
+    pub inputs: Vec<String>,
+    /// `.parquet` or `.jsonl`.
+    pub output: String,
+    /// Where dropped rows go, with the rule that dropped each.
+    pub rejects: Option<String>,
+    /// Repeats the reference program bug for bug.
+    pub compat: bool,
+    pub prompt_column: Option<String>,
+    pub response_column: Option<String>,
+    pub chosen_column: Option<String>,
+    pub rejected_column: Option<String>,
+    /// Such as `gb18030`; detected where left out.
+    pub encoding: Option<String>,
+    /// Counts broken rows instead of stopping at the first.
+    pub keep_going: bool,
+    /// Replaces an existing output.
+    pub force: bool,
+}
+
+#[napi(object)]
+pub struct CleanReport {
+    pub read: i64,
+    pub kept: i64,
+    /// Rows dropped by each rule, in the order of the rules.
+    #[napi(ts_type = "Record<string, number>")]
+    pub dropped: serde_json::Value,
+    /// Rows that could not be read (`keepGoing`).
+    pub broken: i64,
+    pub seconds: f64,
+}
+
+/// Cleans raw rows into `prompt` and `response` (`prompt`, `chosen`, `rejected` for `dpo`).
+#[napi]
+pub async fn clean(
+    options: CleanOptions,
+    on_progress: Option<OnProgress>,
+    cancel: Option<Reference<CancelToken>>,
+) -> napi::Result<CleanReport> {
+    let job = job(on_progress, cancel);
+    blocking(move || {
+        let report = run(
+            &Core {
+                source: options.source.parse::<Source>()?,
+                purpose: options.purpose.parse::<Purpose>()?,
+                inputs: options.inputs,
+                output: options.output.into(),
+                rejects: options.rejects.map(Into::into),
+                compat: options.compat,
+                prompt_column: options.prompt_column,
+                response_column: options.response_column,
+                chosen_column: options.chosen_column,
+                rejected_column: options.rejected_column,
+                encoding: options.encoding,
+                keep_going: options.keep_going,
+                force: options.force,
+            },
+            &job,
+        )?;
+        Ok(CleanReport {
+            read: report.read as i64,
+            kept: report.kept as i64,
+            dropped: json(&report.dropped)?,
+            broken: report.broken as i64,
+            seconds: report.seconds,
+        })
+    })
+    .await
+}

@@ -1,0 +1,77 @@
+//! Near-duplicates.
+
+use chatlm_dedup::{DedupOptions as Core, dedup as run};
+use napi::bindgen_prelude::Reference;
+use napi_derive::napi;
+
+use crate::error::blocking;
+use crate::job::{CancelToken, OnProgress, job};
+
+#[napi(object)]
+pub struct DedupOptions {
+    pub inputs: Vec<String>,
+    pub output: String,
+    /// Jaccard similarity from which a row falls, above 0 and at most 1.
+    pub threshold: f64,
+    /// Characters a shingle, at least 1.
+    pub ngram: u32,
+    /// MinHash permutations, at least 16.
+    pub num_perm: u32,
+    /// Where the dropped rows and their clusters go.
+    pub clusters: Option<String>,
+    /// Also drops what resembles a row of this set.
+    pub against: Option<String>,
+    pub compat: bool,
+    pub encoding: Option<String>,
+    pub keep_going: bool,
+    pub force: bool,
+}
+
+#[napi(object)]
+pub struct DedupReport {
+    pub rows: i64,
+    pub kept: i64,
+    pub duplicates: i64,
+    pub contaminated: i64,
+    pub clusters: i64,
+    pub seconds: f64,
+    pub peak_rss_bytes: i64,
+}
+
+/// Drops each row that some earlier row resembles; order is kept.
+#[napi]
+pub async fn dedup(
+    options: DedupOptions,
+    on_progress: Option<OnProgress>,
+    cancel: Option<Reference<CancelToken>>,
+) -> napi::Result<DedupReport> {
+    let job = job(on_progress, cancel);
+    blocking(move || {
+        let report = run(
+            &Core {
+                inputs: options.inputs,
+                output: options.output.into(),
+                threshold: options.threshold,
+                ngram: options.ngram as usize,
+                num_perm: options.num_perm as usize,
+                clusters: options.clusters.map(Into::into),
+                against: options.against,
+                compat: options.compat,
+                encoding: options.encoding,
+                keep_going: options.keep_going,
+                force: options.force,
+            },
+            &job,
+        )?;
+        Ok(DedupReport {
+            rows: report.rows as i64,
+            kept: report.kept as i64,
+            duplicates: report.duplicates as i64,
+            contaminated: report.contaminated as i64,
+            clusters: report.clusters as i64,
+            seconds: report.seconds,
+            peak_rss_bytes: report.peak_rss_bytes as i64,
+        })
+    })
+    .await
+}

@@ -1,0 +1,360 @@
+//! A loaded model: answers in batches and as streams.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use chatlm_job::{Cancel, Error, Job};
+use chatlm_run::{
+    Answer as CoreAnswer, FinishReason, Generator as Core, GeneratorOptions as CoreOptions,
+    GivenSettings, Piece, RejectOptions as CoreReject, Worker, reject as run_reject,
+};
+use napi::bindgen_prelude::{AsyncGenerator, Reference};
+use napi::tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use napi_derive::napi;
+
+use crate::error::{blocking, to_napi};
+use crate::job::{CancelToken, OnProgress, job};
+
+#[napi(object)]
+pub struct GeneratorOptions {
+    /// A model folder with its tokenizer.
+    pub model: String,
+    /// A PEFT adapter folder for that model.
+    pub adapter: Option<String>,
+    /// `f32`.
+    pub dtype: String,
+    /// The longest prompt in tokens; longer ones are cut before `[EOS]`. Default 512.
+    pub max_length: Option<u32>,
+}
+
+/// What is left out comes from the model's generation_config.json, then from the defaults.
+#[napi(object)]
+#[derive(Default)]
+pub struct GenerationSettings {
+    /// `greedy` (default) or `sample`.
+    pub search: Option<String>,
+    /// Default 320.
+    pub max_new_tokens: Option<u32>,
+    /// Above 0; default 1.
+    pub temperature: Option<f64>,
+    /// 0 switches it off (default).
+    pub top_k: Option<u32>,
+    /// Above 0 and at most 1; default 1.
+    pub top_p: Option<f64>,
+    /// Above 0; 1 switches it off (default).
+    pub repetition_penalty: Option<f64>,
+    /// 0 switches it off (default).
+    pub no_repeat_ngram: Option<u32>,
+    /// Sampling with the same seed gives the same answers.
+    pub seed: Option<f64>,
+}
+
+impl From<GenerationSettings> for GivenSettings {
+    fn from(given: GenerationSettings) -> Self {
+        Self {
+            search: given.search,
+            max_new_tokens: given.max_new_tokens.map(|n| n as usize),
+            temperature: given.temperature,
+            top_k: given.top_k.map(|n| n as usize),
+            top_p: given.top_p,
+            repetition_penalty: given.repetition_penalty,
+            no_repeat_ngram: given.no_repeat_ngram.map(|n| n as usize),
+            seed: given.seed.map(|n| n as u64),
+        }
+    }
+}
+
+#[napi(object)]
+pub struct GenerateOptions {
+    /// Prompts answered together.
+    pub batch: u32,
+}
+
+#[napi(object)]
+pub struct Answer {
+    pub prompt: String,
+    pub response: String,
+    /// Ids without `[PAD]`, with `[EOS]` where it was reached.
+    pub tokens: Vec<u32>,
+}
+
+impl From<CoreAnswer> for Answer {
+    fn from(answer: CoreAnswer) -> Self {
+        Self { prompt: answer.prompt, response: answer.response, tokens: answer.tokens }
+    }
+}
+
+#[napi(object)]
+pub struct GeneratorInfo {
+    /// The folder the model was loaded from.
+    pub model: String,
+    pub vocab_size: u32,
+    pub parameters: i64,
+}
+
+/// A loaded model on a thread of its own; calls are answered one after the other.
+#[napi]
+pub struct Generator {
+    worker: Arc<Mutex<Option<Worker<Core>>>>,
+    model: String,
+    vocab_size: u32,
+    parameters: i64,
+}
+
+fn closed() -> Error {
+    Error::internal("the generator is closed")
+}
+
+impl Generator {
+    async fn ask<R: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut Core) -> chatlm_job::Result<R> + Send + 'static,
+    ) -> napi::Result<R> {
+        let (reply, answer) = oneshot::channel();
+        self.submit(task, move |result| {
+            let _ = reply.send(result);
+        })?;
+        answer.await.unwrap_or_else(|_| Err(closed())).map_err(|e| to_napi(&e))
+    }
+
+    fn submit<R: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut Core) -> chatlm_job::Result<R> + Send + 'static,
+        reply: impl FnOnce(chatlm_job::Result<R>) + Send + 'static,
+    ) -> napi::Result<()> {
+        let guard = self.worker.lock().map_err(|_| to_napi(&closed()))?;
+        guard.as_ref().ok_or_else(|| to_napi(&closed()))?.submit(task, reply);
+        Ok(())
+    }
+}
+
+#[napi]
+impl Generator {
+    /// Loads a model; rejects with `MODEL_INVALID`, `TOKENIZER_INVALID` or `NOT_FINITE`.
+    #[napi]
+    pub async fn load(
+        options: GeneratorOptions,
+        on_progress: Option<OnProgress>,
+        cancel: Option<Reference<CancelToken>>,
+    ) -> napi::Result<Self> {
+        let job = job(on_progress, cancel);
+        blocking(move || {
+            let core = Core::load(
+                &CoreOptions {
+                    model: options.model.clone().into(),
+                    adapter: options.adapter.map(Into::into),
+                    dtype: options.dtype,
+                    max_length: options.max_length.unwrap_or(512) as usize,
+                },
+                &job,
+            )?;
+            let vocab_size = core.model().config().vocab_size as u32;
+            let parameters = core.model().config().parameter_count() as i64;
+            let worker = Worker::start("chatlm-generate", core)?;
+            Ok(Self {
+                worker: Arc::new(Mutex::new(Some(worker))),
+                model: options.model,
+                vocab_size,
+                parameters,
+            })
+        })
+        .await
+    }
+
+    #[napi(getter)]
+    pub fn info(&self) -> GeneratorInfo {
+        GeneratorInfo {
+            model: self.model.clone(),
+            vocab_size: self.vocab_size,
+            parameters: self.parameters,
+        }
+    }
+
+    /// Answers all prompts in their order.
+    #[napi]
+    pub async fn generate(
+        &self,
+        prompts: Vec<String>,
+        settings: GenerationSettings,
+        options: GenerateOptions,
+        on_progress: Option<OnProgress>,
+        cancel: Option<Reference<CancelToken>>,
+    ) -> napi::Result<Vec<Answer>> {
+        let job = job(on_progress, cancel);
+        let given = GivenSettings::from(settings);
+        self.ask(move |core| {
+            let settings = core.settings(&given)?;
+            core.answer(&prompts, &settings, options.batch as usize, &job)
+        })
+        .await
+        .map(|answers| answers.into_iter().map(Answer::from).collect())
+    }
+
+    /// Answers one prompt as a stream of text; `close()` or leaving the loop stops it within a token.
+    #[napi(catch_unwind)]
+    pub fn stream(&self, prompt: String, settings: GenerationSettings) -> napi::Result<TokenStream> {
+        let given = GivenSettings::from(settings);
+        let cancel = Cancel::default();
+        let (pieces, receiver) = mpsc::channel(64);
+        let (failures, stop) = (pieces.clone(), cancel.clone());
+        self.submit(
+            move |core| {
+                let settings = core.settings(&given)?;
+                core.stream(&prompt, &settings, &stop, &mut |piece| {
+                    pieces.blocking_send(Ok(piece)).is_ok()
+                })
+            },
+            move |result| {
+                if let Err(error) = result {
+                    let _ = failures.blocking_send(Err(error));
+                }
+            },
+        )?;
+        Ok(TokenStream { pieces: Arc::new(AsyncMutex::new(receiver)), cancel })
+    }
+
+    /// Frees the model once running answers have ended.
+    #[napi]
+    pub fn close(&self) {
+        if let Ok(mut worker) = self.worker.lock() {
+            // Dropping waits for the running answer: not on Node's thread.
+            let worker = worker.take();
+            std::thread::spawn(move || drop(worker));
+        }
+    }
+}
+
+#[napi(object)]
+pub struct TextPiece {
+    /// Text that is certain now; may be empty in the last piece.
+    pub text: String,
+    /// Tokens generated so far.
+    pub tokens: u32,
+    pub done: bool,
+    /// `stop`, `length` or `cancelled`, in the last piece.
+    pub finish_reason: Option<String>,
+}
+
+impl From<Piece> for TextPiece {
+    fn from(piece: Piece) -> Self {
+        Self {
+            text: piece.text,
+            tokens: piece.tokens as u32,
+            done: piece.done,
+            finish_reason: piece.finish_reason.map(|reason| {
+                match reason {
+                    FinishReason::Stop => "stop",
+                    FinishReason::Length => "length",
+                    FinishReason::Cancelled => "cancelled",
+                }
+                .to_owned()
+            }),
+        }
+    }
+}
+
+/// An answer on its way; an async iterable of pieces.
+#[napi(async_iterator)]
+pub struct TokenStream {
+    pieces: Arc<AsyncMutex<mpsc::Receiver<chatlm_job::Result<Piece>>>>,
+    cancel: Cancel,
+}
+
+#[napi]
+impl AsyncGenerator for TokenStream {
+    type Yield = TextPiece;
+    type Next = ();
+    type Return = ();
+
+    fn next(
+        &mut self,
+        _value: Option<Self::Next>,
+    ) -> impl Future<Output = napi::Result<Option<Self::Yield>>> + Send + 'static {
+        let pieces = self.pieces.clone();
+        async move {
+            match pieces.lock().await.recv().await {
+                Some(Ok(piece)) => Ok(Some(piece.into())),
+                Some(Err(error)) => Err(to_napi(&error)),
+                None => Ok(None),
+            }
+        }
+    }
+
+    fn complete(
+        &mut self,
+        _value: Option<Self::Return>,
+    ) -> impl Future<Output = napi::Result<Option<Self::Yield>>> + Send + 'static {
+        self.cancel.cancel();
+        async { Ok(None) }
+    }
+}
+
+#[napi]
+impl TokenStream {
+    /// Stops the answer within a token.
+    #[napi]
+    pub fn close(&self) {
+        self.cancel.cancel();
+    }
+}
+
+impl Drop for TokenStream {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+#[napi(object)]
+pub struct RejectOptions {
+    pub model: String,
+    pub adapter: Option<String>,
+    /// Rows with `prompt` and `response`.
+    pub inputs: Vec<String>,
+    /// Rows with `prompt`, `chosen`, `rejected`.
+    pub output: String,
+    pub batch: u32,
+    pub max_new_tokens: u32,
+    pub encoding: Option<String>,
+    pub force: bool,
+}
+
+#[napi(object)]
+pub struct RejectReport {
+    pub rows: i64,
+    pub kept: i64,
+    /// Rows left out because the model's answer was the true one.
+    pub same: i64,
+    pub seconds: f64,
+}
+
+/// Writes the model's own answers as `rejected` beside the true ones as `chosen`.
+#[napi]
+pub async fn reject(
+    options: RejectOptions,
+    on_progress: Option<OnProgress>,
+    cancel: Option<Reference<CancelToken>>,
+) -> napi::Result<RejectReport> {
+    let job: Job = job(on_progress, cancel);
+    blocking(move || {
+        let report = run_reject(
+            &CoreReject {
+                model: options.model.into(),
+                adapter: options.adapter.map(Into::into),
+                inputs: options.inputs,
+                output: options.output.into(),
+                batch: options.batch as usize,
+                max_new_tokens: options.max_new_tokens as usize,
+                encoding: options.encoding,
+                force: options.force,
+            },
+            &job,
+        )?;
+        Ok(RejectReport {
+            rows: report.rows as i64,
+            kept: report.kept as i64,
+            same: report.same as i64,
+            seconds: report.seconds,
+        })
+    })
+    .await
+}

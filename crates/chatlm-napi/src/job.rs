@@ -1,0 +1,65 @@
+//! Cancelling and progress, given to every long call.
+
+use chatlm_job::{Cancel, Job, Reporter};
+use napi::Status;
+use napi::bindgen_prelude::Reference;
+use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi_derive::napi;
+
+/// Asks running calls to save and stop; one token may be given to several calls.
+#[napi]
+#[derive(Default)]
+pub struct CancelToken {
+    pub(crate) cancel: Cancel,
+}
+
+#[napi]
+impl CancelToken {
+    #[napi(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the flag. The call rejects with `CANCELLED` at the next row group, batch or step.
+    #[napi]
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    #[napi(getter)]
+    pub fn cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+}
+
+/// How far a call is; told at most ten times a second.
+#[napi(object)]
+pub struct Progress {
+    /// What is being done, such as `read`, `verify`, `generate`.
+    pub stage: String,
+    pub done: f64,
+    /// Missing where the end is not known.
+    pub total: Option<f64>,
+    /// What is counted, such as `rows`.
+    pub unit: String,
+}
+
+/// A callback that never throws into Rust and does not keep Node alive.
+pub type OnProgress = ThreadsafeFunction<Progress, (), Progress, Status, false, true>;
+
+pub(crate) fn job(on_progress: Option<OnProgress>, cancel: Option<Reference<CancelToken>>) -> Job {
+    let cancel = cancel.map(|token| token.cancel.clone()).unwrap_or_default();
+    let progress = on_progress.map_or_else(Reporter::silent, |callback| {
+        Reporter::new(move |p| {
+            let progress = Progress {
+                stage: p.stage,
+                done: p.done as f64,
+                total: p.total.map(|n| n as f64),
+                unit: p.unit,
+            };
+            // A full or closed queue loses a progress report, nothing else.
+            let _ = callback.call(progress, ThreadsafeFunctionCallMode::NonBlocking);
+        })
+    });
+    Job { cancel, progress }
+}

@@ -1,0 +1,75 @@
+//! What a training run tells while it goes; the same values are the lines of `metrics.jsonl`.
+
+use serde::Serialize;
+
+/// One thing that happened. Crosses the border as an object with a `type`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Event {
+    Started {
+        step: u64,
+        total_steps: u64,
+        parameters: u64,
+        trainable: u64,
+        /// The checkpoint the run goes on from.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resumed_from: Option<String>,
+        /// Broken checkpoints that were passed over, with the reason.
+        skipped: Vec<String>,
+    },
+    Step(StepEvent),
+    Evaluated(Evaluated),
+    Sample { step: u64, prompt: String, response: String, label: String },
+    Saved { step: u64, path: String },
+    Skipped { step: u64, reason: String },
+    Finished { step: u64, reason: FinishReason },
+}
+
+/// Why a run came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FinishReason {
+    /// All steps of the configuration are done.
+    Steps,
+    /// The evaluation loss did not improve for `earlyStop` evaluations.
+    EarlyStop,
+}
+
+/// The mean over the optimizer steps since the last such event.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepEvent {
+    pub step: u64,
+    pub epoch: f64,
+    /// Mean cross-entropy a target token, in nats (preference loss a pair for `dpo`).
+    pub loss: f64,
+    pub learning_rate: f64,
+    /// Global L2 norm before clipping.
+    pub grad_norm: f64,
+    /// Source and target tokens together, without padding.
+    pub tokens_per_second: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<Rewards>,
+}
+
+/// The preference measures, named as TRL names them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Rewards {
+    pub chosen: f64,
+    pub rejected: f64,
+    pub margins: f64,
+    pub accuracies: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Evaluated {
+    pub step: u64,
+    pub eval_loss: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_bleu4: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<Rewards>,
+    /// Whether this is the best evaluation so far, kept in `best/`.
+    pub best: bool,
+}

@@ -1,0 +1,81 @@
+//! What this build and machine have: for `doctor` and for the thread count.
+
+use std::fs;
+
+use chatlm_job::{Code, Error, Result};
+use serde::Serialize;
+
+/// The answer of `doctor`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Doctor {
+    pub version: String,
+    /// The processor path in use; candle's and our kernels choose at run time.
+    pub cpu: String,
+    pub features: Vec<String>,
+    pub threads: usize,
+    pub devices: Vec<String>,
+    pub memory_bytes: u64,
+    pub peak_rss_bytes: u64,
+}
+
+pub fn doctor() -> Doctor {
+    let features = features();
+    let has = |name: &str| features.iter().any(|f| f == name);
+    let cpu = if has("avx512f") {
+        "avx512"
+    } else if has("avx2") && has("fma") {
+        "avx2"
+    } else {
+        "plain"
+    };
+    Doctor {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cpu: cpu.to_owned(),
+        threads: candle_core::utils::get_num_threads(),
+        devices: vec!["cpu".to_owned()],
+        memory_bytes: proc_kib("/proc/meminfo", "MemTotal:") * 1024,
+        peak_rss_bytes: peak_rss_bytes(),
+        features,
+    }
+}
+
+/// The most memory this process has held (`VmHWM`), Node included; 0 where it is not told.
+pub fn peak_rss_bytes() -> u64 {
+    proc_kib("/proc/self/status", "VmHWM:") * 1024
+}
+
+fn proc_kib(file: &str, field: &str) -> u64 {
+    fs::read_to_string(file)
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| line.strip_prefix(field))
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn features() -> Vec<String> {
+    let mut found = Vec::new();
+    macro_rules! look {
+        ($($name:tt),*) => { $(if std::is_x86_feature_detected!($name) { found.push($name.to_owned()); })* };
+    }
+    look!("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16");
+    found
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn features() -> Vec<String> {
+    Vec::new()
+}
+
+/// Sets the size of the thread pool that all stages share; 0 is one thread a core.
+pub fn set_threads(threads: usize) -> Result<()> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|_| {
+        Error::new(
+            Code::Usage,
+            "the number of threads was set after work had begun",
+            "set it once, before anything else is called",
+        )
+    })
+}
