@@ -1,0 +1,15 @@
+/** Raw corpora to rows `prompt`, `response` (`prompt`, `chosen`, `rejected` for dpo). */
+import * as Effect from "effect/Effect"
+
+import { Native } from "../native/index.ts"
+import type { ChatlmError, CleanOptions, CleanReport } from "../native/index.ts"
+
+export type { CleanOptions, CleanReport }
+
+/** The kinds of raw data that are understood. */
+export const sources = ["alpaca", "belle", "medical-dialogue", "pairs", "rlhf-pairs"] as const
+/** What the rows are for; it decides the columns and the rules. */
+export const purposes = ["pretrain", "sft", "dpo"] as const
+
+export const clean = (options: CleanOptions): Effect.Effect<CleanReport, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.clean(options))

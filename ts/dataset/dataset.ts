@@ -1,0 +1,34 @@
+/** Tables: joining, splitting, text for a tokenizer, looking inside. */
+import * as Effect from "effect/Effect"
+
+import { Native } from "../native/index.ts"
+import type {
+  ChatlmError,
+  InspectOptions,
+  Inspection,
+  SplitOptions,
+  SplitReport,
+  TableOptions,
+  TableReport
+} from "../native/index.ts"
+
+export type { InspectOptions, Inspection, SplitOptions, SplitReport, TableOptions, TableReport }
+
+/** The shares of the reference. */
+export const splitDefaults = { train: 0.91, valid: 0.0025, test: 0.0875 } as const
+
+/** The rows of all inputs, in order, in one table. */
+export const merge = (options: TableOptions): Effect.Effect<TableReport, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.merge(options))
+
+/** `train.parquet`, `valid.parquet`, `test.parquet` in a folder; the same seed draws the same rows. */
+export const split = (options: SplitOptions): Effect.Effect<SplitReport, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.split(options))
+
+/** `prompt[SEP]response[SEP]` a line; text files as they are. */
+export const corpus = (options: TableOptions): Effect.Effect<TableReport, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.corpus(options))
+
+/** Rows, columns, a histogram of lengths, a few rows. */
+export const inspect = (options: InspectOptions): Effect.Effect<Inspection, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.inspect(options))

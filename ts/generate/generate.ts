@@ -1,0 +1,41 @@
+/** A loaded model that answers: in batches, as a stream, or to make rejected answers for dpo. */
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+
+import { Native } from "../native/index.ts"
+import type {
+  Answer,
+  ChatlmError,
+  GenerationSettings,
+  Generator,
+  GeneratorOptions,
+  RejectOptions,
+  RejectReport,
+  TextPiece
+} from "../native/index.ts"
+
+export type {
+  Answer,
+  GenerationSettings,
+  Generator,
+  GeneratorOptions,
+  RejectOptions,
+  RejectReport,
+  TextPiece
+}
+
+export const searches = ["greedy", "sample"] as const
+/** Prompts answered together where nothing else is asked for. */
+export const defaultBatch = 16
+/** New tokens an answer where neither a flag nor the model says. */
+export const defaultMaxNewTokens = 320
+
+/** Loads a model with its tokenizer; it is freed with the scope. */
+export const loadGenerator = (
+  options: GeneratorOptions
+): Effect.Effect<Generator, ChatlmError, Native | Scope.Scope> =>
+  Effect.flatMap(Native, (native) => native.generator(options))
+
+/** The model's own answers as `rejected` beside the true ones as `chosen`. */
+export const reject = (options: RejectOptions): Effect.Effect<RejectReport, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.reject(options))

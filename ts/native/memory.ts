@@ -1,0 +1,194 @@
+/**
+ * The border's in-memory twin for tests: no file is read or written, answers are made up from the
+ * options alone, so that the same call always answers the same.
+ */
+import type * as B from "./border.ts"
+
+/** An error as the addon throws it. */
+export const envelope = (code: string, message: string, help: string, context: object = {}): Error =>
+  new Error(JSON.stringify({ code, message, help, context }))
+
+class Token implements B.CancelToken {
+  cancelled = false
+  cancel(): void {
+    this.cancelled = true
+  }
+}
+
+const cancelled = () =>
+  envelope("CANCELLED", "interrupted", "what was done is saved: run the same command again to go on")
+
+/** A call that reports once, answers later, and heeds its token. */
+const later =
+  <Options, Report>(stage: string, answer: (options: Options) => Report): B.LongCall<Options, Report> =>
+  async (options, onProgress, token) => {
+    onProgress?.({ stage, done: 0, total: 1, unit: "rows" })
+    await new Promise((done) => setImmediate(done))
+    if (token?.cancelled) throw cancelled()
+    onProgress?.({ stage, done: 1, total: 1, unit: "rows" })
+    return answer(options)
+  }
+
+class MemoryTokenizer implements B.Tokenizer {
+  readonly vocabSize = 0x110000
+  encode(text: string): B.Encoded {
+    const tokens = [...text]
+    return { tokens, ids: tokens.map((token) => token.codePointAt(0) ?? 0) }
+  }
+  decode(ids: Array<number>): string {
+    return ids.map((id) => String.fromCodePoint(id)).join("")
+  }
+}
+
+/** Answers every prompt by repeating it. */
+class MemoryGenerator implements B.Generator {
+  readonly info: B.GeneratorInfo
+  constructor(options: B.GeneratorOptions) {
+    this.info = { model: options.model, vocabSize: 0x110000, parameters: 0 }
+  }
+  async generate(
+    prompts: Array<string>,
+    _settings: B.GenerationSettings,
+    _batch: number,
+    onProgress?: B.OnProgress,
+    token?: B.CancelToken | null
+  ): Promise<Array<B.Answer>> {
+    await new Promise((done) => setImmediate(done))
+    if (token?.cancelled) throw cancelled()
+    onProgress?.({ stage: "generate", done: prompts.length, total: prompts.length, unit: "answers" })
+    return prompts.map((prompt) => ({
+      prompt,
+      response: `你说：${prompt}`,
+      tokens: [...new MemoryTokenizer().encode(`你说：${prompt}`).ids, 1]
+    }))
+  }
+  stream(prompt: string): B.TokenStream {
+    let open = true
+    const pieces = [..."你说：", ...prompt]
+    return {
+      close: () => {
+        open = false
+      },
+      async *[Symbol.asyncIterator]() {
+        let tokens = 0
+        for (const text of pieces) {
+          await new Promise((done) => setImmediate(done))
+          if (!open) break
+          tokens += 1
+          yield { text, tokens, done: false }
+        }
+        yield { text: "", tokens, done: true, finishReason: open ? "stop" : "cancelled" }
+      }
+    }
+  }
+  close(): void {}
+}
+
+class MemoryRun implements B.TrainingRun {
+  private step = 0
+  private started = false
+  private readonly total: number
+  private readonly out: string
+  private readonly token: B.CancelToken | null | undefined
+  constructor(config: object, token: B.CancelToken | null | undefined) {
+    const { maxSteps, out } = config as { maxSteps?: number | null; out?: string }
+    this.total = maxSteps ?? 3
+    this.out = out ?? "run"
+    this.token = token
+  }
+  async advance(steps: number): Promise<Array<B.TrainEvent>> {
+    const events: Array<B.TrainEvent> = []
+    if (!this.started) {
+      this.started = true
+      events.push({
+        type: "started",
+        step: 0,
+        totalSteps: this.total,
+        parameters: 1000,
+        trainable: 1000,
+        skipped: []
+      })
+    }
+    for (let n = 0; n < steps && this.step < this.total; n += 1) {
+      await new Promise((done) => setImmediate(done))
+      this.step += 1
+      events.push({
+        type: "step",
+        step: this.step,
+        epoch: this.step / this.total,
+        loss: 1 / this.step,
+        learningRate: 1e-4,
+        gradNorm: 1,
+        tokensPerSecond: 1000
+      })
+      if (this.token?.cancelled) return events
+    }
+    if (this.step >= this.total) events.push({ type: "finished", step: this.step, reason: "steps" })
+    return events
+  }
+  async interrupt(): Promise<string | null> {
+    return `${this.out}/checkpoints/step-${String(this.step).padStart(8, "0")}`
+  }
+  close(): void {}
+}
+
+export const memoryBorder = (): B.Border => ({
+  CancelToken: Token,
+  clean: later("read", () => ({ read: 3, kept: 2, dropped: { short: 1 }, broken: 0, seconds: 0.5 })),
+  dedup: later("verify", () => ({
+    rows: 3,
+    kept: 2,
+    duplicates: 1,
+    contaminated: 0,
+    clusters: 1,
+    seconds: 0.5,
+    peakRssBytes: 1024
+  })),
+  merge: later("read", () => ({ rows: 3, seconds: 0.5 })),
+  corpus: later("read", () => ({ rows: 3, seconds: 0.5 })),
+  split: later("read", (options) => ({
+    rows: 100,
+    train: Math.round(options.train * 100),
+    valid: Math.round(options.valid * 100),
+    test: Math.round(options.test * 100),
+    seconds: 0.5
+  })),
+  inspect: later("read", (options) => ({
+    rows: 3,
+    columns: [
+      { name: "prompt", kind: "text" },
+      { name: "response", kind: "text" }
+    ],
+    lengths: [{ column: "prompt", min: 1, max: 3, mean: 2, buckets: [{ upTo: 4, rows: 3 }] }],
+    samples: Array.from({ length: Math.min(3, options.rows) }, (_, row) => ({
+      prompt: `问${row}`,
+      response: `答${row}`
+    }))
+  })),
+  trainTokenizer: later("merge", (options) => ({
+    vocabSize: options.vocabSize,
+    merges: options.vocabSize - 7,
+    texts: 3,
+    seconds: 0.5
+  })),
+  Tokenizer: { load: () => new MemoryTokenizer() },
+  TrainingRun: {
+    open: async (_kind, config, _options, _onProgress, token) => new MemoryRun(config, token)
+  },
+  verifyResume: async () => ({ equal: true, parts: { weights: true, optimizer: true, cursor: true } }),
+  Generator: { load: async (options) => new MemoryGenerator(options) },
+  reject: later("generate", () => ({ rows: 3, kept: 2, same: 1, seconds: 0.5 })),
+  mergeLora: later("merge", () => ({ maxLogitDifference: 1e-6, merged: 4 })),
+  evaluateBleu: later("generate", () => ({ bleu4: 0.5, rows: 3 })),
+  evaluatePerplexity: later("evaluate", () => ({ perplexity: Math.E, loss: 1, tokens: 10 })),
+  doctor: () => ({
+    version: "0.1.0",
+    cpu: "plain",
+    features: [],
+    threads: 2,
+    devices: ["cpu"],
+    memoryBytes: 1024,
+    peakRssBytes: 512
+  }),
+  setThreads: () => {}
+})

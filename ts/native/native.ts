@@ -1,0 +1,209 @@
+/**
+ * The native core as an Effect service. Every long call reports its progress to `ProgressReporter`, is
+ * cancelled when its fiber is interrupted (and waited for, so that nothing half-written is left), and
+ * fails with the tagged errors of `errors.ts`. `Native.layer` is the addon, `Native.testLayer` its
+ * in-memory twin: both are a `Border`, so tests run the same wrapping.
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+
+import * as B from "./border.ts"
+import type { ChatlmError } from "./errors.ts"
+import { bug, fromBorder, isChatlmError } from "./errors.ts"
+import { memoryBorder } from "./memory.ts"
+
+/** Where progress goes; nowhere unless someone listens. */
+export const ProgressReporter = Context.Reference<(progress: B.Progress) => void>(
+  "chatlm/native/ProgressReporter",
+  { defaultValue: () => () => {} }
+)
+
+export interface Tokenizer {
+  readonly vocabSize: number
+  readonly encode: (text: string) => Effect.Effect<B.Encoded, ChatlmError>
+  readonly decode: (ids: ReadonlyArray<number>) => Effect.Effect<string, ChatlmError>
+}
+
+export interface TrainingRun {
+  /**
+   * Runs up to `steps` optimizer steps and tells what happened. An interruption lets the running step end.
+   */
+  readonly advance: (steps: number) => Effect.Effect<ReadonlyArray<B.TrainEvent>, ChatlmError>
+  /** Saves a checkpoint at the current step and answers its folder. */
+  readonly interrupt: Effect.Effect<string | null, ChatlmError>
+}
+
+export interface Generator {
+  readonly info: B.GeneratorInfo
+  readonly generate: (
+    prompts: ReadonlyArray<string>,
+    settings: B.GenerationSettings,
+    batch: number
+  ) => Effect.Effect<ReadonlyArray<B.Answer>, ChatlmError>
+  readonly stream: (prompt: string, settings: B.GenerationSettings) => Stream.Stream<B.TextPiece, ChatlmError>
+}
+
+type Call<Options, Report> = (options: Options) => Effect.Effect<Report, ChatlmError>
+
+export interface NativeService {
+  readonly clean: Call<B.CleanOptions, B.CleanReport>
+  readonly dedup: Call<B.DedupOptions, B.DedupReport>
+  readonly merge: Call<B.TableOptions, B.TableReport>
+  readonly corpus: Call<B.TableOptions, B.TableReport>
+  readonly split: Call<B.SplitOptions, B.SplitReport>
+  readonly inspect: Call<B.InspectOptions, B.Inspection>
+  readonly trainTokenizer: Call<B.TokenizerTrainOptions, B.TokenizerTrainReport>
+  readonly tokenizer: (folder: string) => Effect.Effect<Tokenizer, ChatlmError>
+  /** Opens a run; it is closed with the scope, without saving. */
+  readonly trainingRun: (
+    kind: B.RunKind,
+    config: object,
+    options: B.TrainingRunOptions
+  ) => Effect.Effect<TrainingRun, ChatlmError, Scope.Scope>
+  readonly verifyResume: (
+    kind: B.RunKind,
+    config: object,
+    options: B.VerifyResumeOptions
+  ) => Effect.Effect<B.VerifyResumeReport, ChatlmError>
+  /** Loads a model; it is freed with the scope. */
+  readonly generator: (options: B.GeneratorOptions) => Effect.Effect<Generator, ChatlmError, Scope.Scope>
+  readonly reject: Call<B.RejectOptions, B.RejectReport>
+  readonly mergeLora: Call<B.MergeLoraOptions, B.MergeLoraReport>
+  readonly evaluateBleu: Call<B.BleuOptions, B.BleuReport>
+  readonly evaluatePerplexity: Call<B.PerplexityOptions, B.PerplexityReport>
+  readonly doctor: Effect.Effect<B.Doctor, ChatlmError>
+  readonly setThreads: (threads: number) => Effect.Effect<void, ChatlmError>
+}
+
+/** A promise of the border; an interruption sets `token` and waits until the core has stopped. */
+const awaiting = <A>(token: B.CancelToken | undefined, start: () => Promise<A>) =>
+  Effect.callback<A, ChatlmError>((resume) => {
+    let settled: Promise<void>
+    try {
+      settled = start().then(
+        (value) => resume(Effect.succeed(value)),
+        (error: unknown) => resume(Effect.fail(fromBorder(error)))
+      )
+    } catch (error) {
+      resume(Effect.fail(fromBorder(error)))
+      return
+    }
+    return Effect.promise(() => {
+      token?.cancel()
+      return settled
+    })
+  })
+
+const immediate = <A>(call: () => A) => Effect.try({ try: call, catch: fromBorder })
+
+const tokenizer = (raw: B.Tokenizer): Tokenizer => ({
+  vocabSize: raw.vocabSize,
+  encode: (text) => immediate(() => raw.encode(text)),
+  decode: (ids) => immediate(() => raw.decode([...ids]))
+})
+
+const generator = (border: B.Border, raw: B.Generator): Generator => ({
+  info: raw.info,
+  generate: (prompts, settings, batch) =>
+    Effect.gen(function* () {
+      const report = yield* ProgressReporter
+      const token = new border.CancelToken()
+      return yield* awaiting(token, () => raw.generate([...prompts], settings, batch, report, token))
+    }),
+  stream: (prompt, settings) =>
+    Stream.unwrap(
+      Effect.acquireRelease(
+        immediate(() => raw.stream(prompt, settings)),
+        (stream) => Effect.sync(() => stream.close())
+      ).pipe(Effect.map((stream) => Stream.fromAsyncIterable(stream, fromBorder)))
+    )
+})
+
+/** The service over any border. */
+export const fromBorderModule = (load: () => Promise<B.Border>): NativeService => {
+  let loaded: Promise<B.Border> | undefined
+  const border = Effect.tryPromise({
+    try: () => (loaded ??= load()),
+    catch: (error) => (isChatlmError(error) ? error : bug(error))
+  })
+  /** One long call: load, listen, run, map the error. */
+  const long = <A>(
+    start: (border: B.Border, report: (progress: B.Progress) => void, token: B.CancelToken) => Promise<A>
+  ) =>
+    Effect.gen(function* () {
+      const module = yield* border
+      const report = yield* ProgressReporter
+      const token = new module.CancelToken()
+      return yield* awaiting(token, () => start(module, report, token))
+    })
+  type LongCalls = {
+    [Name in keyof B.Border]: B.Border[Name] extends B.LongCall<infer _O, infer _R> ? Name : never
+  }[keyof B.Border]
+  const call =
+    <Name extends LongCalls>(name: Name) =>
+    (
+      options: Parameters<B.Border[Name]>[0]
+    ): Effect.Effect<Awaited<ReturnType<B.Border[Name]>>, ChatlmError> =>
+      // All of them have the same shape; the compiler cannot tell that of a name it does not know.
+      long((module, report, token) => (module[name] as any)(options, report, token))
+
+  return {
+    clean: call("clean"),
+    dedup: call("dedup"),
+    merge: call("merge"),
+    corpus: call("corpus"),
+    split: call("split"),
+    inspect: call("inspect"),
+    trainTokenizer: call("trainTokenizer"),
+    tokenizer: (folder) =>
+      Effect.flatMap(border, (module) => immediate(() => tokenizer(module.Tokenizer.load(folder)))),
+    trainingRun: (kind, config, options) =>
+      Effect.gen(function* () {
+        const module = yield* border
+        const report = yield* ProgressReporter
+        // One token for the whole run: once set, every later step comes back early.
+        const token = new module.CancelToken()
+        const run = yield* Effect.acquireRelease(
+          awaiting(token, () => module.TrainingRun.open(kind, config, options, report, token)),
+          (run) => Effect.sync(() => run.close()),
+          { interruptible: true }
+        )
+        return {
+          advance: (steps) => awaiting(token, () => run.advance(steps)),
+          interrupt: awaiting(undefined, () => run.interrupt())
+        }
+      }),
+    verifyResume: (kind, config, options) =>
+      long((module, report, token) => module.verifyResume(kind, config, options, report, token)),
+    generator: (options) =>
+      Effect.flatMap(border, (module) =>
+        Effect.acquireRelease(
+          long((_, report, token) => module.Generator.load(options, report, token)),
+          (raw) => Effect.sync(() => raw.close()),
+          { interruptible: true }
+        ).pipe(Effect.map((raw) => generator(module, raw)))
+      ),
+    reject: call("reject"),
+    mergeLora: call("mergeLora"),
+    evaluateBleu: call("evaluateBleu"),
+    evaluatePerplexity: call("evaluatePerplexity"),
+    doctor: Effect.flatMap(border, (module) => immediate(() => module.doctor())),
+    setThreads: (threads) => Effect.flatMap(border, (module) => immediate(() => module.setThreads(threads)))
+  }
+}
+
+export class Native extends Context.Service<Native, NativeService>()("chatlm/native/Native") {
+  /** The addon; loaded at the first call. */
+  static readonly layer: Layer.Layer<Native> = Layer.sync(Native, () => fromBorderModule(B.loadBorder))
+
+  /** The in-memory twin; what is given replaces its functions. */
+  static readonly testLayer = (overrides: Partial<B.Border> = {}): Layer.Layer<Native> =>
+    Layer.sync(Native, () => fromBorderModule(async () => ({ ...memoryBorder(), ...overrides })))
+}
+
+/** Whether an exit is an interruption rather than an answer or an error. */
+export const wasInterrupted = (exit: Exit.Exit<unknown, unknown>): boolean => Exit.hasInterrupts(exit)
