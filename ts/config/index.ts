@@ -1,0 +1,6 @@
+export { applySetting, loadConfig, readConfig, readConfigFile } from "./load.ts"
+export type { LoadOptions } from "./load.ts"
+export { nearest } from "./nearest.ts"
+export { guessKind, resolveConfig } from "./resolve.ts"
+export { DpoConfig, Lora, PretrainConfig, schemas, SftConfig, TrainSet } from "./schema.ts"
+export type { ConfigInputs, Configs, TrainInput } from "./schema.ts"

@@ -1,0 +1,180 @@
+/**
+ * The training configurations as schemas: the one source of keys, defaults and ranges. What comes out
+ * of `resolve.ts` is what the core reads, whole; the core has no defaults of its own.
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+
+/** A key with a default, checked like a given value. */
+const key = <S extends Schema.Top>(schema: S, value: S["Type"]) =>
+  schema.pipe(Schema.withDecodingDefaultTypeKey(Effect.succeed(value)))
+
+const count = (minimum: number) => Schema.Int.check(Schema.isGreaterThanOrEqualTo(minimum))
+const above = (minimum: number) => Schema.Finite.check(Schema.isGreaterThan(minimum))
+const notNegative = Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))
+const share = Schema.Finite.check(
+  Schema.isBetween({ minimum: 0, maximum: 1, exclusiveMaximum: true })
+)
+
+/** One set of rows. Weight 1 reads each row once an epoch, 0.5 a seeded half, 2 twice. */
+export const TrainSet = Schema.Struct({
+  paths: Schema.NonEmptyArray(Schema.NonEmptyString),
+  weight: key(above(0), 1)
+})
+
+/** A LoRA adapter on the matrices whose names end in one of `targets`. */
+export const Lora = Schema.Struct({
+  r: key(count(1), 16),
+  alpha: key(above(0), 16),
+  dropout: key(share, 0.1),
+  targets: key(Schema.NonEmptyArray(Schema.NonEmptyString), ["q", "v"]),
+  bias: key(Schema.Literals(["none", "all"]), "none")
+})
+
+interface Defaults {
+  readonly model: string | null
+  readonly tokenizer: string
+  readonly train: ReadonlyArray<string>
+  readonly out: string
+  readonly epochs: number
+  readonly batchSize: number
+  readonly gradientAccumulation: number
+  readonly learningRate: number
+  readonly schedule: "constant" | "linear" | "cosine" | "inverse-sqrt"
+  readonly warmupSteps: number
+  readonly maxLength: number
+}
+
+/** The keys of all three kinds, in the order in which they are printed. */
+const common = (defaults: Defaults) => ({
+  /** A folder, a T5 configuration, or null: the 0.2 B preset from random weights. */
+  model: key(
+    Schema.NullOr(Schema.Union([Schema.NonEmptyString, Schema.Record(Schema.String, Schema.Unknown)])),
+    defaults.model
+  ),
+  /** Left out, the model's folder where there is one. */
+  tokenizer: key(Schema.NonEmptyString, defaults.tokenizer),
+  train: key(Schema.NonEmptyArray(TrainSet), [{ paths: [...defaults.train] as [string], weight: 1 }]),
+  valid: key(Schema.NullOr(Schema.NonEmptyString), null),
+  out: key(Schema.NonEmptyString, defaults.out),
+  epochs: key(count(1), defaults.epochs),
+  batchSize: key(count(1), defaults.batchSize),
+  gradientAccumulation: key(count(1), defaults.gradientAccumulation),
+  learningRate: key(above(0), defaults.learningRate),
+  schedule: key(Schema.Literals(["cosine", "linear", "constant", "inverse-sqrt"]), defaults.schedule),
+  warmupSteps: key(count(0), defaults.warmupSteps),
+  optimizer: key(Schema.Literals(["adamw", "adafactor"]), "adamw"),
+  weightDecay: key(notNegative, 0.01),
+  precision: key(Schema.Literals(["f32", "bf16", "f16"]), "f32"),
+  /** Tokens of each text, `[EOS]` included; what is longer is cut. */
+  maxLength: key(count(2), defaults.maxLength),
+  saveEvery: key(count(1), 1000),
+  /** Checkpoints that stay. */
+  keep: key(count(1), 3),
+  /** Steps between evaluations; 0 evaluates at the end of each epoch. */
+  evalEvery: key(count(0), 0),
+  /** Rows of `valid` that an evaluation reads. */
+  evalRows: key(count(1), 1000),
+  logEvery: key(count(1), 10),
+  maxSteps: key(Schema.NullOr(count(1)), null),
+  dropout: key(share, 0.1),
+  /** The largest gradient norm. */
+  clip: key(above(0), 1),
+  recompute: key(Schema.Boolean, false),
+  packing: key(Schema.Boolean, false),
+  /** Evaluations without a better loss after which the run ends. */
+  earlyStop: key(Schema.NullOr(count(1)), null),
+  labelSmoothing: key(share, 0),
+  onNaN: key(Schema.Literals(["stop", "skip"]), "stop"),
+  workers: key(count(1), 1),
+  seed: key(count(0), 23_333),
+  /** Answers written to `samples.jsonl` at each evaluation. */
+  samples: key(count(0), 3),
+  /** Null: all. */
+  threads: key(Schema.NullOr(count(1)), null)
+})
+
+export const PretrainConfig = Schema.Struct(
+  common({
+    model: null,
+    tokenizer: "model_save/tokenizer",
+    train: ["data/train.parquet"],
+    out: "runs/pretrain",
+    epochs: 1,
+    batchSize: 16,
+    gradientAccumulation: 1,
+    learningRate: 1e-4,
+    schedule: "cosine",
+    warmupSteps: 0,
+    maxLength: 256
+  })
+)
+
+export const SftConfig = Schema.Struct({
+  ...common({
+    model: "runs/pretrain/best",
+    tokenizer: "runs/pretrain/best",
+    train: ["data/sft.parquet"],
+    out: "runs/sft",
+    epochs: 4,
+    batchSize: 12,
+    gradientAccumulation: 4,
+    learningRate: 1e-5,
+    schedule: "linear",
+    warmupSteps: 100,
+    maxLength: 384
+  }),
+  /** `embedding`, `encoder`, `decoder` or the beginning of parameter names. */
+  freeze: key(Schema.Array(Schema.NonEmptyString), ["embedding", "encoder"]),
+  lora: key(Schema.NullOr(Lora), null)
+})
+
+export const DpoConfig = Schema.Struct({
+  ...common({
+    model: "runs/sft/best",
+    tokenizer: "runs/sft/best",
+    train: ["data/dpo.parquet"],
+    out: "runs/dpo",
+    epochs: 2,
+    batchSize: 4,
+    gradientAccumulation: 8,
+    learningRate: 1e-5,
+    schedule: "linear",
+    warmupSteps: 100,
+    maxLength: 512
+  }),
+  /** How hard the policy is held to the reference. */
+  beta: key(above(0), 0.1),
+  loss: key(Schema.Literals(["sigmoid", "ipo", "simpo", "orpo"]), "sigmoid"),
+  lora: key(Schema.NullOr(Lora), null)
+})
+
+export const schemas = { pretrain: PretrainConfig, sft: SftConfig, dpo: DpoConfig } as const
+
+export type PretrainConfig = typeof PretrainConfig.Type
+export type SftConfig = typeof SftConfig.Type
+export type DpoConfig = typeof DpoConfig.Type
+
+export interface Configs {
+  readonly pretrain: PretrainConfig
+  readonly sft: SftConfig
+  readonly dpo: DpoConfig
+}
+
+/** `train` as it may be written: a path, a list, or sets with weights. */
+export type TrainInput =
+  | string
+  | ReadonlyArray<
+      | string
+      | { readonly path: string; readonly weight?: number }
+      | { readonly paths: ReadonlyArray<string>; readonly weight?: number }
+    >
+
+type Input<Encoded> = Partial<Omit<Encoded, "train">> & { readonly train?: TrainInput }
+
+/** What a user writes: every key may be left out. */
+export interface ConfigInputs {
+  readonly pretrain: Input<typeof PretrainConfig.Encoded>
+  readonly sft: Input<typeof SftConfig.Encoded>
+  readonly dpo: Input<typeof DpoConfig.Encoded>
+}
