@@ -69,9 +69,7 @@ const importModule = (file: string): Effect.Effect<unknown, InputError> =>
   })
 
 /** What a file says, before any check. */
-export const readConfigFile = (
-  file: string
-): Effect.Effect<unknown, InputError, FileSystem.FileSystem> =>
+export const readConfigFile = (file: string): Effect.Effect<unknown, InputError, FileSystem.FileSystem> =>
   Effect.gen(function* () {
     const files = yield* FileSystem.FileSystem
     const extension = extname(file).toLowerCase()
@@ -104,9 +102,14 @@ export const applySetting = (
   const path = setting.slice(0, Math.max(0, equals)).trim()
   if (equals < 1 || path.split(".").includes("")) {
     return Effect.fail(
-      makeError("USAGE", `--set ${setting} is not key=value`, "write --set a.b=JSON, such as --set batchSize=8", {
-        setting
-      })
+      makeError(
+        "USAGE",
+        `--set ${setting} is not key=value`,
+        "write --set a.b=JSON, such as --set batchSize=8",
+        {
+          setting
+        }
+      )
     )
   }
   const text = setting.slice(equals + 1)

@@ -65,7 +65,11 @@ const unknownKey = (path: string, key: string, known: ReadonlyArray<string>, fil
     suggestion === undefined
       ? "chatlm VERB --print-config shows every key"
       : `did you mean "${path === "" ? suggestion : `${path}.${suggestion}`}"? --print-config shows every key`,
-    { key: name, ...(suggestion === undefined ? {} : { nearest: suggestion }), ...(file === undefined ? {} : { file }) }
+    {
+      key: name,
+      ...(suggestion === undefined ? {} : { nearest: suggestion }),
+      ...(file === undefined ? {} : { file })
+    }
   )
 }
 
@@ -97,7 +101,9 @@ const spellTrain = (train: unknown): unknown => {
       const { path, paths, ...rest } = entry
       sets.push({ paths: [path, ...(Array.isArray(paths) ? paths : [])], ...rest })
     } else {
-      sets.push(isDictionary(entry) && typeof entry.paths === "string" ? { ...entry, paths: [entry.paths] } : entry)
+      sets.push(
+        isDictionary(entry) && typeof entry.paths === "string" ? { ...entry, paths: [entry.paths] } : entry
+      )
     }
   }
   return sets
@@ -108,7 +114,9 @@ const issues = SchemaIssue.makeFormatterStandardSchemaV1()
 const pathText = (path: ReadonlyArray<PropertyKey | { readonly key: PropertyKey }> | undefined): string =>
   (path ?? [])
     .map((part) => (typeof part === "object" ? part.key : part))
-    .map((part, index) => (typeof part === "number" ? `[${part}]` : `${index === 0 ? "" : "."}${String(part)}`))
+    .map((part, index) =>
+      typeof part === "number" ? `[${part}]` : `${index === 0 ? "" : "."}${String(part)}`
+    )
     .join("")
 
 /** The whole configuration of a kind from what was written. */
@@ -159,7 +167,9 @@ export const resolveConfig = <Kind extends RunKind>(
         return invalid(`configuration key "${key}": ${issue?.message.split("\n")[0] ?? "invalid"}`, key)
       })
     )
-    return Object.fromEntries(order.map((name) => [name, (decoded as Dictionary)[name]])) as unknown as Configs[Kind]
+    return Object.fromEntries(
+      order.map((name) => [name, (decoded as Dictionary)[name]])
+    ) as unknown as Configs[Kind]
   })
 
 /** Which kind a written configuration is for, told by the keys that only one kind has. */

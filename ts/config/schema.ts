@@ -12,9 +12,7 @@ const key = <S extends Schema.Top>(schema: S, value: S["Type"]) =>
 const count = (minimum: number) => Schema.Int.check(Schema.isGreaterThanOrEqualTo(minimum))
 const above = (minimum: number) => Schema.Finite.check(Schema.isGreaterThan(minimum))
 const notNegative = Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))
-const share = Schema.Finite.check(
-  Schema.isBetween({ minimum: 0, maximum: 1, exclusiveMaximum: true })
-)
+const share = Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 1, exclusiveMaximum: true }))
 
 /** One set of rows. Weight 1 reads each row once an epoch, 0.5 a seeded half, 2 twice. */
 export const TrainSet = Schema.Struct({

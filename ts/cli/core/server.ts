@@ -1,0 +1,24 @@
+/**
+ * The server as the command line sees it. `ts/http` provides it through `ts/chatlm.ts`, since the two
+ * never import each other.
+ */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+
+import type { GenerationSettings, GeneratorOptions } from "../../generate/generate.ts"
+import type { ChatlmError, Native } from "../../native/index.ts"
+
+export interface ServerOptions {
+  readonly generator: GeneratorOptions
+  readonly settings: GenerationSettings
+  readonly host: string
+  readonly port: number
+  readonly apiKey: string
+  readonly onReady: (address: string) => Effect.Effect<void>
+}
+
+export interface Server {
+  readonly serve: (options: ServerOptions) => Effect.Effect<never, ChatlmError, Native>
+}
+
+export const Server = Context.Service<Server>("chatlm/cli/Server")

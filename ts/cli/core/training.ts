@@ -1,0 +1,125 @@
+/** What `pretrain`, `sft` and `dpo` share: configuration, events, the end. */
+import * as Flag from "effect/cli/Flag"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+
+import type { RunKind, TrainEvent } from "../../native/index.ts"
+import { clock } from "./progress.ts"
+import * as Flags from "./flags.ts"
+import { Host } from "./host.ts"
+import { columns, number, Output, snakeCase } from "./output.ts"
+import { verb } from "./verb.ts"
+
+/** A step line without a terminal, at most so often. */
+const lineEvery = 10_000
+
+const stepText = (event: TrainEvent): string =>
+  [
+    `loss ${number(event.loss ?? Number.NaN)}`,
+    `lr ${number(event.learningRate ?? 0)}`,
+    `norm ${number(event.gradNorm ?? 0)}`,
+    `${number(Math.round(event.tokensPerSecond ?? 0))} tokens/s`,
+    ...(event.rewards === undefined
+      ? []
+      : [`margin ${number(event.rewards.margins)}`, `accuracy ${number(event.rewards.accuracies)}`])
+  ].join(", ")
+
+/** An event as a line for people; nothing for steps, which have their own rhythm. */
+const eventLines = (event: TrainEvent): ReadonlyArray<string> => {
+  switch (event.type) {
+    case "started": {
+      const size = `${number(event.parameters ?? 0)} parameters, ${number(event.trainable ?? 0)} of them trained`
+      return [
+        ...(event.skipped ?? []).map((reason) => `passed over a broken checkpoint: ${reason}`),
+        event.resumedFrom === undefined
+          ? `start: ${number(event.totalSteps ?? 0)} steps, ${size}`
+          : `go on from ${event.resumedFrom}: step ${event.step} of ${number(event.totalSteps ?? 0)}, ${size}`
+      ]
+    }
+    case "evaluated":
+      return [
+        `step ${event.step}: evaluation loss ${number(event.evalLoss ?? Number.NaN)}` +
+          `${event.evalBleu4 === undefined ? "" : `, BLEU-4 ${number(event.evalBleu4)}`}` +
+          `${event.best === true ? ", the best so far" : ""}`
+      ]
+    case "sample":
+      return [`  ${event.prompt ?? ""} → ${event.response ?? ""} (${event.label ?? ""})`]
+    case "saved":
+      return [`step ${event.step}: saved ${event.path ?? ""}`]
+    case "skipped":
+      return [`step ${event.step}: skipped, ${event.reason ?? ""}`]
+    case "step":
+    case "finished":
+      return []
+  }
+}
+
+export const trainingVerb = (kind: RunKind, description: string) =>
+  verb(
+    kind,
+    description,
+    {
+      config: Flags.text("config", "JSON, JSONC, YAML or a .ts module", "FILE").pipe(Flag.optional),
+      set: Flags.text("set", "One key of the configuration", "KEY=JSON").pipe(Flag.atLeast(0)),
+      printConfig: Flags.boolean("print-config", "Print the whole configuration and stop"),
+      fresh: Flags.boolean("fresh", "Start over instead of going on from the newest checkpoint"),
+      force: Flags.boolean("force", "With --fresh: throw away what is there")
+    },
+    (flags, common) =>
+      Effect.gen(function* () {
+        const host = yield* Host
+        const output = yield* Output
+        // The schemas take a while to load, so only those who need them do.
+        const { loadConfig } = yield* Effect.promise(() => import("../../config/index.ts"))
+        const { train } = yield* Effect.promise(() => import("../../train/train.ts"))
+        const config = yield* loadConfig(kind, {
+          file: Option.getOrUndefined(flags.config),
+          set: [
+            ...flags.set,
+            ...(Option.isSome(common.seed) ? [`seed=${common.seed.value}`] : []),
+            ...(Option.isSome(common.threads) ? [`threads=${common.threads.value}`] : [])
+          ]
+        })
+        if (flags.printConfig) return yield* output.result(config, JSON.stringify(config, null, 2))
+
+        let total: number | undefined
+        let lastLine = host.now()
+        const onEvent = (event: TrainEvent) =>
+          Effect.gen(function* () {
+            if (output.json) yield* output.result({ ...snakeCase(event) }, "")
+            if (event.type === "started") total = event.totalSteps
+            if (event.type === "step") {
+              if (output.terminal) {
+                const progress = { stage: kind, done: event.step, total: total ?? null, unit: "steps" }
+                return common.progress.report(progress, stepText(event))
+              }
+              if (host.now() - lastLine < lineEvery) return
+              lastLine = host.now()
+              return yield* output.note(
+                `step ${event.step}${total === undefined ? "" : ` of ${total}`}: ${stepText(event)}`
+              )
+            }
+            for (const line of eventLines(event)) yield* output.note(line)
+          })
+        const report = yield* train({ kind, config, fresh: flags.fresh, force: flags.force, onEvent })
+        yield* output.note(`${kind} is done: ${number(report.step)} steps in ${clock(report.seconds)}`)
+        // With --json the last event says it all.
+        if (output.json) return
+        const rows: ReadonlyArray<readonly [string, unknown]> = [
+          ["out", config.out],
+          ["steps", report.step],
+          ["ended by", report.reason],
+          ["loss", report.loss],
+          ["evaluation loss", report.evalLoss],
+          ["evaluation BLEU-4", report.evalBleu4],
+          ["seconds", report.seconds]
+        ]
+        yield* output.result({}, columns(rows.filter(([, value]) => value !== null)))
+      }),
+    [
+      {
+        command: `chatlm ${kind} --config ${kind}.yaml --set batchSize=8 learningRate=1e-4`,
+        description: "Train, or go on where the run stopped"
+      }
+    ]
+  )

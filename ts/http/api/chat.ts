@@ -1,0 +1,68 @@
+/** The HTTP interface as a value: calls, shapes, statuses. Handlers are in `../server`. */
+import * as Schema from "effect/Schema"
+import * as HttpApi from "effect/http-api/HttpApi"
+import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
+import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
+import * as HttpApiMiddleware from "effect/http-api/HttpApiMiddleware"
+import * as HttpApiSecurity from "effect/http-api/HttpApiSecurity"
+
+/** The text is empty. */
+export class EmptyText extends Schema.Error<EmptyText>("chatlm/EmptyText")(
+  { detail: Schema.String },
+  { httpApiStatus: 406 }
+) {}
+
+/** The body is not JSON of the right shape. */
+export class WrongShape extends Schema.Error<WrongShape>("chatlm/WrongShape")(
+  { detail: Schema.String },
+  { httpApiStatus: 422 }
+) {}
+
+/** No key, or another one. */
+export class Unauthorized extends Schema.Error<Unauthorized>("chatlm/Unauthorized")(
+  { detail: Schema.String },
+  { httpApiStatus: 401 }
+) {}
+
+/** The model could not answer. */
+export class Failed extends Schema.Error<Failed>("chatlm/Failed")(
+  { detail: Schema.String },
+  { httpApiStatus: 500 }
+) {}
+
+/** The model is not loaded yet, or the server is about to end. */
+export class Unavailable extends Schema.Error<Unavailable>("chatlm/Unavailable")(
+  { status: Schema.Literals(["loading", "draining"]) },
+  { httpApiStatus: 503 }
+) {}
+
+/** Checks the bearer key where one is set. */
+export class Authorization extends HttpApiMiddleware.Service<Authorization>()("chatlm/http/Authorization", {
+  security: { bearer: HttpApiSecurity.bearer },
+  error: Unauthorized
+}) {}
+
+/** Answers 422 to bodies that the schema refuses. */
+export class ShapeErrors extends HttpApiMiddleware.Service<ShapeErrors>()("chatlm/http/ShapeErrors", {
+  error: WrongShape
+}) {}
+
+export class ChatGroup extends HttpApiGroup.make("chat", { topLevel: true })
+  .add(
+    HttpApiEndpoint.post("chat", "/api/chat", {
+      payload: Schema.Struct({ input_txt: Schema.String }),
+      success: Schema.Struct({ response: Schema.String }),
+      error: [EmptyText, Failed]
+    })
+  )
+  .middleware(ShapeErrors)
+  .middleware(Authorization) {}
+
+export class SystemGroup extends HttpApiGroup.make("system", { topLevel: true }).add(
+  HttpApiEndpoint.get("health", "/health", {
+    success: Schema.Struct({ status: Schema.Literal("ok") }),
+    error: Unavailable
+  })
+) {}
+
+export class Api extends HttpApi.make("chatlm").add(ChatGroup).add(SystemGroup) {}
