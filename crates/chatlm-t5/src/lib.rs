@@ -1,1 +1,26 @@
-//! The T5 encoder-decoder on candle tensors with Hugging Face names.
+//! The T5 encoder-decoder on candle tensors, with Hugging Face's names (Raffel et al. 2020,
+//! "Exploring the Limits of Transfer Learning"; v1.1: Shazeer 2020, "GLU Variants").
+//!
+//! Owns configuration, weights, LoRA, the forward passes and the key and value cache. Losses,
+//! decoding strategies and files belong to other crates.
+
+mod attention;
+mod bias;
+mod cache;
+mod config;
+mod lora;
+mod model;
+mod parameters;
+mod stack;
+
+pub use cache::Cache;
+pub use chatlm_kernels::DropoutKeys;
+pub use config::Config;
+pub use lora::{LoraBias, LoraConfig};
+pub use model::{Model, Pass};
+pub use parameters::Parameters;
+
+/// A candle error where the shapes are ours: a bug, or a device that gave up.
+pub(crate) fn tensor_error(error: candle_core::Error) -> chatlm_job::Error {
+    chatlm_job::Error::internal(error)
+}
