@@ -89,8 +89,10 @@ export const main = async (host: Host, parts: Parts): Promise<number> => {
 
   const fiber = Effect.runFork(program)
   let interruptedAt: number | undefined
+  let readerLeft = false
   const stopListening = host.onSignal((signal) => {
     if (signals.dispatch(signal)) return
+    readerLeft ||= signal === "SIGPIPE"
     const now = host.now()
     if (interruptedAt === undefined) {
       interruptedAt = now
@@ -106,5 +108,7 @@ export const main = async (host: Host, parts: Parts): Promise<number> => {
   stopListening()
   const error = errorOf(exit)
   if (error === undefined) return 0
+  // Nobody reads any more (chatlm … | head): that is how the reader wants it, and nothing to tell.
+  if (readerLeft && error._tag === "CancelledError") return exitStatus(error)
   return tell(error, output, Exit.isFailure(exit) ? exit.cause : undefined)
 }

@@ -2,6 +2,8 @@
  * Progress of whatever takes over two seconds: on a terminal a bar with rate and time left, without one a
  * line every ten seconds. Drawn on standard error.
  */
+import type * as CliProgress from "cli-progress"
+
 import type { Progress } from "../../native/index.ts"
 import type { Host } from "./host.ts"
 import type { Output } from "./output.ts"
@@ -24,16 +26,14 @@ export const clock = (seconds: number): string => {
   return shown.map((part, index) => (index === 0 ? String(part) : String(part).padStart(2, "0"))).join(":")
 }
 
-type Bar = import("cli-progress").SingleBar
-
 export const makeProgress = (host: Host, output: Output): ProgressView => {
   if (output.quiet) return { report: () => {}, stop: () => {} }
   let stage: string | undefined
   let began = 0
   let base = 0
   let lastLine = 0
-  let bar: Bar | undefined
-  let library: typeof import("cli-progress") | undefined
+  let bar: CliProgress.SingleBar | undefined
+  let library: typeof CliProgress | undefined
   let stopped = false
 
   const describe = (progress: Progress, extra: string, now: number) => {
@@ -50,6 +50,12 @@ export const makeProgress = (host: Host, output: Output): ProgressView => {
     return parts.join(", ")
   }
 
+  const loadLibrary = async () => {
+    // A CommonJS module: what it exports is the default.
+    const module = (await import("cli-progress")) as typeof CliProgress & { default?: typeof CliProgress }
+    library = module.default ?? module
+  }
+
   const dropBar = () => {
     bar?.stop()
     bar = undefined
@@ -59,9 +65,7 @@ export const makeProgress = (host: Host, output: Output): ProgressView => {
   const draw = (progress: Progress, text: string) => {
     if (library === undefined) {
       // Loaded at the first bar only: most commands are done before they need one.
-      void import("cli-progress").then((module) => {
-        library = module.default ?? module
-      })
+      void loadLibrary()
       return
     }
     const total = progress.total ?? 0
@@ -81,7 +85,9 @@ export const makeProgress = (host: Host, output: Output): ProgressView => {
         library.Presets.shades_classic
       )
       bar.start(total, progress.done, { stage: progress.stage, text })
-      output.clearBar = () => host.writeError("\r\u001b[K")
+      // The library restores the cursor to where it began, so a line in between must end the bar first;
+      // the next report starts another.
+      output.clearBar = dropBar
     }
     bar.setTotal(total)
     bar.update(progress.done, { stage: progress.stage, text })

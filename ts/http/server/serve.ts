@@ -5,10 +5,12 @@
 import { createServer } from "node:http"
 
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
+import * as ByteSize from "effect/ByteSize"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
 import * as HttpRouter from "effect/http/HttpRouter"
 import * as HttpServer from "effect/http/HttpServer"
 import * as Layer from "effect/Layer"
@@ -21,6 +23,7 @@ import type { ChatlmError, Native } from "../../native/index.ts"
 import { Answering, ApiKey } from "./answering.ts"
 import type { ServerState } from "./answering.ts"
 import { routes } from "./handlers.ts"
+import { bodyLimitMiB, refusals } from "./refusals.ts"
 
 export interface ServeOptions {
   readonly generator: GeneratorOptions
@@ -69,13 +72,27 @@ export const serve = (options: ServeOptions): Effect.Effect<never, ChatlmError, 
             Effect.map((answers) => answers[0]?.response ?? "")
           )
       })
-      const server = NodeHttpServer.layer(createServer, {
+      const makeServer = () => {
+        const server = createServer()
+        // A client that keeps its connection would hold up the end until it times out.
+        server.on("request", (_, response) => {
+          response.on("finish", () => {
+            if (state === "draining") setImmediate(() => server.closeIdleConnections())
+          })
+        })
+        return server
+      }
+      const server = NodeHttpServer.layer(makeServer, {
         host: options.host,
         port: options.port,
         gracefulShutdownTimeout: `${options.drainSeconds ?? 20} seconds`
       })
-      const app = HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true }).pipe(
+      const app = HttpRouter.serve(Layer.merge(routes, refusals), {
+        disableLogger: true,
+        disableListenLog: true
+      }).pipe(
         Layer.provide(answering),
+        Layer.provide(Layer.succeed(HttpIncomingMessage.MaxBodySize, ByteSize.mebibytes(bodyLimitMiB))),
         Layer.provide(Layer.succeed(ApiKey, options.apiKey)),
         Layer.provideMerge(server)
       )

@@ -1,0 +1,269 @@
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import { createServer } from "node:http"
+import type { AddressInfo } from "node:net"
+import { afterEach, describe, expect, it } from "vitest"
+
+import { serve } from "../../ts/http/index.ts"
+import type { ServeOptions } from "../../ts/http/index.ts"
+import type { Border } from "../../ts/native/index.ts"
+import { envelope, memoryBorder, Native } from "../../ts/native/index.ts"
+
+const running: Array<() => Promise<unknown>> = []
+afterEach(async () => {
+  for (const stop of running.splice(0)) await stop()
+})
+
+/** Starts a server on a free port; answers its address and a way to end it. */
+const start = async (options: Partial<ServeOptions> = {}, border: Partial<Border> = {}) => {
+  let ready: (address: string) => void = () => {}
+  const address = new Promise<string>((done) => {
+    ready = done
+  })
+  const fiber = Effect.runFork(
+    serve({
+      generator: { model: "m", dtype: "f32" },
+      settings: {},
+      host: "127.0.0.1",
+      port: 0,
+      apiKey: "",
+      onReady: (where) => Effect.sync(() => ready(where)),
+      ...options
+    }).pipe(Effect.provide(Native.testLayer(border)))
+  )
+  const stop = () => Effect.runPromise(Fiber.interrupt(fiber))
+  running.push(stop)
+  return { url: await address, stop }
+}
+
+const ask = (url: string, body: string, headers: Record<string, string> = {}) =>
+  fetch(`${url}/api/chat`, {
+    method: "POST",
+    body,
+    headers: { "content-type": "application/json", ...headers }
+  })
+
+describe("POST /api/chat", () => {
+  it("answers", async () => {
+    const { url } = await start()
+    const response = await ask(url, '{"input_txt":"你好"}')
+    expect(response.status).toBe(200)
+    expect(await response.json()).toEqual({ response: "你说：你好" })
+  })
+
+  it("406 for an empty text, 422 for a wrong shape, both with detail and nothing else", async () => {
+    const { url } = await start()
+    for (const [body, status] of [
+      ['{"input_txt":""}', 406],
+      ['{"input_txt":"  "}', 406],
+      ["{}", 422],
+      ['{"input_txt":3}', 422],
+      ['["a"]', 422],
+      ["not JSON", 422],
+      ["", 422]
+    ] as const) {
+      const response = await ask(url, body)
+      expect([body, response.status]).toEqual([body, status])
+      expect(Object.keys((await response.json()) as object)).toEqual(["detail"])
+    }
+  })
+
+  it("another content type is 422, a body over the limit 413, chunked or not", async () => {
+    const { url } = await start()
+    const form = await fetch(`${url}/api/chat`, {
+      method: "POST",
+      body: new URLSearchParams({ input_txt: "a" })
+    })
+    expect([form.status, Object.keys((await form.json()) as object)]).toEqual([422, ["detail"]])
+    const large = JSON.stringify({ input_txt: "a".repeat(2 ** 21) })
+    const whole = await ask(url, large)
+    expect([whole.status, Object.keys((await whole.json()) as object)]).toEqual([413, ["detail"]])
+    const chunked = await fetch(`${url}/api/chat`, {
+      method: "POST",
+      body: new Blob([large]).stream(),
+      duplex: "half",
+      headers: { "content-type": "application/json" }
+    } as RequestInit).catch(() => undefined)
+    // The server may close the connection before the client has sent it all.
+    if (chunked !== undefined) expect(chunked.status).toBe(413)
+  })
+
+  it("where a key is set, a missing or wrong one is 401 with WWW-Authenticate", async () => {
+    const { url } = await start({ apiKey: "secret" })
+    for (const headers of [{}, { authorization: "Bearer wrong" }, { authorization: "Basic secret" }]) {
+      const response = await ask(url, '{"input_txt":"你好"}', headers as Record<string, string>)
+      expect(response.status).toBe(401)
+      expect(response.headers.get("www-authenticate")).toBe("Bearer")
+      expect(Object.keys((await response.json()) as object)).toEqual(["detail"])
+    }
+    expect((await ask(url, '{"input_txt":"你好"}', { authorization: "Bearer secret" })).status).toBe(200)
+    expect((await fetch(`${url}/health`)).status).toBe(200)
+  })
+
+  it("where none is set, any bearer passes", async () => {
+    const { url } = await start()
+    expect((await ask(url, '{"input_txt":"你好"}', { authorization: "Bearer Bearer" })).status).toBe(200)
+  })
+
+  it("a model that fails is 500 with detail, and the server lives on", async () => {
+    const memory = memoryBorder()
+    const { url } = await start(
+      {},
+      {
+        Generator: {
+          load: async (options) => {
+            const generator = await memory.Generator.load(options)
+            return {
+              info: generator.info,
+              stream: generator.stream.bind(generator),
+              close: () => {},
+              generate: async () => {
+                throw envelope("NOT_FINITE", "the logits are not finite", "train less")
+              }
+            }
+          }
+        }
+      }
+    )
+    expect((await ask(url, '{"input_txt":"你好"}')).status).toBe(500)
+    expect((await fetch(`${url}/health`)).status).toBe(200)
+  })
+})
+
+describe("the server", () => {
+  it("tells its health and its schema", async () => {
+    const { url } = await start()
+    const health = await fetch(`${url}/health`)
+    expect([health.status, await health.json()]).toEqual([200, { status: "ok" }])
+    const schema = (await (await fetch(`${url}/openapi.json`)).json()) as { paths: object }
+    expect(Object.keys(schema.paths)).toContain("/api/chat")
+    expect((await fetch(`${url}/nowhere`)).status).toBe(404)
+  })
+
+  it("is 503 while the model is loading", async () => {
+    const memory = memoryBorder()
+    let finish: () => void = () => {}
+    const loading = new Promise<void>((done) => {
+      finish = done
+    })
+    const free = createServer().listen(0, "127.0.0.1")
+    await new Promise((done) => free.once("listening", done))
+    const { port } = free.address() as AddressInfo
+    await new Promise((done) => free.close(done))
+    const started = start(
+      { port },
+      {
+        Generator: {
+          load: async (options) => {
+            await loading
+            return memory.Generator.load(options)
+          }
+        }
+      }
+    )
+    const url = `http://127.0.0.1:${port}`
+    for (;;) {
+      const response = await fetch(`${url}/health`).catch(() => undefined)
+      if (response !== undefined) {
+        expect([response.status, await response.json()]).toEqual([503, { status: "loading" }])
+        break
+      }
+      await new Promise((done) => setTimeout(done, 10))
+    }
+    finish()
+    await started
+    expect((await fetch(`${url}/health`)).status).toBe(200)
+  })
+
+  it("a taken port is PORT_IN_USE", async () => {
+    const { url } = await start()
+    const port = Number(new URL(url).port)
+    const error = await Effect.runPromise(
+      Effect.flip(
+        serve({
+          generator: { model: "m", dtype: "f32" },
+          settings: {},
+          host: "127.0.0.1",
+          port,
+          apiKey: "",
+          onReady: () => Effect.void
+        }).pipe(Effect.provide(Native.testLayer()))
+      )
+    )
+    expect(error).toMatchObject({ _tag: "EnvironmentError", code: "PORT_IN_USE" })
+    expect(error.message).toContain(String(port))
+  })
+
+  it("drains: a running answer ends, then the model is freed", async () => {
+    const memory = memoryBorder()
+    const order: Array<string> = []
+    let asked: () => void = () => {}
+    const answering = new Promise<void>((done) => {
+      asked = done
+    })
+    const { url, stop } = await start(
+      {},
+      {
+        Generator: {
+          load: async (options) => {
+            const generator = await memory.Generator.load(options)
+            return {
+              info: generator.info,
+              stream: generator.stream.bind(generator),
+              close: () => order.push("freed"),
+              generate: async (...args) => {
+                asked()
+                await new Promise((done) => setTimeout(done, 200))
+                order.push("answered")
+                return generator.generate(...args)
+              }
+            }
+          }
+        }
+      }
+    )
+    const response = ask(url, '{"input_txt":"你好"}')
+    await answering
+    await stop()
+    expect((await response).status).toBe(200)
+    expect(order).toEqual(["answered", "freed"])
+    await expect(fetch(`${url}/health`)).rejects.toThrow()
+  })
+
+  it("a client that goes away frees its place", async () => {
+    let cancelled = false
+    const memory = memoryBorder()
+    const { url } = await start(
+      {},
+      {
+        Generator: {
+          load: async (options) => {
+            const generator = await memory.Generator.load(options)
+            return {
+              info: generator.info,
+              stream: generator.stream.bind(generator),
+              close: () => {},
+              generate: async (_prompts, _settings, _batch, _report, token) => {
+                for (let n = 0; n < 500 && token?.cancelled !== true; n += 1) {
+                  await new Promise((done) => setTimeout(done, 5))
+                }
+                cancelled = token?.cancelled === true
+                throw envelope("CANCELLED", "interrupted", "again")
+              }
+            }
+          }
+        }
+      }
+    )
+    const abort = new AbortController()
+    const response = fetch(`${url}/api/chat`, {
+      method: "POST",
+      body: '{"input_txt":"你好"}',
+      headers: { "content-type": "application/json" },
+      signal: abort.signal
+    })
+    setTimeout(() => abort.abort(), 50)
+    await expect(response).rejects.toThrow()
+    await expect.poll(() => cancelled, { timeout: 5000 }).toBe(true)
+  })
+})

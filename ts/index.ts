@@ -1,0 +1,24 @@
+/** The library: configurations, nouns, the core as a service, errors. Pipelines are in `chatlm/pipeline`. */
+export * from "./checkpoint/checkpoint.ts"
+export * from "./clean/clean.ts"
+export * from "./config/index.ts"
+export * from "./dataset/dataset.ts"
+export * from "./dedup/dedup.ts"
+export * from "./evaluation/evaluation.ts"
+export * from "./generate/generate.ts"
+export {
+  BugError,
+  CancelledError,
+  EnvironmentError,
+  exitStatus,
+  InputError,
+  isChatlmError,
+  makeError,
+  Native,
+  ProgressReporter,
+  toEnvelope,
+  UsageError
+} from "./native/index.ts"
+export type { ChatlmError, ErrorCode, ErrorFields, NativeService, Progress } from "./native/index.ts"
+export * from "./tokenizer/tokenizer.ts"
+export * from "./train/train.ts"
