@@ -1,1 +1,15 @@
-//! The on-disk format: manifest, hashes, atomic commit, retention, Hugging Face and PEFT folders.
+//! The on-disk formats of the model branch: checkpoints with manifest, hashes, atomic commit and
+//! retention; Hugging Face model folders in and out; PEFT adapter folders in and out.
+//!
+//! Formats follow safetensors' specification, `transformers`' `save_pretrained` and PEFT's
+//! `save_pretrained`; what a training run keeps in a checkpoint is the trainer's business.
+
+mod adapter;
+mod model;
+mod store;
+mod tensors;
+
+pub use adapter::{load_adapter, merge, save_adapter};
+pub use model::{ModelFolder, load_model, save_model};
+pub use store::{Checkpoints, Loaded};
+pub use tensors::{read_safetensors, to_safetensors, write_safetensors};

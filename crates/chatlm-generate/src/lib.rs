@@ -1,1 +1,12 @@
-//! Greedy and sampled decoding with a key and value cache.
+//! Decoding: greedy and sampled, many prompts at once, with a key and value cache. Ids in, ids out;
+//! text is the tokenizer's business.
+//!
+//! The filters follow `transformers`' logits processors, so that the same model gives the same
+//! greedy answer there and here.
+
+mod decode;
+mod filter;
+mod settings;
+
+pub use decode::{Request, generate};
+pub use settings::{Search, Settings};

@@ -1,0 +1,184 @@
+//! Model folders as `transformers` writes and reads them: `config.json`, `generation_config.json`,
+//! `model.safetensors` (or shards with an index). The tokenizer's files beside them are not ours.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use chatlm_job::{Code, Error, Result};
+use chatlm_t5::{Config, Parameters};
+use serde_json::{Value, json};
+
+use crate::adapter::is_adapter;
+use crate::tensors::{all_finite, read_safetensors, write_safetensors};
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A model folder, read.
+#[derive(Debug)]
+pub struct ModelFolder {
+    pub config: Config,
+    pub parameters: Parameters,
+    /// `generation_config.json`, or an empty object.
+    pub generation: Value,
+}
+
+pub(crate) fn invalid(path: &Path, what: impl std::fmt::Display, help: &str) -> Error {
+    let path = path.display().to_string();
+    Error::new(Code::ModelInvalid, format!("{path}: {what}"), help).with("file", path)
+}
+
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    let text = fs::read(path).map_err(|e| Error::io(&e, "read", path))?;
+    serde_json::from_slice(&text)
+        .map_err(|e| invalid(path, e, "the file is broken; fetch or write the folder again"))
+}
+
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(Error::internal)?;
+    text.push(b'\n');
+    fs::write(path, text).map_err(|e| Error::io(&e, "write", path))
+}
+
+/// Refuses a folder that is not there, or one that lacks `file`, naming what is wrong.
+pub(crate) fn require(dir: &Path, file: &str, help: &str) -> Result<PathBuf> {
+    if !dir.exists() {
+        return Err(Error::new(
+            Code::InputNotFound,
+            format!("there is no folder {}", dir.display()),
+            "check the path; relative paths start at the current folder",
+        )
+        .with("file", dir.display().to_string()));
+    }
+    let path = dir.join(file);
+    if path.exists() { Ok(path) } else { Err(invalid(dir, format!("{file} is missing"), help)) }
+}
+
+/// Reads a T5 of any precision as f32. Code files in the folder are never run: a custom class
+/// around standard T5 weights is read as the T5 it is.
+pub fn load_model(dir: &Path, device: &Device) -> Result<ModelFolder> {
+    let help = "give a model folder as transformers or chatlm writes it";
+    let path = require(dir, "config.json", help)?;
+    let value = read_json(&path)?;
+    // Every T5's file has these, and no other encoder-decoder's; the rest has defaults.
+    for field in ["d_model", "d_kv", "d_ff", "num_layers", "num_heads", "vocab_size"] {
+        if value.get(field).is_none() {
+            let kind = value["model_type"].as_str().unwrap_or("unknown").to_owned();
+            return Err(invalid(
+                &path,
+                format!("{field} is missing, so this is no T5 (model_type {kind})"),
+                "only T5 models (T5ForConditionalGeneration) can be used",
+            )
+            .with("field", field));
+        }
+    }
+    let config: Config = serde_json::from_value(value)
+        .map_err(|e| invalid(&path, e, "compare it with Hugging Face's T5Config"))?;
+    config.validate().map_err(|e| e.with("file", path.display().to_string()))?;
+
+    let mut tensors = BTreeMap::new();
+    for file in weight_files(dir)? {
+        tensors.append(&mut read_safetensors(&file, Code::ModelInvalid, device)?);
+    }
+    // Files converted from the first T5 carry a bias that no layer uses; transformers ignores it too.
+    tensors.remove("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight");
+    let parameters = Parameters::from_tensors(&config, tensors, device)
+        .map_err(|e| e.with("file", dir.display().to_string()))?;
+    require_finite(dir, parameters.iter().map(|(name, var)| (name, var.as_tensor())))?;
+
+    let path = dir.join("generation_config.json");
+    let generation = if path.exists() { read_json(&path)? } else { json!({}) };
+    Ok(ModelFolder { config, parameters, generation })
+}
+
+/// Fails with `NOT_FINITE`, naming the first tensor that holds a NaN or an infinity.
+pub(crate) fn require_finite<'a>(
+    dir: &Path,
+    tensors: impl Iterator<Item = (&'a str, &'a Tensor)>,
+) -> Result<()> {
+    for (name, tensor) in tensors {
+        if !all_finite(tensor)? {
+            return Err(Error::new(
+                Code::NotFinite,
+                format!("{}: weight {name} holds values that are not finite", dir.display()),
+                "the training that wrote it went wrong: take an earlier checkpoint, and a lower \
+                 learning rate",
+            )
+            .with("file", dir.display().to_string())
+            .with("field", name));
+        }
+    }
+    Ok(())
+}
+
+/// The safetensors file, or the shards that the index names.
+fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let single = dir.join(WEIGHTS);
+    if single.exists() {
+        return Ok(vec![single]);
+    }
+    let index = dir.join(INDEX);
+    if !index.exists() {
+        let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+        let (what, help) = if pickled.iter().any(|name| dir.join(name).exists()) {
+            (
+                "the weights are a Python pickle (pytorch_model.bin), which is not read here",
+                "write them as safetensors, in Python: T5ForConditionalGeneration\
+                 .from_pretrained(DIR).save_pretrained(OUT)",
+            )
+        } else {
+            ("model.safetensors is missing", "give a folder with the model's weights")
+        };
+        return Err(invalid(dir, what, help));
+    }
+    let help = "the index is broken; fetch the folder again";
+    let value = read_json(&index)?;
+    let map = value["weight_map"]
+        .as_object()
+        .ok_or_else(|| invalid(&index, "weight_map is missing", help))?;
+    let mut files: Vec<PathBuf> = Vec::new();
+    for file in map.values() {
+        let name = file.as_str().unwrap_or_default();
+        if name.is_empty() || name.contains(['/', '\\']) {
+            return Err(invalid(&index, format!("{file} is not a file beside it"), help));
+        }
+        files.push(require(dir, name, "a shard is missing; fetch the folder again")?);
+    }
+    files.sort();
+    files.dedup();
+    Ok(files)
+}
+
+/// Writes a model folder that `transformers` loads as it is. `dir` is a folder that the caller
+/// commits whole; an adapter's weights are left out.
+pub fn save_model(dir: &Path, config: &Config, parameters: &Parameters) -> Result<()> {
+    let mut value = serde_json::to_value(config).map_err(Error::internal)?;
+    if let Value::Object(fields) = &mut value {
+        for (name, field) in [
+            ("architectures", json!(["T5ForConditionalGeneration"])),
+            ("model_type", json!("t5")),
+            ("torch_dtype", json!("float32")),
+            ("is_encoder_decoder", json!(true)),
+            ("use_cache", json!(true)),
+        ] {
+            fields.insert(name.to_owned(), field);
+        }
+    }
+    write_json(&dir.join("config.json"), &value)?;
+    // The limit is ours as well: without it transformers would stop after 20 tokens.
+    let generation = json!({
+        "decoder_start_token_id": config.decoder_start_token_id,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
+        "max_new_tokens": 320,
+    });
+    write_json(&dir.join("generation_config.json"), &generation)?;
+    let tensors: BTreeMap<String, Tensor> = parameters
+        .iter()
+        .filter(|(name, _)| !is_adapter(name))
+        .map(|(name, var)| (name.to_owned(), var.as_tensor().clone()))
+        .collect();
+    write_safetensors(&dir.join(WEIGHTS), &tensors)
+}

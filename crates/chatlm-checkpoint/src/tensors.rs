@@ -1,0 +1,237 @@
+//! Safetensors files: the same tensors always give the same bytes, reading holds one tensor's bytes
+//! at a time, and every failure names its file.
+//!
+//! Format: <https://github.com/huggingface/safetensors>; 8 bytes length, a JSON header, raw data.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::Path;
+
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use chatlm_job::{Code, Error, Result};
+use safetensors::tensor::Metadata;
+use serde_json::{Map, json};
+
+/// The format's own limit on a header.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+fn dtype_name(tensor: &Tensor) -> Result<&'static str> {
+    match tensor.dtype() {
+        DType::F32 => Ok("F32"),
+        DType::F64 => Ok("F64"),
+        DType::I64 => Ok("I64"),
+        DType::U32 => Ok("U32"),
+        DType::U8 => Ok("U8"),
+        other => Err(Error::internal(format!("tensors of {other:?} are never written"))),
+    }
+}
+
+/// Widest elements first, so that every tensor is aligned; then by name.
+fn in_order(tensors: &BTreeMap<String, Tensor>) -> Vec<(&String, &Tensor)> {
+    let mut order: Vec<_> = tensors.iter().collect();
+    order.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.dtype().size_in_bytes()));
+    order
+}
+
+fn header(order: &[(&String, &Tensor)]) -> Result<Vec<u8>> {
+    let mut fields = Map::new();
+    // transformers refuses a file that does not say which framework wrote it.
+    fields.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+    let mut offset = 0;
+    for (name, tensor) in order {
+        let end = offset + tensor.elem_count() * tensor.dtype().size_in_bytes();
+        let entry = json!({
+            "dtype": dtype_name(tensor)?, "shape": tensor.dims(), "data_offsets": [offset, end],
+        });
+        fields.insert((*name).clone(), entry);
+        offset = end;
+    }
+    let mut text = serde_json::to_vec(&fields).map_err(Error::internal)?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text);
+    Ok(bytes)
+}
+
+/// Writes one tensor's elements, little-endian, in pieces.
+fn write_elements<W: Write>(writer: &mut W, tensor: &Tensor) -> Result<std::io::Result<()>> {
+    macro_rules! pieces {
+        ($kind:ty) => {{
+            let values = tensor
+                .flatten_all()
+                .and_then(|flat| flat.to_vec1::<$kind>())
+                .map_err(Error::internal)?;
+            let mut bytes = Vec::new();
+            for piece in values.chunks(1 << 16) {
+                bytes.clear();
+                bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
+                if let Err(error) = writer.write_all(&bytes) {
+                    return Ok(Err(error));
+                }
+            }
+        }};
+    }
+    match tensor.dtype() {
+        DType::F32 => pieces!(f32),
+        DType::F64 => pieces!(f64),
+        DType::I64 => pieces!(i64),
+        DType::U32 => pieces!(u32),
+        DType::U8 => pieces!(u8),
+        other => return Err(Error::internal(format!("tensors of {other:?} are never written"))),
+    }
+    Ok(Ok(()))
+}
+
+/// A safetensors file as bytes.
+pub fn to_safetensors(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
+    let order = in_order(tensors);
+    let mut bytes = header(&order)?;
+    for (_, tensor) in order {
+        write_elements(&mut bytes, tensor)?.map_err(Error::internal)?;
+    }
+    Ok(bytes)
+}
+
+/// Writes a safetensors file; `path` should lie in a folder that is committed whole.
+pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let failed = |error: std::io::Error| Error::io(&error, "write", path);
+    let order = in_order(tensors);
+    let mut writer = BufWriter::with_capacity(1 << 20, File::create(path).map_err(failed)?);
+    writer.write_all(&header(&order)?).map_err(failed)?;
+    for (_, tensor) in order {
+        write_elements(&mut writer, tensor)?.map_err(failed)?;
+    }
+    // Synced here, so that a full disk is told as that and not by a hash that differs later.
+    let file = writer.into_inner().map_err(|error| failed(error.into_error()))?;
+    file.sync_all().map_err(failed)
+}
+
+/// Reads every tensor of a safetensors file; `code` says what a broken one means to the caller.
+pub fn read_safetensors(
+    path: &Path,
+    code: Code,
+    device: &Device,
+) -> Result<BTreeMap<String, Tensor>> {
+    let failed = |error: std::io::Error| Error::io(&error, "read", path);
+    let broken = |what: &dyn std::fmt::Display| {
+        Error::new(
+            code,
+            format!("{} is not a whole safetensors file: {what}", path.display()),
+            "fetch or write the file again; it may have been cut off on the way",
+        )
+        .with("file", path.display().to_string())
+    };
+    let file = File::open(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let mut reader = BufReader::with_capacity(1 << 20, file);
+    let mut size = [0; 8];
+    reader.read_exact(&mut size).map_err(|_| broken(&"it is shorter than 8 bytes"))?;
+    let size = u64::from_le_bytes(size);
+    if size > LONGEST_HEADER || size + 8 > length {
+        return Err(broken(&format!("a header of {size} bytes in a file of {length}")));
+    }
+    let mut text = vec![0; size as usize];
+    reader.read_exact(&mut text).map_err(failed)?;
+    let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| broken(&e))?;
+    let data = metadata.data_len() as u64;
+    if 8 + size + data != length {
+        return Err(broken(&format!("it should have {} bytes and has {length}", 8 + size + data)));
+    }
+    let mut tensors = BTreeMap::new();
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name) else { continue };
+        let dtype = DType::try_from(info.dtype)
+            .map_err(|_| broken(&format!("{name} is {:?}, which is not read here", info.dtype)))?;
+        let mut bytes = vec![0; info.data_offsets.1 - info.data_offsets.0];
+        reader.read_exact(&mut bytes).map_err(failed)?;
+        let tensor = Tensor::from_raw_buffer(&bytes, dtype, &info.shape, device)
+            .map_err(|e| broken(&format!("{name}: {e}")))?;
+        tensors.insert(name, tensor);
+    }
+    Ok(tensors)
+}
+
+/// Whether every element is finite.
+pub(crate) fn all_finite(tensor: &Tensor) -> Result<bool> {
+    let tensor = tensor
+        .to_device(&Device::Cpu)
+        .and_then(|t| t.to_dtype(DType::F32))
+        .and_then(|t| t.contiguous())
+        .map_err(Error::internal)?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => {
+            Ok(values[start..end].iter().all(|value| value.is_finite()))
+        }
+        _ => Err(Error::internal("a contiguous f32 tensor is not one")),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn sample() -> BTreeMap<String, Tensor> {
+        let cpu = Device::Cpu;
+        [
+            ("b".to_owned(), Tensor::new(&[[1f32, -2.5], [3.0, 4.0]], &cpu).unwrap()),
+            ("a".to_owned(), Tensor::new(&[7u8, 8, 9], &cpu).unwrap()),
+            ("c.d".to_owned(), Tensor::new(&[1f64, 1e-300], &cpu).unwrap()),
+            ("scalar".to_owned(), Tensor::new(5u32, &cpu).unwrap()),
+        ]
+        .into()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_by_the_safetensors_crate() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        write_safetensors(&path, &sample()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), to_safetensors(&sample()).unwrap());
+        let back = read_safetensors(&path, Code::ModelInvalid, &Device::Cpu).unwrap();
+        assert_eq!(back.keys().collect::<Vec<_>>(), ["a", "b", "c.d", "scalar"]);
+        assert_eq!(back["b"].to_vec2::<f32>().unwrap(), [[1.0, -2.5], [3.0, 4.0]]);
+        assert_eq!(back["c.d"].to_vec1::<f64>().unwrap(), [1.0, 1e-300]);
+        assert_eq!(back["scalar"].to_scalar::<u32>().unwrap(), 5);
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(safetensors::SafeTensors::deserialize(&bytes).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn the_same_tensors_give_the_same_bytes_whatever_their_layout() {
+        let plain = sample();
+        let mut turned = sample();
+        let twice = turned["b"].t().unwrap().contiguous().unwrap().t().unwrap();
+        assert!(!twice.is_contiguous());
+        turned.insert("b".to_owned(), twice);
+        assert_eq!(to_safetensors(&plain).unwrap(), to_safetensors(&turned).unwrap());
+    }
+
+    #[test]
+    fn a_file_cut_off_anywhere_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let bytes = to_safetensors(&sample()).unwrap();
+        for length in [0, 5, 40, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            let error = read_safetensors(&path, Code::ModelInvalid, &Device::Cpu).unwrap_err();
+            assert_eq!(error.code(), Code::ModelInvalid);
+            assert!(error.message().contains("x.safetensors"), "{error}");
+        }
+        let mut long = bytes.clone();
+        long[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        std::fs::write(&path, &long).unwrap();
+        assert!(read_safetensors(&path, Code::ModelInvalid, &Device::Cpu).is_err());
+    }
+
+    #[test]
+    fn a_single_nan_is_found() {
+        let good = Tensor::zeros((3, 4), DType::F32, &Device::Cpu).unwrap();
+        assert!(all_finite(&good).unwrap());
+        let bad = Tensor::new(&[1f32, f32::NAN, 0.0], &Device::Cpu).unwrap();
+        assert!(!all_finite(&bad).unwrap());
+        assert!(all_finite(&bad.narrow(0, 2, 1).unwrap()).unwrap());
+    }
+}
