@@ -1,1 +1,23 @@
-//! Tables in and out, streaming, shuffle, batches and the resumable cursor.
+//! Tables in and out: rows of parquet, json, csv and text files as a stream, tables written whole or
+//! not at all, and the loader that turns rows into shuffled, encoded batches that resume exactly.
+//!
+//! Leaves cleaning and deduplication to their own crates and knows no tensors: a batch is token ids.
+
+mod encoding;
+mod input;
+mod inspect;
+mod json;
+mod lines;
+mod loader;
+mod parquet;
+mod rows;
+mod separated;
+mod table;
+mod writer;
+
+pub use input::{InputOptions, expand};
+pub use inspect::{Bucket, ColumnDescription, Inspection, Lengths, inspect};
+pub use loader::{Batch, Cursor, Loader, LoaderOptions, SetSpec};
+pub use rows::{Row, Rows};
+pub use table::{Split, corpus, merge, split, texts};
+pub use writer::{Cell, ColumnKind, TableWriter};

@@ -1,1 +1,15 @@
 //! BPE training, encoding and decoding through the tokenizers crate.
+//!
+//! Owns tokenizer folders (`tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`) in the
+//! form that `transformers` and `tokenizers` load. Presets and special tokens follow the reference
+//! program's `train_tokenizer.py`; where they differ, `preset.rs` says why.
+
+mod preset;
+mod stream;
+mod tokenizer;
+mod train;
+
+pub use preset::{Preset, SPECIAL_TOKENS};
+pub use stream::DecodeStream;
+pub use tokenizer::Tokenizer;
+pub use train::{TrainOptions, TrainReport, train};

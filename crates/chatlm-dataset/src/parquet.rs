@@ -1,0 +1,224 @@
+//! Parquet through polars: the columns of a file, and any slice of its rows.
+
+use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chatlm_job::{Code, Error, Result};
+use polars::io::mmap::MmapBytesReader;
+use polars::prelude::{
+    AnyValue, Column, DataFrame, DataType, ParallelStrategy, ParquetReader, PolarsResult, SerReader,
+};
+use serde_json::{Map, Number, Value};
+
+use crate::input::ParquetBytes;
+use crate::rows::{Fault, Fields};
+use crate::writer::ColumnKind;
+
+type Metadata = polars::io::parquet::metadata::FileMetadataRef;
+
+/// How many rows are turned into values at a time.
+const SLICE: u64 = 4096;
+
+/// An open parquet file.
+pub(crate) struct ParquetTable {
+    path: PathBuf,
+    bytes: ParquetBytes,
+    metadata: Metadata,
+    pub(crate) rows: u64,
+    pub(crate) columns: Vec<(String, ColumnKind)>,
+}
+
+impl ParquetTable {
+    pub(crate) fn open(path: &Path, bytes: ParquetBytes) -> Result<Self> {
+        check_end(path, &bytes)?;
+        let (metadata, rows, schema) = guarded(path, || {
+            let mut reader = reader(&bytes)?;
+            let schema = reader.schema()?;
+            Ok((
+                reader.get_metadata()?.clone(),
+                reader.num_rows()? as u64,
+                schema,
+            ))
+        })?;
+        let columns = schema
+            .iter_values()
+            .map(|field| {
+                let kind = match DataType::from_arrow_field(field) {
+                    DataType::Float32 | DataType::Float64 => ColumnKind::Float64,
+                    kind if kind.is_integer() => ColumnKind::Int64,
+                    _ => ColumnKind::Text,
+                };
+                (field.name.to_string(), kind)
+            })
+            .collect();
+        Ok(Self {
+            path: path.to_owned(),
+            bytes,
+            metadata,
+            rows,
+            columns,
+        })
+    }
+
+    /// Reads `count` rows from `start` on; only `columns` where given.
+    pub(crate) fn slice(
+        &self,
+        start: u64,
+        count: u64,
+        columns: Option<&[String]>,
+    ) -> Result<DataFrame> {
+        guarded(&self.path, || {
+            let mut reader = reader(&self.bytes)?;
+            reader.set_metadata(self.metadata.clone());
+            reader
+                .with_slice(Some((start as usize, count as usize)))
+                .with_columns(columns.map(<[String]>::to_vec))
+                .read_parallel(ParallelStrategy::None)
+                .set_rechunk(true)
+                .finish()
+        })
+    }
+
+    /// All rows, in pieces of constant memory.
+    pub(crate) fn into_rows(self) -> impl Iterator<Item = Result<Fields, Fault>> + Send {
+        let mut start = 0;
+        let mut piece: std::vec::IntoIter<Fields> = Vec::new().into_iter();
+        let mut stopped = false;
+        std::iter::from_fn(move || {
+            loop {
+                if let Some(fields) = piece.next() {
+                    return Some(Ok(fields));
+                }
+                if stopped || start >= self.rows {
+                    return None;
+                }
+                match self
+                    .slice(start, SLICE, None)
+                    .and_then(|frame| values(&self.path, &frame))
+                {
+                    Ok(rows) if rows.is_empty() => return None,
+                    Ok(rows) => {
+                        start += rows.len() as u64;
+                        piece = rows.into_iter();
+                    }
+                    Err(error) => {
+                        stopped = true;
+                        return Some(Err(Fault::File(error)));
+                    }
+                }
+            }
+        })
+    }
+}
+
+fn reader(bytes: &ParquetBytes) -> PolarsResult<ParquetReader<Box<dyn MmapBytesReader>>> {
+    let source: Box<dyn MmapBytesReader> = match bytes {
+        ParquetBytes::File(file) => Box::new(file.try_clone()?),
+        ParquetBytes::Memory(bytes) => Box::new(Cursor::new(Arc::clone(bytes))),
+    };
+    Ok(ParquetReader::new(source))
+}
+
+pub(crate) fn format_error(path: &Path, what: &str) -> Error {
+    Error::new(
+        Code::InputFormat,
+        format!("{} is not a readable parquet file: {what}", path.display()),
+        "the file is broken or was cut off: make or fetch it again",
+    )
+    .with("file", path.display().to_string())
+}
+
+/// A file that was cut off is told before polars sees it.
+fn check_end(path: &Path, bytes: &ParquetBytes) -> Result<()> {
+    let mut end = [0u8; 4];
+    let whole = match bytes {
+        ParquetBytes::File(file) => {
+            let mut file = file;
+            let size = file
+                .seek(SeekFrom::End(0))
+                .map_err(|e| Error::io(&e, "read", path))?;
+            size >= 12
+                && file.seek(SeekFrom::End(-4)).is_ok()
+                && file.read_exact(&mut end).is_ok()
+                && file.seek(SeekFrom::Start(0)).is_ok()
+        }
+        ParquetBytes::Memory(bytes) => {
+            bytes.len() >= 12 && {
+                end.copy_from_slice(&bytes[bytes.len() - 4..]);
+                true
+            }
+        }
+    };
+    if whole && &end == b"PAR1" {
+        Ok(())
+    } else {
+        Err(format_error(path, "its end is missing, it was cut off"))
+    }
+}
+
+/// polars panics on some damaged files; a reader's panic is the file's fault, not the program's.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(format_error(path, &error.to_string())),
+        Err(_) => Err(format_error(path, "its pages are damaged")),
+    }
+}
+
+/// The rows of a frame.
+fn values(path: &Path, frame: &DataFrame) -> Result<Vec<Fields>> {
+    let mut rows = vec![Map::with_capacity(frame.width()); frame.height()];
+    for column in frame.columns() {
+        for (place, fields) in rows.iter_mut().enumerate() {
+            let value = column
+                .get(place)
+                .map_err(|e| format_error(path, &e.to_string()))?;
+            fields.insert(column.name().to_string(), json(&value));
+        }
+    }
+    Ok(rows)
+}
+
+/// A text column as strings; `None` where it is null; an error text where it holds no text.
+pub(crate) fn texts(column: &Column) -> Result<Vec<Option<String>>, String> {
+    if let Ok(strings) = column.str() {
+        return Ok(strings.iter().map(|text| text.map(str::to_owned)).collect());
+    }
+    (0..column.len())
+        .map(|place| match column.get(place) {
+            Ok(AnyValue::Null) => Ok(None),
+            Ok(AnyValue::String(text)) => Ok(Some(text.to_owned())),
+            Ok(AnyValue::StringOwned(text)) => Ok(Some(text.to_string())),
+            Ok(AnyValue::Binary(bytes)) => match std::str::from_utf8(bytes) {
+                Ok(text) => Ok(Some(text.to_owned())),
+                Err(_) => Err("holds bytes, not text".to_owned()),
+            },
+            _ => Err(format!("holds {}, not text", column.dtype())),
+        })
+        .collect()
+}
+
+fn json(value: &AnyValue<'_>) -> Value {
+    match value {
+        AnyValue::Null => Value::Null,
+        AnyValue::Boolean(value) => Value::Bool(*value),
+        AnyValue::String(text) => Value::String((*text).to_owned()),
+        AnyValue::StringOwned(text) => Value::String(text.to_string()),
+        AnyValue::Binary(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => Value::String(text.to_owned()),
+            Err(_) => Value::Array(bytes.iter().map(|byte| Value::from(*byte)).collect()),
+        },
+        AnyValue::Float32(value) => number(f64::from(*value)),
+        AnyValue::Float64(value) => number(*value),
+        AnyValue::UInt64(value) => Value::from(*value),
+        AnyValue::List(items) => Value::Array(items.iter().map(|item| json(&item)).collect()),
+        other if other.is_integer() => other.extract::<i64>().map_or(Value::Null, Value::from),
+        other => Value::String(other.to_string()),
+    }
+}
+
+fn number(value: f64) -> Value {
+    Number::from_f64(value).map_or(Value::Null, Value::Number)
+}
