@@ -1,1 +1,34 @@
-//! Joins data and model: training runs and generation sessions on threads of their own.
+//! Joins the data branch and the model branch: training runs over run folders, generation
+//! sessions, measuring, rejects and merging. The border calls this crate and nothing below it for
+//! anything that needs a model.
+
+mod batches;
+mod evaluate;
+mod event;
+mod generator;
+mod journal;
+mod machine;
+mod merge;
+mod reference;
+mod reject;
+mod setup;
+mod training;
+mod validation;
+mod verify;
+mod worker;
+
+pub use evaluate::{
+    BleuOptions, BleuReport, PerplexityOptions, PerplexityReport, evaluate_bleu,
+    evaluate_perplexity,
+};
+pub use event::{Evaluated, Event, FinishReason as RunEnd, Rewards, StepEvent};
+pub use generator::{
+    Answer, FinishReason, Generator, GeneratorOptions, GivenSettings, Piece,
+};
+pub use machine::{Doctor, doctor, peak_rss_bytes, set_threads};
+pub use merge::{MergeOptions, MergeReport, merge_lora};
+pub use reject::{RejectOptions, RejectReport, reject};
+pub use setup::RunKind;
+pub use training::{RunOptions, TrainingRun};
+pub use verify::{ResumeReport, verify_resume};
+pub use worker::{Worker, panic_error};

@@ -101,7 +101,9 @@ impl Model {
     }
 
     fn embed(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
-        self.shared.embedding(ids)
+        // (batch, length) → (batch, length, d)
+        let (batch, length) = ids.dims2()?;
+        self.shared.embedding(&ids.flatten_all()?)?.reshape((batch, length, self.config.d_model))
     }
 
     /// Prepares decoding: keys and values of the encoder's output, once.

@@ -1,0 +1,170 @@
+//! Measuring a model: perplexity of given answers, BLEU-4 of its own.
+
+use std::path::PathBuf;
+
+use chatlm_dataset::{Cursor, InputOptions, Loader, Rows};
+use chatlm_generate::Settings;
+use chatlm_job::{Cancel, Code, Error, Job, Result};
+use chatlm_t5::{Model, Pass};
+use chatlm_train::{SequenceBatch, bleu4, sequence_loss};
+use serde::Serialize;
+
+use crate::generator::{Generator, GeneratorOptions, GivenSettings};
+use crate::setup::open_evaluation_rows;
+
+#[derive(Debug, Clone)]
+pub struct PerplexityOptions {
+    pub model: PathBuf,
+    pub adapter: Option<PathBuf>,
+    pub inputs: Vec<String>,
+    pub batch: usize,
+    pub max_length: usize,
+}
+
+/// `perplexity = exp(loss)`, `loss` the mean over all target tokens in nats.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PerplexityReport {
+    pub perplexity: f64,
+    pub loss: f64,
+    pub tokens: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct BleuOptions {
+    pub model: Option<PathBuf>,
+    pub adapter: Option<PathBuf>,
+    /// Rows with `prediction` and `label`, instead of a model.
+    pub predictions: Option<String>,
+    pub inputs: Vec<String>,
+    pub batch: usize,
+    pub max_new_tokens: usize,
+    pub limit: Option<u64>,
+    pub encoding: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct BleuReport {
+    pub bleu4: f64,
+    pub rows: u64,
+}
+
+/// Loss over the first `limit` rows of an unshuffled loader, from its start.
+pub fn mean_loss(
+    model: &Model,
+    rows: &mut Loader,
+    limit: u64,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<PerplexityReport> {
+    rows.seek(Cursor { epoch: 0, row: 0 });
+    let total = rows.rows().min(limit);
+    let (mut sum, mut tokens, mut seen) = (0.0, 0, 0);
+    while seen < total {
+        cancel.check()?;
+        let batch = rows.next_batch()?;
+        let keep = batch.keys.len().min((total - seen) as usize);
+        let sequences = SequenceBatch::new(
+            &batch.keys[..keep],
+            &batch.fields[0][..keep],
+            &batch.fields[1][..keep],
+            model.config().pad_token_id,
+            model.device(),
+        )?;
+        let (loss, count) = sequence_loss(model, &sequences, &Pass::inference(), 0.0)?;
+        sum += loss.to_scalar::<f32>().map(f64::from).map_err(Error::internal)?;
+        tokens += count as u64;
+        seen += keep as u64;
+        progress(seen, total);
+    }
+    let loss = sum / (tokens.max(1)) as f64;
+    Ok(PerplexityReport { perplexity: loss.exp(), loss, tokens })
+}
+
+/// Perplexity of the responses of `inputs` given their prompts.
+pub fn evaluate_perplexity(options: &PerplexityOptions, job: &Job) -> Result<PerplexityReport> {
+    let generator = Generator::load(
+        &GeneratorOptions {
+            model: options.model.clone(),
+            adapter: options.adapter.clone(),
+            dtype: "f32".to_owned(),
+            max_length: options.max_length,
+        },
+        job,
+    )?;
+    let mut rows = open_evaluation_rows(
+        &options.inputs,
+        options.batch,
+        options.max_length,
+        generator.tokenizer(),
+        &job.cancel,
+    )?;
+    mean_loss(generator.model(), &mut rows, u64::MAX, &job.cancel, &mut |done, total| {
+        job.progress.report("evaluate", done, Some(total), "rows");
+    })
+}
+
+/// BLEU-4 by characters: the mean over rows of greedy answers, or of predictions in a file.
+pub fn evaluate_bleu(options: &BleuOptions, job: &Job) -> Result<BleuReport> {
+    let limit = options.limit.unwrap_or(u64::MAX) as usize;
+    let input = InputOptions { encoding: options.encoding.clone(), keep_going: false };
+    let read = |paths: &[String], first: &str, second: &str| -> Result<Vec<(String, String)>> {
+        Rows::open(paths, &input)?
+            .take(limit)
+            .map(|row| {
+                let row = row?;
+                Ok((row.text(first)?.to_owned(), row.text(second)?.to_owned()))
+            })
+            .collect()
+    };
+    let pairs = match (&options.predictions, &options.model) {
+        (Some(file), None) => read(std::slice::from_ref(file), "label", "prediction")?,
+        (None, Some(model)) => {
+            let rows = read(&options.inputs, "prompt", "response")?;
+            let generator = Generator::load(
+                &GeneratorOptions {
+                    model: model.clone(),
+                    adapter: options.adapter.clone(),
+                    dtype: "f32".to_owned(),
+                    max_length: 512,
+                },
+                job,
+            )?;
+            let settings = generator.settings(&GivenSettings {
+                search: Some("greedy".to_owned()),
+                max_new_tokens: Some(options.max_new_tokens),
+                ..GivenSettings::default()
+            })?;
+            answers(&generator, rows, &settings, options.batch, job)?
+        }
+        _ => {
+            return Err(Error::new(
+                Code::Usage,
+                "give either a model or predictions",
+                "use --model DIR --in PATH, or --predictions FILE",
+            ));
+        }
+    };
+    if pairs.is_empty() {
+        return Err(Error::new(
+            Code::InputFormat,
+            "there is no row to evaluate",
+            "check the input; an empty table has no BLEU",
+        ));
+    }
+    let sum: f64 = pairs.iter().map(|(label, output)| bleu4(label, output)).sum();
+    Ok(BleuReport { bleu4: sum / pairs.len() as f64, rows: pairs.len() as u64 })
+}
+
+/// Labels beside the model's answers.
+fn answers(
+    generator: &Generator,
+    rows: Vec<(String, String)>,
+    settings: &Settings,
+    batch: usize,
+    job: &Job,
+) -> Result<Vec<(String, String)>> {
+    let (prompts, labels): (Vec<String>, Vec<String>) = rows.into_iter().unzip();
+    let answers = generator.answer(&prompts, settings, batch, job)?;
+    Ok(labels.into_iter().zip(answers.into_iter().map(|answer| answer.response)).collect())
+}
+

@@ -1,0 +1,79 @@
+//! An adapter into its base model, with the proof that nothing was lost on the way.
+
+use std::path::PathBuf;
+
+use candle_core::{Device, Tensor};
+use chatlm_checkpoint::{load_adapter, load_model, merge, save_model};
+use chatlm_job::{AtomicDir, Code, Error, Job, Random, Result, check_target};
+use chatlm_t5::{Model, Pass};
+use chatlm_tokenizer::Tokenizer;
+use serde::Serialize;
+
+#[derive(Debug, Clone)]
+pub struct MergeOptions {
+    pub base: PathBuf,
+    pub adapter: PathBuf,
+    pub output: PathBuf,
+    pub force: bool,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct MergeReport {
+    pub max_logit_difference: f64,
+    pub merged: usize,
+}
+
+/// The largest difference of a logit that rounding in f32 may make.
+const BOUND: f64 = 1e-2;
+
+/// Merges `W + B·A·alpha/r` in f32 and writes a whole model folder with the base's tokenizer.
+pub fn merge_lora(options: &MergeOptions, job: &Job) -> Result<MergeReport> {
+    check_target(&options.output, options.force)?;
+    let device = Device::Cpu;
+    let mut folder = load_model(&options.base, &device)?;
+    let tokenizer = Tokenizer::load(&options.base)?;
+    let lora = load_adapter(&options.adapter, &folder.config, &mut folder.parameters)?;
+    let with_adapter = Model::new(&folder.config, &folder.parameters, Some(&lora), false)?;
+    let before = probe(&with_adapter)?;
+    drop(with_adapter);
+    job.cancel.check()?;
+    let merged = merge(&mut folder.parameters, &lora)?;
+    let after = probe(&Model::new(&folder.config, &folder.parameters, None, false)?)?;
+    let max_logit_difference = largest_difference(&before, &after).map_err(Error::internal)?;
+    if max_logit_difference.is_nan() || max_logit_difference > BOUND {
+        return Err(Error::new(
+            Code::ModelInvalid,
+            format!("merged and adapted model differ by {max_logit_difference} in a logit"),
+            "the adapter may belong to another base model; nothing was written",
+        )
+        .with("file", options.adapter.display().to_string()));
+    }
+    let dir = AtomicDir::create(&options.output, options.force)?;
+    save_model(dir.path(), &folder.config, &folder.parameters)?;
+    tokenizer.copy_to(dir.path())?;
+    dir.commit()?;
+    Ok(MergeReport { max_logit_difference, merged })
+}
+
+/// Logits of fixed random inputs: 4 rows of 16 source and 8 target ids.
+fn probe(model: &Model) -> Result<Tensor> {
+    let mut random = Random::new(23_333);
+    let vocabulary = model.config().vocab_size as u64;
+    let mut ids = |rows: usize, columns: usize| {
+        let values: Vec<u32> =
+            (0..rows * columns).map(|_| random.below(vocabulary) as u32).collect();
+        Tensor::from_vec(values, (rows, columns), model.device()).map_err(Error::internal)
+    };
+    let (source, target) = (ids(4, 16)?, ids(4, 8)?);
+    let mask = Tensor::ones((4, 16), candle_core::DType::U8, model.device())
+        .map_err(Error::internal)?;
+    let pass = Pass::inference();
+    let encoded = model.encode(&source, &mask, &pass)?;
+    let hidden = model.decode(&target, &encoded, &mask, &pass)?;
+    model.logits(&hidden)
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> candle_core::Result<f64> {
+    let difference = (a - b)?.abs()?.flatten_all()?.max(0)?;
+    Ok(f64::from(difference.to_scalar::<f32>()?))
+}

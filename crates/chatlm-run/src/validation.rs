@@ -1,0 +1,79 @@
+//! Evaluation inside a run: loss over the validation rows, and a few answers to look at.
+
+use chatlm_dataset::{Cursor, InputOptions, Loader, Rows};
+use chatlm_job::{Error, Job, Result};
+use chatlm_t5::Model;
+use chatlm_train::{TrainConfig, preference_measures};
+
+use crate::batches::preference_batch;
+use crate::evaluate::mean_loss;
+use crate::event::Rewards;
+use crate::reference::ReferenceScores;
+use crate::setup::RunKind;
+
+/// What an evaluation found.
+pub struct Measured {
+    pub loss: f64,
+    pub rewards: Option<Rewards>,
+}
+
+/// Mean cross-entropy a target token over the first `evalRows` rows.
+pub fn measure(
+    model: &Model,
+    valid: &mut Loader,
+    config: &TrainConfig,
+    job: &Job,
+) -> Result<Measured> {
+    let report = mean_loss(model, valid, config.eval_rows, &job.cancel, &mut |done, total| {
+        job.progress.report("evaluate", done, Some(total), "rows");
+    })?;
+    Ok(Measured { loss: report.loss, rewards: None })
+}
+
+/// Mean preference loss a pair, and the rewards, over the first `evalRows` rows.
+pub fn measure_preferences(
+    model: &Model,
+    valid: &mut Loader,
+    config: &TrainConfig,
+    reference: Option<&ReferenceScores>,
+    job: &Job,
+) -> Result<Measured> {
+    valid.seek(Cursor { epoch: 0, row: 0 });
+    let total = valid.rows().min(config.eval_rows);
+    let mut sums = [0.0; 5];
+    let mut seen = 0;
+    while seen < total {
+        job.cancel.check()?;
+        let batch = valid.next_batch()?;
+        let keep = batch.keys.len().min((total - seen) as usize);
+        let batch = preference_batch(&batch, keep, model.config().pad_token_id, reference)?;
+        let m = preference_measures(model, &batch, config)?;
+        let values = [m.loss, m.chosen, m.rejected, m.margins, m.accuracies];
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += value * keep as f64;
+        }
+        seen += keep as u64;
+        job.progress.report("evaluate", seen, Some(total), "rows");
+    }
+    let [loss, chosen, rejected, margins, accuracies] =
+        sums.map(|sum| sum / seen.max(1) as f64);
+    Ok(Measured { loss, rewards: Some(Rewards { chosen, rejected, margins, accuracies }) })
+}
+
+/// The first rows of the validation set: prompts and true answers.
+pub fn sample_rows(
+    kind: RunKind,
+    config: &TrainConfig,
+    count: usize,
+) -> Result<Vec<(String, String)>> {
+    let Some(path) = &config.valid else { return Ok(Vec::new()) };
+    let answer = if kind == RunKind::Dpo { "chosen" } else { "response" };
+    let options = InputOptions { encoding: None, keep_going: false };
+    Rows::open(std::slice::from_ref(path), &options)?
+        .take(count)
+        .map(|row| {
+            let row = row?;
+            Ok::<_, Error>((row.text("prompt")?.to_owned(), row.text(answer)?.to_owned()))
+        })
+        .collect()
+}
