@@ -1,0 +1,53 @@
+/** Raw rows to rows with prompt and response, or with prompt, chosen and rejected. */
+import * as Effect from "effect/Effect"
+
+import { clean as cleanRows } from "../../clean/clean.ts"
+import type { Artifact, Pairs, PreferencePairs, Rows } from "../artifact.ts"
+import { stage } from "../stage.ts"
+
+export interface CleanOptions {
+  readonly name?: string
+  readonly from: Rows | Pairs | PreferencePairs | ReadonlyArray<Rows | Pairs | PreferencePairs>
+  /** The kind of raw data, such as `pairs` or `belle`. */
+  readonly source: string
+  /** What the rows are for; `dpo` makes preference pairs. */
+  readonly purpose?: "pretrain" | "sft" | "dpo"
+  readonly promptColumn?: string
+  readonly responseColumn?: string
+  readonly chosenColumn?: string
+  readonly rejectedColumn?: string
+  readonly encoding?: string
+  readonly keepGoing?: boolean
+  readonly compat?: boolean
+}
+
+export function clean(options: CleanOptions & { readonly purpose: "dpo" }): PreferencePairs
+export function clean(options: CleanOptions & { readonly purpose?: "pretrain" | "sft" }): Pairs
+export function clean(options: CleanOptions): Artifact<"pairs" | "preferences"> {
+  const { name = "clean", from, purpose = "pretrain", keepGoing = false, compat = false, ...rest } = options
+  const { rows } = stage({
+    name,
+    version: 1,
+    settings: { ...rest, purpose, keepGoing, compat },
+    inputs: { from },
+    outputs: {
+      rows: { kind: purpose === "dpo" ? "preferences" : "pairs", path: "rows.parquet" },
+      rejects: { kind: "rows", path: "rejects.parquet" }
+    },
+    work: ({ inputs, outputs }) =>
+      Effect.map(
+        cleanRows({
+          ...rest,
+          purpose,
+          keepGoing,
+          compat,
+          inputs: [...inputs.from],
+          output: outputs.rows,
+          rejects: outputs.rejects,
+          force: true
+        }),
+        ({ read, kept, dropped, broken }) => ({ rows: { read, kept, broken, ...dropped } })
+      )
+  })
+  return rows
+}
