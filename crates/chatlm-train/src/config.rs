@@ -1,0 +1,250 @@
+//! The resolved configuration of a training run, as `ts/config` hands it over: every key is there,
+//! and the defaults live in that schema alone. Keys that only some kinds of training have are empty
+//! where they are missing.
+
+use chatlm_job::{Code, Error, Result};
+use chatlm_optim::{OptimizerConfig, ScheduleKind};
+use chatlm_t5::LoraConfig;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::preference::PreferenceLoss;
+
+/// Rows to train on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrainSet {
+    pub paths: Vec<String>,
+    /// 1: each row once an epoch; 0.5: a seeded half; 2: twice.
+    pub weight: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    AdamW,
+    Adafactor,
+}
+
+/// What to do with a step whose loss or gradients are not finite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNan {
+    /// Fail with `NOT_FINITE`, leaving the weights as they were before the step.
+    Stop,
+    /// Leave the step out and go on.
+    Skip,
+}
+
+/// Every key of a training configuration; the contract has their meanings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrainConfig {
+    /// A folder, the fields of a T5 configuration, or nothing for the preset.
+    pub model: Option<Value>,
+    pub tokenizer: String,
+    pub train: Vec<TrainSet>,
+    pub valid: Option<String>,
+    pub out: String,
+    pub epochs: u64,
+    pub batch_size: usize,
+    pub gradient_accumulation: usize,
+    pub learning_rate: f64,
+    pub schedule: ScheduleKind,
+    pub warmup_steps: u64,
+    pub optimizer: OptimizerKind,
+    pub weight_decay: f64,
+    pub precision: String,
+    pub max_length: usize,
+    pub save_every: u64,
+    pub keep: usize,
+    /// 0: at the end of each epoch.
+    pub eval_every: u64,
+    pub eval_rows: u64,
+    pub log_every: u64,
+    pub max_steps: Option<u64>,
+    pub dropout: f64,
+    /// 0: no clipping.
+    pub clip: f64,
+    pub recompute: bool,
+    pub packing: bool,
+    pub early_stop: Option<u64>,
+    pub label_smoothing: f64,
+    #[serde(rename = "onNaN")]
+    pub on_nan: OnNan,
+    pub workers: usize,
+    pub seed: u64,
+    pub samples: u64,
+    /// Rows answered at each evaluation for `eval_bleu4`; 0: none.
+    #[serde(default)]
+    pub bleu_rows: u64,
+    pub threads: Option<usize>,
+    /// Fine-tuning: what stays as it is.
+    #[serde(default)]
+    pub freeze: Vec<String>,
+    /// Fine-tuning and preference tuning.
+    #[serde(default)]
+    pub lora: Option<LoraConfig>,
+    /// Preference tuning.
+    #[serde(default = "beta")]
+    pub beta: f64,
+    #[serde(default)]
+    pub loss: PreferenceLoss,
+}
+
+fn beta() -> f64 {
+    0.1
+}
+
+impl TrainConfig {
+    /// Refuses what makes no sense or is not built yet, naming the key.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |field: &str, what: String, help: &str| {
+            Err(Error::new(Code::ConfigInvalid, what, help).with("field", field))
+        };
+        match self.precision.as_str() {
+            "f32" => {}
+            "bf16" | "f16" => {
+                return Err(Error::new(
+                    Code::PrecisionUnavailable,
+                    format!("precision {} is not built yet", self.precision),
+                    "set precision to f32",
+                )
+                .with("field", "precision"));
+            }
+            other => {
+                let what = format!("precision {other} is not known");
+                return refuse("precision", what, "use f32, bf16 or f16");
+            }
+        }
+        for (field, set) in [("recompute", self.recompute), ("packing", self.packing)] {
+            if set {
+                return refuse(field, format!("{field} is not built yet"), "set it to false");
+            }
+        }
+        if self.workers != 1 {
+            let what = format!("{} workers: more than one is not built yet", self.workers);
+            return refuse("workers", what, "set workers to 1");
+        }
+        for (field, value) in [
+            ("epochs", self.epochs),
+            ("batchSize", self.batch_size as u64),
+            ("gradientAccumulation", self.gradient_accumulation as u64),
+            ("maxSteps", self.max_steps.unwrap_or(1)),
+        ] {
+            if value == 0 {
+                return refuse(field, format!("{field} is 0"), "it must be at least 1");
+            }
+        }
+        if self.max_length < 2 {
+            let what = format!("maxLength is {}", self.max_length);
+            return refuse("maxLength", what, "it must be at least 2: one token and [EOS]");
+        }
+        for (field, value) in [("learningRate", self.learning_rate), ("beta", self.beta)] {
+            if !(value > 0.0 && value.is_finite()) {
+                return refuse(field, format!("{field} is {value}"), "it must be above 0");
+            }
+        }
+        for (field, value) in [("weightDecay", self.weight_decay), ("clip", self.clip)] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return refuse(field, format!("{field} is {value}"), "it must be at least 0");
+            }
+        }
+        for (field, value) in
+            [("dropout", self.dropout), ("labelSmoothing", self.label_smoothing)]
+        {
+            if !(0.0..1.0).contains(&value) {
+                let what = format!("{field} is {value}");
+                return refuse(field, what, "it must be at least 0 and below 1");
+            }
+        }
+        if let Some(set) = self.train.iter().find(|set| !(set.weight > 0.0 && set.weight.is_finite()))
+        {
+            return refuse("train", format!("a weight is {}", set.weight), "it must be above 0");
+        }
+        if let Some(lora) = &self.lora
+            && !((0.0..1.0).contains(&lora.dropout) && lora.alpha > 0.0 && lora.r > 0)
+        {
+            let help = "r and alpha must be above 0, dropout at least 0 and below 1";
+            return refuse("lora", "lora makes no sense".to_owned(), help);
+        }
+        Ok(())
+    }
+
+    /// The optimizer's constants: PyTorch's for AdamW; for Adafactor those of transformers' trainer,
+    /// which takes the learning rate from the schedule.
+    pub fn optimizer(&self) -> OptimizerConfig {
+        match self.optimizer {
+            OptimizerKind::AdamW => OptimizerConfig::AdamW {
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                weight_decay: self.weight_decay,
+            },
+            OptimizerKind::Adafactor => OptimizerConfig::Adafactor {
+                relative_step: false,
+                scale_parameter: false,
+                warmup_init: false,
+                weight_decay: self.weight_decay,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A whole configuration for a tiny run.
+    pub(crate) fn tiny() -> Value {
+        json!({
+            "model": null, "tokenizer": "t", "train": [{"paths": ["a"], "weight": 1}],
+            "valid": null, "out": "o", "epochs": 1, "batchSize": 4, "gradientAccumulation": 1,
+            "learningRate": 1e-2, "schedule": "linear", "warmupSteps": 2, "optimizer": "adamw",
+            "weightDecay": 0.01, "precision": "f32", "maxLength": 16, "saveEvery": 10, "keep": 3,
+            "evalEvery": 0, "evalRows": 10, "logEvery": 1, "maxSteps": null, "dropout": 0.1,
+            "clip": 1.0, "recompute": false, "packing": false, "earlyStop": null,
+            "labelSmoothing": 0, "onNaN": "stop", "workers": 1, "seed": 7, "samples": 0,
+            "threads": null
+        })
+    }
+
+    #[test]
+    fn the_schema_of_every_kind_is_read() {
+        let plain: TrainConfig = serde_json::from_value(tiny()).unwrap();
+        plain.validate().unwrap();
+        assert!(plain.freeze.is_empty() && plain.lora.is_none());
+        let mut dpo = tiny();
+        dpo["beta"] = json!(0.2);
+        dpo["loss"] = json!("simpo");
+        dpo["lora"] = json!({"r": 4, "alpha": 8, "dropout": 0.1, "targets": ["q"], "bias": "all"});
+        let dpo: TrainConfig = serde_json::from_value(dpo).unwrap();
+        dpo.validate().unwrap();
+        assert_eq!(dpo.loss, PreferenceLoss::Simpo);
+    }
+
+    #[test]
+    fn what_is_not_built_or_makes_no_sense_is_refused_by_name() {
+        for (field, value, code) in [
+            ("precision", json!("bf16"), Code::PrecisionUnavailable),
+            ("recompute", json!(true), Code::ConfigInvalid),
+            ("packing", json!(true), Code::ConfigInvalid),
+            ("workers", json!(2), Code::ConfigInvalid),
+            ("batchSize", json!(0), Code::ConfigInvalid),
+            ("learningRate", json!(-1.0), Code::ConfigInvalid),
+            ("dropout", json!(1.0), Code::ConfigInvalid),
+        ] {
+            let mut config = tiny();
+            config[field] = value;
+            let config: TrainConfig = serde_json::from_value(config).unwrap();
+            let error = config.validate().unwrap_err();
+            assert_eq!(error.code(), code, "{field}");
+            assert_eq!(error.context()["field"], field);
+        }
+        let mut unknown = tiny();
+        unknown["batchsize"] = json!(3);
+        assert!(serde_json::from_value::<TrainConfig>(unknown).is_err());
+    }
+}
