@@ -19,5 +19,5 @@ pub use input::{InputOptions, expand};
 pub use inspect::{Bucket, ColumnDescription, Inspection, Lengths, inspect};
 pub use loader::{Batch, Cursor, Loader, LoaderOptions, SetSpec};
 pub use rows::{Row, Rows};
-pub use table::{Split, corpus, merge, split, texts};
+pub use table::{Cells, Schema, Split, corpus, merge, split, texts};
 pub use writer::{Cell, ColumnKind, TableWriter};

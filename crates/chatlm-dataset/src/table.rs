@@ -17,7 +17,7 @@ const PIECE: u64 = 1024;
 
 /// Columns in the order they are first seen, with kinds that hold all their values.
 #[derive(Debug, Default)]
-pub(crate) struct Schema {
+pub struct Schema {
     columns: Vec<(String, Option<ColumnKind>)>,
 }
 
@@ -37,7 +37,8 @@ impl Schema {
         };
     }
 
-    pub(crate) fn add_row(&mut self, fields: &Fields) {
+    /// Takes in the columns of a row.
+    pub fn add_row(&mut self, fields: &Fields) {
         for (name, value) in fields {
             self.add(
                 name,
@@ -52,7 +53,7 @@ impl Schema {
     }
 
     /// A column that was null throughout counts as text.
-    pub(crate) fn columns(&self) -> Vec<(&str, ColumnKind)> {
+    pub fn columns(&self) -> Vec<(&str, ColumnKind)> {
         self.columns
             .iter()
             .map(|(name, kind)| (name.as_str(), kind.unwrap_or(ColumnKind::Text)))
@@ -127,7 +128,7 @@ impl Source {
 }
 
 /// The cells of a row in the order of the columns; lists and objects are written as JSON.
-struct Cells(Vec<Owned>);
+pub struct Cells(Vec<Owned>);
 
 enum Owned {
     Text(String),
@@ -137,7 +138,8 @@ enum Owned {
 }
 
 impl Cells {
-    fn new(fields: &mut Fields, columns: &[(&str, ColumnKind)]) -> Self {
+    /// Takes the values of these columns out of a row; what it lacks is null.
+    pub fn new(fields: &mut Fields, columns: &[(&str, ColumnKind)]) -> Self {
         let cell = |(name, kind): &(&str, ColumnKind)| {
             let value = fields.get_mut(*name).map(Value::take).unwrap_or_default();
             match (kind, value) {
@@ -151,7 +153,7 @@ impl Cells {
         Self(columns.iter().map(cell).collect())
     }
 
-    fn cells(&self) -> Vec<Cell<'_>> {
+    pub fn cells(&self) -> Vec<Cell<'_>> {
         self.0
             .iter()
             .map(|owned| match owned {
