@@ -1,1 +1,19 @@
-//! Raw corpora to prompt and response rows: one file a source, one file a rule.
+//! Raw corpora to prompt and response rows: one file a source ([`Source`]), one file a rule
+//! ([`rules`]). A source is a list of named rules; each row passes them in order until one drops it,
+//! and how many each dropped is the funnel of the report.
+//!
+//! By default the bugs of the reference program (charent/ChatLM-mini-Chinese,
+//! `utils/raw_data_process.py`) are mended and its thresholds kept; `compat` repeats it bug for bug.
+//! Leaves reading and writing tables to `chatlm-dataset`.
+
+mod compat;
+mod options;
+mod rejects;
+pub mod rules;
+mod run;
+mod sample;
+mod sources;
+
+pub use options::{CleanOptions, CleanReport, Purpose, Source};
+pub use run::clean;
+pub use sample::{Rule, Sample};

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use chatlm_job::{Code, Error, Result};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -10,7 +11,7 @@ use crate::minhash::MinHash;
 use crate::text::{Shingle, normalize, shingles};
 
 #[derive(Debug)]
-pub struct Corpus {
+pub(crate) struct Corpus {
     ngram: usize,
     bands: usize,
     minhash: MinHash,
@@ -30,7 +31,7 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    pub fn new(ngram: usize, bands: usize, minhash: MinHash) -> Self {
+    pub(crate) fn new(ngram: usize, bands: usize, minhash: MinHash) -> Self {
         Self {
             ngram,
             bands,
@@ -46,14 +47,14 @@ impl Corpus {
     }
 
     /// What was added so far is the other set; from here on come the rows to judge.
-    pub fn own_rows_follow(&mut self) {
+    pub(crate) fn own_rows_follow(&mut self) {
         self.own = self.documents();
         self.rows.clear();
         self.known.clear();
     }
 
     /// Adds rows of prompt and response, the work spread over all threads, the order kept.
-    pub fn add(&mut self, rows: &[(String, String)]) {
+    pub(crate) fn add(&mut self, rows: &[(&str, &str)]) -> Result<()> {
         let texts: Vec<(String, u64)> = rows
             .par_iter()
             .map(|(prompt, response)| {
@@ -86,36 +87,45 @@ impl Corpus {
             self.sizes.push(size);
             self.keys.extend(keys);
         }
+        // Documents have 32-bit numbers, of which the last means none.
+        if self.ends.len() >= u32::MAX as usize {
+            return Err(Error::new(
+                Code::Usage,
+                "more than four thousand million different texts cannot be compared at once",
+                "split the inputs",
+            ));
+        }
+        Ok(())
     }
 
-    pub fn documents(&self) -> u32 {
+    pub(crate) fn documents(&self) -> u32 {
         self.ends.len() as u32
     }
 
     /// The first document of the set to judge.
-    pub fn own(&self) -> u32 {
+    pub(crate) fn own(&self) -> u32 {
         self.own
     }
 
     /// The document of each row to judge.
-    pub fn rows(&self) -> &[u32] {
+    pub(crate) fn rows(&self) -> &[u32] {
         &self.rows
     }
 
-    pub fn keys(&self) -> &[u64] {
+    pub(crate) fn keys(&self) -> &[u64] {
         &self.keys
     }
 
-    pub fn bands(&self) -> usize {
+    pub(crate) fn bands(&self) -> usize {
         self.bands
     }
 
-    pub fn size(&self, document: u32) -> u32 {
+    pub(crate) fn size(&self, document: u32) -> u32 {
         self.sizes[document as usize]
     }
 
     /// The exact set of shingles.
-    pub fn shingles(&self, document: u32) -> Vec<Shingle> {
+    pub(crate) fn shingles(&self, document: u32) -> Vec<Shingle> {
         shingles(self.text(document), self.ngram)
     }
 

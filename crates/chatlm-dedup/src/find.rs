@@ -16,13 +16,19 @@ use crate::text::{Shingle, jaccard, jaccard_bound};
 
 /// What became of one row.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// The earliest earlier row that is similar, and how similar it is.
-    pub similar: Option<(u64, f64)>,
+    pub(crate) similar: Option<(u64, f64)>,
     /// The similarity with the first similar row of the other set.
-    pub contaminated: Option<f64>,
+    pub(crate) contaminated: Option<f64>,
     /// The smallest row of the connected group, the row itself where it is alone.
-    pub cluster: u64,
+    pub(crate) cluster: u64,
+}
+
+impl Verdict {
+    pub(crate) fn keeps(&self) -> bool {
+        self.similar.is_none() && self.contaminated.is_none()
+    }
 }
 
 /// What became of one document, compared with documents alone.
@@ -33,7 +39,7 @@ struct Found {
 }
 
 /// Judges every row of the corpus.
-pub fn find(corpus: &Corpus, threshold: f64, job: &Job) -> Result<Vec<Verdict>> {
+pub(crate) fn find(corpus: &Corpus, threshold: f64, job: &Job) -> Result<Vec<Verdict>> {
     let bands = corpus.bands();
     let index = Index::build(corpus.keys(), bands, |done| {
         job.progress.report("index", done as u64, Some(bands as u64), "bands");
@@ -220,13 +226,13 @@ mod tests {
         // So many bands of one row that no pair is missed: the rest must be exact.
         let bands = Bands { count: 128, rows: 1 };
         let mut corpus = Corpus::new(ngram, bands.count, MinHash::new(bands));
-        let pairs = |rows: &[String]| -> Vec<(String, String)> {
-            rows.iter().map(|row| (row.clone(), String::new())).collect()
-        };
-        corpus.add(&pairs(other));
+        fn pairs(rows: &[String]) -> Vec<(&str, &str)> {
+            rows.iter().map(|row| (row.as_str(), "")).collect()
+        }
+        corpus.add(&pairs(other)).unwrap();
         corpus.own_rows_follow();
-        for piece in pairs(own).chunks(7) {
-            corpus.add(piece);
+        for piece in own.chunks(7) {
+            corpus.add(&pairs(piece)).unwrap();
         }
         find(&corpus, threshold, &Job::quiet()).unwrap()
     }

@@ -1,28 +1,28 @@
 //! Connected groups: union-find whose root is always the smallest member.
 
 #[derive(Debug)]
-pub struct Groups(Vec<u32>);
+pub(crate) struct Groups(Vec<u32>);
 
 impl Groups {
-    pub fn new(len: usize) -> Self {
+    pub(crate) fn new(len: usize) -> Self {
         Self((0..len as u32).collect())
     }
 
     /// The smallest member of the group, without shortening paths: for many readers.
-    pub fn smallest(&self, mut member: u32) -> u32 {
+    pub(crate) fn smallest(&self, mut member: u32) -> u32 {
         while self.0[member as usize] != member {
             member = self.0[member as usize];
         }
         member
     }
 
-    pub fn join(&mut self, a: u32, b: u32) {
+    pub(crate) fn join(&mut self, a: u32, b: u32) {
         let (a, b) = (self.shorten(a), self.shorten(b));
         self.0[a.max(b) as usize] = a.min(b);
     }
 
     /// Points every member at its root, so that [`Groups::smallest`] takes one step.
-    pub fn flatten(&mut self) {
+    pub(crate) fn flatten(&mut self) {
         // Parents are smaller, so theirs are flat already.
         for member in 0..self.0.len() {
             self.0[member] = self.0[self.0[member] as usize];

@@ -15,13 +15,13 @@ struct Band {
 }
 
 #[derive(Debug)]
-pub struct Index {
+pub(crate) struct Index {
     bands: Vec<Band>,
 }
 
 impl Index {
     /// From the band keys of all documents, `keys[document * bands + band]`.
-    pub fn build(keys: &[u64], bands: usize, progress: impl Fn(usize) + Sync) -> Self {
+    pub(crate) fn build(keys: &[u64], bands: usize, progress: impl Fn(usize) + Sync) -> Self {
         let done = std::sync::atomic::AtomicUsize::new(0);
         let bands = (0..bands)
             .into_par_iter()
@@ -35,7 +35,7 @@ impl Index {
     }
 
     /// The documents `first..document` that share a bucket with `document`, each once, ascending.
-    pub fn earlier(&self, document: u32, first: u32) -> Earlier<'_> {
+    pub(crate) fn earlier(&self, document: u32, first: u32) -> Earlier<'_> {
         let lists = self
             .bands
             .iter()
@@ -43,7 +43,7 @@ impl Index {
                 let start = band.starts[document as usize];
                 let mut list = &band.documents[(start != ALONE).then_some(start as usize)?..];
                 // The document itself is in its bucket, so this stops inside it.
-                while list[0] < first {
+                while list[0] < first.min(document) {
                     list = &list[1..];
                 }
                 (list[0] < document).then_some(list)
@@ -71,7 +71,7 @@ impl Band {
 }
 
 /// Merges the bands' ascending lists; each holds `document`, where it ends for us.
-pub struct Earlier<'a> {
+pub(crate) struct Earlier<'a> {
     lists: Vec<&'a [u32]>,
     document: u32,
 }

@@ -5,7 +5,7 @@ use unicode_normalization::UnicodeNormalization;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// A shingle as a number, equal exactly when the shingles are equal.
-pub type Shingle = u128;
+pub(crate) type Shingle = u128;
 
 /// Bits of a Unicode code point.
 const CHAR_BITS: usize = 21;
@@ -15,7 +15,7 @@ const PACKED: usize = 6;
 const SHORT: Shingle = 1 << 127;
 
 /// NFKC, then without Unicode white space.
-pub fn normalize(prompt: &str, response: &str) -> String {
+pub(crate) fn normalize(prompt: &str, response: &str) -> String {
     let mut text = String::with_capacity(prompt.len() + response.len());
     if prompt.chars().chain(response.chars()).all(is_simple) {
         text.extend(
@@ -44,7 +44,7 @@ fn narrow(c: char) -> char {
 }
 
 /// The set of character n-grams, sorted; a text shorter than n is one shingle.
-pub fn shingles(text: &str, ngram: usize) -> Vec<Shingle> {
+pub(crate) fn shingles(text: &str, ngram: usize) -> Vec<Shingle> {
     let mut set = if ngram <= PACKED { packed(text, ngram) } else { hashed(text, ngram) };
     set.sort_unstable();
     set.dedup();
@@ -81,7 +81,7 @@ fn hashed(text: &str, ngram: usize) -> Vec<Shingle> {
 }
 
 /// Jaccard similarity of two sorted sets.
-pub fn jaccard(a: &[Shingle], b: &[Shingle]) -> f64 {
+pub(crate) fn jaccard(a: &[Shingle], b: &[Shingle]) -> f64 {
     let (mut i, mut j, mut both) = (0, 0, 0usize);
     while i < a.len() && j < b.len() {
         both += usize::from(a[i] == b[j]);
@@ -94,7 +94,7 @@ pub fn jaccard(a: &[Shingle], b: &[Shingle]) -> f64 {
 }
 
 /// No two sets of these sizes can be more similar than this.
-pub fn jaccard_bound(a: u32, b: u32) -> f64 {
+pub(crate) fn jaccard_bound(a: u32, b: u32) -> f64 {
     f64::from(a.min(b)) / f64::from(a.max(b)).max(1.0)
 }
 

@@ -64,7 +64,8 @@ fn sample(row: &Row) -> Result<Sample> {
     let answer: Vec<&str> = row
         .fields
         .iter()
-        .skip_while(|(name, _)| *name != "answer")
+        // Fields beyond the header's are called column5 and so on.
+        .filter(|(name, _)| *name == "answer" || name.starts_with("column"))
         .filter_map(|(_, value)| value.as_str())
         .collect();
     Ok(Sample::new(similarity::join(title, ask), [answer.join("，")]))

@@ -40,7 +40,7 @@ pub(crate) enum Reader {
 }
 
 impl Reader {
-    pub fn open(options: &CleanOptions) -> Result<Self> {
+    pub(crate) fn open(options: &CleanOptions) -> Result<Self> {
         if options.source == Source::MedicalDialogue && options.compat {
             return CsvRows::open(&options.inputs, options.encoding.as_deref()).map(Self::Reference);
         }
@@ -49,7 +49,7 @@ impl Reader {
     }
 
     /// Rows skipped because they could not be read.
-    pub fn broken(&self) -> u64 {
+    pub(crate) fn broken(&self) -> u64 {
         match self {
             Self::Rows(rows) => rows.broken(),
             Self::Reference(_) => 0,

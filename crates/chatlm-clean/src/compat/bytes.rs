@@ -1,0 +1,131 @@
+//! Bytes to text with bad ones ignored, as Python's codecs do it: after a byte that begins nothing
+//! the next one is tried.
+//!
+//! gb2312 here is what Python calls so: EUC-CN without what GBK added to it. Characters such as `—`
+//! written in GB18030 therefore shift into others, which is one of the reference program's bugs.
+
+use std::sync::OnceLock;
+
+use chatlm_job::{Code, Error, Result};
+use encoding_rs::{DecoderResult, Encoding, GBK};
+
+const GB2312: &str = "gb2312";
+
+pub(super) fn check(label: Option<&str>) -> Result<()> {
+    match label {
+        Some(label) if Encoding::for_label(label.as_bytes()).is_none() => Err(Error::new(
+            Code::Usage,
+            format!("there is no encoding {label:?}"),
+            "give --encoding such as utf-8, utf-16le or gb18030",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Text in the encoding of this label; without one, or called gb2312, as the reference program reads.
+pub(super) fn decode(bytes: &[u8], label: Option<&str>) -> String {
+    match label.and_then(|label| Encoding::for_label(label.as_bytes())) {
+        Some(encoding) if label != Some(GB2312) => ignoring(bytes, encoding),
+        _ => gb2312(bytes),
+    }
+}
+
+fn ignoring(mut bytes: &[u8], encoding: &'static Encoding) -> String {
+    let mut text = String::with_capacity(bytes.len() * 3 / 2 + 16);
+    loop {
+        let mut decoder = encoding.new_decoder_without_bom_handling();
+        text.reserve(decoder.max_utf8_buffer_length_without_replacement(bytes.len()).unwrap_or(0));
+        let (result, read) = decoder.decode_to_string_without_replacement(bytes, &mut text, true);
+        match result {
+            DecoderResult::InputEmpty => return text,
+            DecoderResult::Malformed(bad, after) => {
+                bytes = &bytes[read - usize::from(bad) - usize::from(after) + 1..];
+            }
+            DecoderResult::OutputFull => bytes = &bytes[read..],
+        }
+    }
+}
+
+fn gb2312(bytes: &[u8]) -> String {
+    let table = table();
+    let mut text = String::with_capacity(bytes.len() * 3 / 2);
+    let mut at = 0;
+    while at < bytes.len() {
+        let lead = bytes[at];
+        let pair = bytes.get(at + 1).and_then(|&trail| table[place(lead, trail)?]);
+        match pair {
+            _ if lead < 0x80 => text.push(char::from(lead)),
+            Some(c) => {
+                text.push(c);
+                at += 1;
+            }
+            None => {}
+        }
+        at += 1;
+    }
+    text
+}
+
+/// Where a pair of bytes stands in the table of 94 × 94.
+fn place(lead: u8, trail: u8) -> Option<usize> {
+    let inside = (0xa1..=0xfe).contains(&lead) && (0xa1..=0xfe).contains(&trail);
+    inside.then(|| usize::from(lead - 0xa1) * 94 + usize::from(trail - 0xa1))
+}
+
+fn table() -> &'static [Option<char>] {
+    static TABLE: OnceLock<Vec<Option<char>>> = OnceLock::new();
+    TABLE.get_or_init(|| {
+        let pairs = (0xa1..=0xfe).flat_map(|lead| (0xa1..=0xfe).map(move |trail| (lead, trail)));
+        pairs.map(|(lead, trail)| assigned(lead, trail).then(|| character(lead, trail))).collect()
+    })
+}
+
+/// The two characters that Python reads otherwise than GBK.
+fn character(lead: u8, trail: u8) -> char {
+    match (lead, trail) {
+        (0xa1, 0xa4) => '\u{30fb}',
+        (0xa1, 0xaa) => '\u{2015}',
+        _ => GBK
+            .decode_without_bom_handling(&[lead, trail])
+            .0
+            .chars()
+            .next()
+            .unwrap_or(char::REPLACEMENT_CHARACTER),
+    }
+}
+
+/// GB 2312-80: which places hold a character.
+fn assigned(lead: u8, trail: u8) -> bool {
+    match lead {
+        0xa2 => matches!(trail, 0xb1..=0xe2 | 0xe5..=0xee | 0xf1..=0xfc),
+        0xa4 => trail <= 0xf3,
+        0xa5 => trail <= 0xf6,
+        0xa6 => matches!(trail, 0xa1..=0xb8 | 0xc1..=0xd8),
+        0xa7 => matches!(trail, 0xa1..=0xc1 | 0xd1..=0xf1),
+        0xa8 => matches!(trail, 0xa1..=0xba | 0xc5..=0xe9),
+        0xa9 => matches!(trail, 0xa4..=0xef),
+        0xd7 => trail <= 0xf9,
+        0xa1 | 0xa3 | 0xb0..=0xf7 => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_bytes_are_skipped_one_by_one() {
+        assert_eq!(decode(b"8\xa8D\xa8D9HZ", None), "8DD9HZ");
+        assert_eq!(decode("a\u{4e2d}".as_bytes(), Some("utf-8")), "a中");
+        assert_eq!(decode(b"a\xff\xd6\xd0\xd6", Some("gb18030")), "a中");
+        assert_eq!(decode(b"\xd6\xd0\xd6", None), "中");
+        assert_eq!(decode(b"\xa1\xaa", None), "\u{2015}");
+    }
+
+    #[test]
+    fn the_table_has_as_many_characters_as_the_standard() {
+        assert_eq!(table().iter().flatten().count(), 7445);
+        assert!(!table().contains(&Some(char::REPLACEMENT_CHARACTER)));
+    }
+}
