@@ -32,8 +32,11 @@ pub fn save_adapter(
     parameters: &Parameters,
     base: &str,
 ) -> Result<()> {
-    let alpha =
-        if lora.alpha.fract() == 0.0 { json!(lora.alpha as i64) } else { json!(lora.alpha) };
+    let alpha = if lora.alpha.fract() == 0.0 {
+        json!(lora.alpha as i64)
+    } else {
+        json!(lora.alpha)
+    };
     let config = json!({
         "alpha_pattern": {},
         "auto_mapping": null,
@@ -82,10 +85,15 @@ pub fn load_adapter(
         ));
     }
     let file = require(dir, WEIGHTS, HELP).map(|_| file)?;
-    let device =
-        parameters.iter().next().map_or(candle_core::Device::Cpu, |(_, v)| v.device().clone());
+    let device = parameters
+        .iter()
+        .next()
+        .map_or(candle_core::Device::Cpu, |(_, v)| v.device().clone());
     let tensors = read_safetensors(&file, Code::ModelInvalid, &device)?;
-    require_finite(dir, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?;
+    require_finite(
+        dir,
+        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)),
+    )?;
 
     let mut ours = BTreeMap::new();
     for (name, tensor) in tensors {
@@ -123,8 +131,9 @@ fn insert(
 ) -> Result<()> {
     if tensor.dims() != shape {
         let what = format!("{name} has shape {:?}, not {shape:?}", tensor.dims());
-        return Err(invalid(file, what, "the adapter belongs to another base model")
-            .with("field", name));
+        return Err(
+            invalid(file, what, "the adapter belongs to another base model").with("field", name),
+        );
     }
     let var = tensor
         .to_dtype(DType::F32)
@@ -147,8 +156,13 @@ fn read_config(path: &Path) -> Result<LoraConfig> {
         }
     }
     for name in ["rank_pattern", "alpha_pattern"] {
-        if value[name].as_object().is_some_and(|pattern| !pattern.is_empty()) {
-            return refuse(format!("{name} is set: layers of different ranks are not read"));
+        if value[name]
+            .as_object()
+            .is_some_and(|pattern| !pattern.is_empty())
+        {
+            return refuse(format!(
+                "{name} is set: layers of different ranks are not read"
+            ));
         }
     }
     let Some(r) = value["r"].as_u64().filter(|&r| r > 0) else {
@@ -158,24 +172,34 @@ fn read_config(path: &Path) -> Result<LoraConfig> {
         return refuse("lora_alpha is missing".to_owned());
     };
     let bias = match value["bias"].as_str() {
-        None | Some("none") => LoraBias::None,
         // T5's linear layers have no bias, so "lora_only" adds nothing.
-        Some("lora_only") => LoraBias::None,
+        None | Some("none" | "lora_only") => LoraBias::None,
         Some("all") => LoraBias::All,
         Some(other) => return refuse(format!("bias is {other}")),
     };
     let targets = match &value["target_modules"] {
-        Value::Array(names) => {
-            names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect()
-        }
+        Value::Array(names) => names
+            .iter()
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .collect(),
         // A pattern; the weights' names say what it matched.
         _ => Vec::new(),
     };
     // Rank-stabilized scaling is alpha / sqrt(r).
     let stabilized = value["use_rslora"] == json!(true);
-    let alpha = if stabilized { alpha * (r as f64).sqrt() } else { alpha };
+    let alpha = if stabilized {
+        alpha * (r as f64).sqrt()
+    } else {
+        alpha
+    };
     let dropout = value["lora_dropout"].as_f64().unwrap_or(0.0);
-    Ok(LoraConfig { r: r as usize, alpha, dropout, targets, bias })
+    Ok(LoraConfig {
+        r: r as usize,
+        alpha,
+        dropout,
+        targets,
+        bias,
+    })
 }
 
 /// Replaces targets that do not name exactly the layers in the file (a pattern, or layers that were
@@ -202,7 +226,11 @@ fn name_targets<'a>(
         lora.targets = there;
     }
     lora.modules(config).map(drop).map_err(|error| {
-        invalid(file, error.message(), "the adapter belongs to another base model")
+        invalid(
+            file,
+            error.message(),
+            "the adapter belongs to another base model",
+        )
     })
 }
 

@@ -32,8 +32,13 @@ pub(crate) fn invalid(path: &Path, what: impl std::fmt::Display, help: &str) -> 
 
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let text = fs::read(path).map_err(|e| Error::io(&e, "read", path))?;
-    serde_json::from_slice(&text)
-        .map_err(|e| invalid(path, e, "the file is broken; fetch or write the folder again"))
+    serde_json::from_slice(&text).map_err(|e| {
+        invalid(
+            path,
+            e,
+            "the file is broken; fetch or write the folder again",
+        )
+    })
 }
 
 pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
@@ -53,7 +58,11 @@ pub(crate) fn require(dir: &Path, file: &str, help: &str) -> Result<PathBuf> {
         .with("file", dir.display().to_string()));
     }
     let path = dir.join(file);
-    if path.exists() { Ok(path) } else { Err(invalid(dir, format!("{file} is missing"), help)) }
+    if path.exists() {
+        Ok(path)
+    } else {
+        Err(invalid(dir, format!("{file} is missing"), help))
+    }
 }
 
 /// Reads a T5 of any precision as f32. Code files in the folder are never run: a custom class
@@ -63,7 +72,14 @@ pub fn load_model(dir: &Path, device: &Device) -> Result<ModelFolder> {
     let path = require(dir, "config.json", help)?;
     let value = read_json(&path)?;
     // Every T5's file has these, and no other encoder-decoder's; the rest has defaults.
-    for field in ["d_model", "d_kv", "d_ff", "num_layers", "num_heads", "vocab_size"] {
+    for field in [
+        "d_model",
+        "d_kv",
+        "d_ff",
+        "num_layers",
+        "num_heads",
+        "vocab_size",
+    ] {
         if value.get(field).is_none() {
             let kind = value["model_type"].as_str().unwrap_or("unknown").to_owned();
             return Err(invalid(
@@ -74,9 +90,12 @@ pub fn load_model(dir: &Path, device: &Device) -> Result<ModelFolder> {
             .with("field", field));
         }
     }
-    let config: Config = serde_json::from_value(value)
+    let unscaled = value["scale_decoder_outputs"] == json!(false);
+    let mut config: Config = serde_json::from_value(value)
         .map_err(|e| invalid(&path, e, "compare it with Hugging Face's T5Config"))?;
-    config.validate().map_err(|e| e.with("file", path.display().to_string()))?;
+    config
+        .validate()
+        .map_err(|e| e.with("file", path.display().to_string()))?;
 
     let mut tensors = BTreeMap::new();
     for file in weight_files(dir)? {
@@ -84,13 +103,31 @@ pub fn load_model(dir: &Path, device: &Device) -> Result<ModelFolder> {
     }
     // Files converted from the first T5 carry a bias that no layer uses; transformers ignores it too.
     tensors.remove("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight");
+    // transformers 5 calls every T5 tied, and tells an untied one by this key and its own lm_head.
+    if unscaled && config.tie_word_embeddings {
+        config.tie_word_embeddings = false;
+        if let Some(shared) = tensors.get("shared.weight").cloned() {
+            tensors.entry("lm_head.weight".to_owned()).or_insert(shared);
+        }
+    }
     let parameters = Parameters::from_tensors(&config, tensors, device)
         .map_err(|e| e.with("file", dir.display().to_string()))?;
-    require_finite(dir, parameters.iter().map(|(name, var)| (name, var.as_tensor())))?;
+    require_finite(
+        dir,
+        parameters.iter().map(|(name, var)| (name, var.as_tensor())),
+    )?;
 
     let path = dir.join("generation_config.json");
-    let generation = if path.exists() { read_json(&path)? } else { json!({}) };
-    Ok(ModelFolder { config, parameters, generation })
+    let generation = if path.exists() {
+        read_json(&path)?
+    } else {
+        json!({})
+    };
+    Ok(ModelFolder {
+        config,
+        parameters,
+        generation,
+    })
 }
 
 /// Fails with `NOT_FINITE`, naming the first tensor that holds a NaN or an infinity.
@@ -102,7 +139,10 @@ pub(crate) fn require_finite<'a>(
         if !all_finite(tensor)? {
             return Err(Error::new(
                 Code::NotFinite,
-                format!("{}: weight {name} holds values that are not finite", dir.display()),
+                format!(
+                    "{}: weight {name} holds values that are not finite",
+                    dir.display()
+                ),
                 "the training that wrote it went wrong: take an earlier checkpoint, and a lower \
                  learning rate",
             )
@@ -129,7 +169,10 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
                  .from_pretrained(DIR).save_pretrained(OUT)",
             )
         } else {
-            ("model.safetensors is missing", "give a folder with the model's weights")
+            (
+                "model.safetensors is missing",
+                "give a folder with the model's weights",
+            )
         };
         return Err(invalid(dir, what, help));
     }
@@ -142,9 +185,17 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     for file in map.values() {
         let name = file.as_str().unwrap_or_default();
         if name.is_empty() || name.contains(['/', '\\']) {
-            return Err(invalid(&index, format!("{file} is not a file beside it"), help));
+            return Err(invalid(
+                &index,
+                format!("{file} is not a file beside it"),
+                help,
+            ));
         }
-        files.push(require(dir, name, "a shard is missing; fetch the folder again")?);
+        files.push(require(
+            dir,
+            name,
+            "a shard is missing; fetch the folder again",
+        )?);
     }
     files.sort();
     files.dedup();

@@ -63,7 +63,9 @@ impl Checkpoints {
             )
             .with("file", folder.display().to_string()));
         }
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self {
+            folder: folder.to_owned(),
+        })
     }
 
     /// Where the checkpoint of `step` lies or would lie.
@@ -87,10 +89,25 @@ impl Checkpoints {
         let mut files = BTreeMap::new();
         for name in tensors.iter().map(|(name, _)| *name).chain([STATE]) {
             let path = dir.path().join(name);
-            let bytes = fs::metadata(&path).map_err(|e| Error::io(&e, "read", &path))?.len();
-            files.insert(name.to_owned(), Entry { bytes, sha256: sha256_file(&path)? });
+            let bytes = fs::metadata(&path)
+                .map_err(|e| Error::io(&e, "read", &path))?
+                .len();
+            files.insert(
+                name.to_owned(),
+                Entry {
+                    bytes,
+                    sha256: sha256_file(&path)?,
+                },
+            );
         }
-        write_json(&dir.path().join(MANIFEST), &Manifest { format: FORMAT, step, files })?;
+        write_json(
+            &dir.path().join(MANIFEST),
+            &Manifest {
+                format: FORMAT,
+                step,
+                files,
+            },
+        )?;
         dir.commit()?;
         Ok(target)
     }
@@ -115,7 +132,10 @@ impl Checkpoints {
             None => Ok(None),
             Some(first) => Err(Error::new(
                 Code::CheckpointInvalid,
-                format!("no checkpoint in {} is whole: {first}", self.folder.display()),
+                format!(
+                    "no checkpoint in {} is whole: {first}",
+                    self.folder.display()
+                ),
                 "bring the damaged file back from a copy, or start over with --fresh --force",
             )
             .with("file", self.folder.display().to_string())
@@ -150,7 +170,9 @@ impl Checkpoints {
         for entry in entries {
             let entry = entry.map_err(|e| Error::io(&e, "read", &self.folder))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let step = name.strip_prefix("step-").and_then(|digits| digits.parse().ok());
+            let step = name
+                .strip_prefix("step-")
+                .and_then(|digits| digits.parse().ok());
             if let Some(step) = step
                 && entry.path().join(MANIFEST).exists()
             {
@@ -166,7 +188,10 @@ impl Checkpoints {
             let name = entry.file_name().to_string_lossy().into_owned();
             let left = if let Some(rest) = name.strip_prefix(".step-") {
                 // `.step-00000100.PROCESS-COUNT.partial` (or `.old`), as chatlm-job names them.
-                let process = rest.split('.').nth(1).and_then(|part| part.split('-').next());
+                let process = rest
+                    .split('.')
+                    .nth(1)
+                    .and_then(|part| part.split('-').next());
                 process.is_some_and(|process| {
                     process != std::process::id().to_string()
                         && Path::new("/proc").is_dir()
@@ -202,11 +227,17 @@ fn load(step: u64, folder: &Path) -> Result<Loaded> {
     let text = fs::read(&path).map_err(|e| invalid(&path, e))?;
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| invalid(&path, e))?;
     if manifest.format != FORMAT {
-        let what = format!("format {} is not {FORMAT}, the one this version reads", manifest.format);
+        let what = format!(
+            "format {} is not {FORMAT}, the one this version reads",
+            manifest.format
+        );
         return Err(invalid(&path, what));
     }
     if manifest.step != step {
-        return Err(invalid(&path, format!("it belongs to step {}", manifest.step)));
+        return Err(invalid(
+            &path,
+            format!("it belongs to step {}", manifest.step),
+        ));
     }
     for (name, entry) in &manifest.files {
         let path = folder.join(name);
@@ -215,14 +246,21 @@ fn load(step: u64, folder: &Path) -> Result<Loaded> {
         }
         let bytes = fs::metadata(&path).map_err(|e| invalid(&path, e))?.len();
         if bytes != entry.bytes {
-            return Err(invalid(&path, format!("{bytes} bytes, not {}", entry.bytes)));
+            return Err(invalid(
+                &path,
+                format!("{bytes} bytes, not {}", entry.bytes),
+            ));
         }
         if sha256_file(&path).map_err(|e| invalid(&path, e.message()))? != entry.sha256 {
             return Err(invalid(&path, "its hash is not the one in manifest.json"));
         }
     }
     let mut tensors = BTreeMap::new();
-    for name in manifest.files.keys().filter(|name| name.ends_with(".safetensors")) {
+    for name in manifest
+        .files
+        .keys()
+        .filter(|name| name.ends_with(".safetensors"))
+    {
         let path = folder.join(name);
         let read = read_safetensors(&path, Code::CheckpointInvalid, &Device::Cpu)?;
         tensors.insert(name.clone(), read);
@@ -230,7 +268,13 @@ fn load(step: u64, folder: &Path) -> Result<Loaded> {
     let path = folder.join(STATE);
     let text = fs::read(&path).map_err(|e| invalid(&path, e))?;
     let state = serde_json::from_slice(&text).map_err(|e| invalid(&path, e))?;
-    Ok(Loaded { path: folder.to_owned(), step, tensors, state, skipped: Vec::new() })
+    Ok(Loaded {
+        path: folder.to_owned(),
+        step,
+        tensors,
+        state,
+        skipped: Vec::new(),
+    })
 }
 
 #[cfg(test)]
@@ -242,7 +286,13 @@ mod tests {
     fn save(store: &Checkpoints, step: u64) -> PathBuf {
         let value = Tensor::new(&[step as f32, 0.5], &Device::Cpu).unwrap();
         let weights = BTreeMap::from([("w".to_owned(), value)]);
-        store.save(step, &[("weights.safetensors", weights)], &json!({ "at": step })).unwrap()
+        store
+            .save(
+                step,
+                &[("weights.safetensors", weights)],
+                &json!({ "at": step }),
+            )
+            .unwrap()
     }
 
     fn store() -> (tempfile::TempDir, Checkpoints) {
@@ -272,7 +322,10 @@ mod tests {
         let (_b, second) = store();
         let (a, b) = (save(&first, 3), save(&second, 3));
         for name in ["weights.safetensors", "state.json", "manifest.json"] {
-            assert_eq!(fs::read(a.join(name)).unwrap(), fs::read(b.join(name)).unwrap());
+            assert_eq!(
+                fs::read(a.join(name)).unwrap(),
+                fs::read(b.join(name)).unwrap()
+            );
         }
     }
 
@@ -291,9 +344,15 @@ mod tests {
                 *bytes.last_mut().unwrap() ^= 1;
                 fs::write(&path, &bytes).unwrap();
             }),
-            ("state changed", |dir| fs::write(dir.join("state.json"), "{\n  \"at\": 9\n}").unwrap()),
-            ("file gone", |dir| fs::remove_file(dir.join("weights.safetensors")).unwrap()),
-            ("manifest cut", |dir| fs::write(dir.join("manifest.json"), "{\"format\":").unwrap()),
+            ("state changed", |dir| {
+                fs::write(dir.join("state.json"), "{\n  \"at\": 9\n}").unwrap();
+            }),
+            ("file gone", |dir| {
+                fs::remove_file(dir.join("weights.safetensors")).unwrap();
+            }),
+            ("manifest cut", |dir| {
+                fs::write(dir.join("manifest.json"), "{\"format\":").unwrap();
+            }),
         ];
         for (name, damage) in damages {
             let (_folder, store) = store();
@@ -303,7 +362,11 @@ mod tests {
             let loaded = store.newest().unwrap().unwrap();
             assert_eq!(loaded.step, 2, "{name}");
             assert_eq!(loaded.skipped.len(), 1, "{name}");
-            assert!(loaded.skipped[0].contains("step-00000003"), "{}", loaded.skipped[0]);
+            assert!(
+                loaded.skipped[0].contains("step-00000003"),
+                "{}",
+                loaded.skipped[0]
+            );
         }
     }
 
@@ -328,7 +391,10 @@ mod tests {
     #[test]
     fn the_newest_ones_stay() {
         let (_folder, store) = store();
-        let paths: Vec<PathBuf> = [1, 2, 10, 300].iter().map(|&step| save(&store, step)).collect();
+        let paths: Vec<PathBuf> = [1, 2, 10, 300]
+            .iter()
+            .map(|&step| save(&store, step))
+            .collect();
         let left = store.folder.join(".step-00000007.4000000000-0.partial");
         fs::create_dir(&left).unwrap();
         store.retain(2).unwrap();

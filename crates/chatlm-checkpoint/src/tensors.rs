@@ -23,7 +23,9 @@ fn dtype_name(tensor: &Tensor) -> Result<&'static str> {
         DType::I64 => Ok("I64"),
         DType::U32 => Ok("U32"),
         DType::U8 => Ok("U8"),
-        other => Err(Error::internal(format!("tensors of {other:?} are never written"))),
+        other => Err(Error::internal(format!(
+            "tensors of {other:?} are never written"
+        ))),
     }
 }
 
@@ -78,7 +80,11 @@ fn write_elements<W: Write>(writer: &mut W, tensor: &Tensor) -> Result<std::io::
         DType::I64 => pieces!(i64),
         DType::U32 => pieces!(u32),
         DType::U8 => pieces!(u8),
-        other => return Err(Error::internal(format!("tensors of {other:?} are never written"))),
+        other => {
+            return Err(Error::internal(format!(
+                "tensors of {other:?} are never written"
+            )));
+        }
     }
     Ok(Ok(()))
 }
@@ -103,7 +109,9 @@ pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Res
         write_elements(&mut writer, tensor)?.map_err(failed)?;
     }
     // Synced here, so that a full disk is told as that and not by a hash that differs later.
-    let file = writer.into_inner().map_err(|error| failed(error.into_error()))?;
+    let file = writer
+        .into_inner()
+        .map_err(|error| failed(error.into_error()))?;
     file.sync_all().map_err(failed)
 }
 
@@ -126,23 +134,36 @@ pub fn read_safetensors(
     let length = file.metadata().map_err(failed)?.len();
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut size = [0; 8];
-    reader.read_exact(&mut size).map_err(|_| broken(&"it is shorter than 8 bytes"))?;
+    reader
+        .read_exact(&mut size)
+        .map_err(|_| broken(&"it is shorter than 8 bytes"))?;
     let size = u64::from_le_bytes(size);
     if size > LONGEST_HEADER || size + 8 > length {
-        return Err(broken(&format!("a header of {size} bytes in a file of {length}")));
+        return Err(broken(&format!(
+            "a header of {size} bytes in a file of {length}"
+        )));
     }
     let mut text = vec![0; size as usize];
     reader.read_exact(&mut text).map_err(failed)?;
     let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| broken(&e))?;
     let data = metadata.data_len() as u64;
     if 8 + size + data != length {
-        return Err(broken(&format!("it should have {} bytes and has {length}", 8 + size + data)));
+        return Err(broken(&format!(
+            "it should have {} bytes and has {length}",
+            8 + size + data
+        )));
     }
     let mut tensors = BTreeMap::new();
     for name in metadata.offset_keys() {
-        let Some(info) = metadata.info(&name) else { continue };
-        let dtype = DType::try_from(info.dtype)
-            .map_err(|_| broken(&format!("{name} is {:?}, which is not read here", info.dtype)))?;
+        let Some(info) = metadata.info(&name) else {
+            continue;
+        };
+        let dtype = DType::try_from(info.dtype).map_err(|_| {
+            broken(&format!(
+                "{name} is {:?}, which is not read here",
+                info.dtype
+            ))
+        })?;
         let mut bytes = vec![0; info.data_offsets.1 - info.data_offsets.0];
         reader.read_exact(&mut bytes).map_err(failed)?;
         let tensor = Tensor::from_raw_buffer(&bytes, dtype, &info.shape, device)
@@ -176,9 +197,15 @@ mod tests {
     fn sample() -> BTreeMap<String, Tensor> {
         let cpu = Device::Cpu;
         [
-            ("b".to_owned(), Tensor::new(&[[1f32, -2.5], [3.0, 4.0]], &cpu).unwrap()),
+            (
+                "b".to_owned(),
+                Tensor::new(&[[1f32, -2.5], [3.0, 4.0]], &cpu).unwrap(),
+            ),
             ("a".to_owned(), Tensor::new(&[7u8, 8, 9], &cpu).unwrap()),
-            ("c.d".to_owned(), Tensor::new(&[1f64, 1e-300], &cpu).unwrap()),
+            (
+                "c.d".to_owned(),
+                Tensor::new(&[1f64, 1e-300], &cpu).unwrap(),
+            ),
             ("scalar".to_owned(), Tensor::new(5u32, &cpu).unwrap()),
         ]
         .into()
@@ -189,14 +216,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.safetensors");
         write_safetensors(&path, &sample()).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), to_safetensors(&sample()).unwrap());
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            to_safetensors(&sample()).unwrap()
+        );
         let back = read_safetensors(&path, Code::ModelInvalid, &Device::Cpu).unwrap();
         assert_eq!(back.keys().collect::<Vec<_>>(), ["a", "b", "c.d", "scalar"]);
-        assert_eq!(back["b"].to_vec2::<f32>().unwrap(), [[1.0, -2.5], [3.0, 4.0]]);
+        assert_eq!(
+            back["b"].to_vec2::<f32>().unwrap(),
+            [[1.0, -2.5], [3.0, 4.0]]
+        );
         assert_eq!(back["c.d"].to_vec1::<f64>().unwrap(), [1.0, 1e-300]);
         assert_eq!(back["scalar"].to_scalar::<u32>().unwrap(), 5);
         let bytes = std::fs::read(&path).unwrap();
-        assert_eq!(safetensors::SafeTensors::deserialize(&bytes).unwrap().len(), 4);
+        assert_eq!(
+            safetensors::SafeTensors::deserialize(&bytes).unwrap().len(),
+            4
+        );
     }
 
     #[test]
@@ -206,7 +242,10 @@ mod tests {
         let twice = turned["b"].t().unwrap().contiguous().unwrap().t().unwrap();
         assert!(!twice.is_contiguous());
         turned.insert("b".to_owned(), twice);
-        assert_eq!(to_safetensors(&plain).unwrap(), to_safetensors(&turned).unwrap());
+        assert_eq!(
+            to_safetensors(&plain).unwrap(),
+            to_safetensors(&turned).unwrap()
+        );
     }
 
     #[test]
@@ -233,5 +272,12 @@ mod tests {
         let bad = Tensor::new(&[1f32, f32::NAN, 0.0], &Device::Cpu).unwrap();
         assert!(!all_finite(&bad).unwrap());
         assert!(all_finite(&bad.narrow(0, 2, 1).unwrap()).unwrap());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_told_as_that() {
+        let error = write_safetensors(Path::new("/dev/full"), &sample()).unwrap_err();
+        assert_eq!(error.code(), Code::DiskFull, "{error}");
     }
 }

@@ -16,7 +16,9 @@ use chatlm_t5::{Config, LoraBias, LoraConfig, Model, Parameters, Pass};
 use serde_json::{Value, json};
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../test/golden/lora").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../test/golden/lora")
+        .join(name)
 }
 
 fn expected() -> Value {
@@ -44,12 +46,22 @@ fn logits(model: &Model) -> Vec<f32> {
     let pass = Pass::inference();
     let encoded = model.encode(&ids, &mask, &pass).unwrap();
     let hidden = model.decode(&target, &encoded, &mask, &pass).unwrap();
-    model.logits(&hidden).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    model
+        .logits(&hidden)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 fn assert_close(got: &[f32], want: &[f32], tolerance: f32) {
     assert_eq!(got.len(), want.len());
-    let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let worst = got
+        .iter()
+        .zip(want)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
     assert!(worst < tolerance, "{worst}");
 }
 
@@ -85,7 +97,10 @@ fn a_folder_of_transformers_gives_its_logits_and_survives_a_round_trip() {
     assert_eq!(read(out.path()), read(&golden("base")));
     let config: Value =
         serde_json::from_slice(&fs::read(out.path().join("config.json")).unwrap()).unwrap();
-    assert_eq!(config["architectures"], json!(["T5ForConditionalGeneration"]));
+    assert_eq!(
+        config["architectures"],
+        json!(["T5ForConditionalGeneration"])
+    );
     assert_eq!(config["model_type"], "t5");
 }
 
@@ -106,7 +121,22 @@ fn an_untied_gated_model_survives_a_round_trip() {
     let out = tempfile::tempdir().unwrap();
     save_model(out.path(), &config, &parameters).unwrap();
     let again = load_model(out.path(), &Device::Cpu).unwrap();
-    assert_eq!(plain(&config, &parameters), plain(&again.config, &again.parameters));
+    assert_eq!(
+        plain(&config, &parameters),
+        plain(&again.config, &again.parameters)
+    );
+
+    // As transformers 5 writes the same model: called tied, but not scaled and with a head.
+    let path = out.path().join("config.json");
+    let mut value: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    value["tie_word_embeddings"] = json!(true);
+    value["scale_decoder_outputs"] = json!(false);
+    fs::write(&path, value.to_string()).unwrap();
+    let again = load_model(out.path(), &Device::Cpu).unwrap();
+    assert_eq!(
+        plain(&config, &parameters),
+        plain(&again.config, &again.parameters)
+    );
 }
 
 #[test]
@@ -116,13 +146,29 @@ fn half_precision_copies_of_tied_weights_and_shards_are_read() {
     let tensors = read_safetensors(&path, Code::ModelInvalid, &Device::Cpu).unwrap();
     let mut shards = [HashMap::new(), HashMap::new()];
     let mut map = serde_json::Map::new();
-    let copies = ["lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+    let copies = [
+        "lm_head.weight",
+        "encoder.embed_tokens.weight",
+        "decoder.embed_tokens.weight",
+    ];
     let mut all: Vec<(String, Tensor)> = tensors.into_iter().collect();
-    let shared = all.iter().find(|(name, _)| name == "shared.weight").unwrap().1.clone();
+    let shared = all
+        .iter()
+        .find(|(name, _)| name == "shared.weight")
+        .unwrap()
+        .1
+        .clone();
     all.extend(copies.map(|name| (name.to_owned(), shared.clone())));
     for (place, (name, tensor)) in all.into_iter().enumerate() {
-        let half = if place % 2 == 0 { DType::BF16 } else { DType::F16 };
-        map.insert(name.clone(), json!(format!("model-{}.safetensors", place % 2)));
+        let half = if place % 2 == 0 {
+            DType::BF16
+        } else {
+            DType::F16
+        };
+        map.insert(
+            name.clone(),
+            json!(format!("model-{}.safetensors", place % 2)),
+        );
         shards[place % 2].insert(name, tensor.to_dtype(half).unwrap());
     }
     for (place, shard) in shards.into_iter().enumerate() {
@@ -130,14 +176,22 @@ fn half_precision_copies_of_tied_weights_and_shards_are_read() {
         candle_core::safetensors::save(&shard, path).unwrap();
     }
     let index = json!({ "metadata": {}, "weight_map": map });
-    fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    fs::write(
+        dir.path().join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
     // A published ChatLM folder names its own class; the weights are a plain T5's.
     let text = fs::read_to_string(golden("base/config.json")).unwrap();
     let text = text.replace("T5ForConditionalGeneration", "TextToTextModel");
     fs::write(dir.path().join("config.json"), text).unwrap();
     let folder = load_model(dir.path(), &Device::Cpu).unwrap();
     assert_eq!(folder.generation, json!({}));
-    assert_close(&plain(&folder.config, &folder.parameters), &numbers("base"), 0.5);
+    assert_close(
+        &plain(&folder.config, &folder.parameters),
+        &numbers("base"),
+        0.5,
+    );
 
     fs::remove_file(dir.path().join("model-1.safetensors")).unwrap();
     let error = failure(load_model(dir.path(), &Device::Cpu));
@@ -158,13 +212,21 @@ fn copy() -> tempfile::TempDir {
 fn what_is_no_whole_t5_is_refused_by_what_is_wrong() {
     type Spoil = fn(&Path);
     let cases: [(Spoil, Code, &str); 7] = [
-        (|dir| fs::remove_file(dir.join("config.json")).unwrap(), Code::ModelInvalid, "config.json"),
+        (
+            |dir| fs::remove_file(dir.join("config.json")).unwrap(),
+            Code::ModelInvalid,
+            "config.json",
+        ),
         (
             |dir| fs::write(dir.join("config.json"), "{\"model_type\": \"bert\"}").unwrap(),
             Code::ModelInvalid,
             "bert",
         ),
-        (|dir| fs::write(dir.join("config.json"), "{").unwrap(), Code::ModelInvalid, "config.json"),
+        (
+            |dir| fs::write(dir.join("config.json"), "{").unwrap(),
+            Code::ModelInvalid,
+            "config.json",
+        ),
         (
             |dir| fs::remove_file(dir.join("model.safetensors")).unwrap(),
             Code::ModelInvalid,
@@ -212,8 +274,7 @@ fn what_is_no_whole_t5_is_refused_by_what_is_wrong() {
 fn adapters_of_peft_give_its_logits_before_and_after_merging() {
     for (name, count) in [("adapter", 12), ("pattern", 4)] {
         let mut folder = load_model(&golden("base"), &Device::Cpu).unwrap();
-        let lora =
-            load_adapter(&golden(name), &folder.config, &mut folder.parameters).unwrap();
+        let lora = load_adapter(&golden(name), &folder.config, &mut folder.parameters).unwrap();
         let adapted = Model::new(&folder.config, &folder.parameters, Some(&lora), false).unwrap();
         let got = logits(&adapted);
         assert_close(&got, &numbers(name), 1e-5);
@@ -222,7 +283,12 @@ fn adapters_of_peft_give_its_logits_before_and_after_merging() {
         let merged = plain(&folder.config, &folder.parameters);
         assert_close(&merged, &got, 1e-5);
         assert_close(&merged, &numbers(name), 1e-5);
-        assert!(folder.parameters.iter().all(|(name, _)| !name.contains("lora_")));
+        assert!(
+            folder
+                .parameters
+                .iter()
+                .all(|(name, _)| !name.contains("lora_"))
+        );
     }
 }
 
@@ -230,7 +296,10 @@ fn adapters_of_peft_give_its_logits_before_and_after_merging() {
 fn an_adapter_survives_a_round_trip_and_keeps_pefts_names() {
     let mut folder = load_model(&golden("base"), &Device::Cpu).unwrap();
     let lora = load_adapter(&golden("adapter"), &folder.config, &mut folder.parameters).unwrap();
-    assert_eq!((lora.targets.as_slice(), lora.bias), (&["q".into(), "v".into()][..], LoraBias::None));
+    assert_eq!(
+        (lora.targets.as_slice(), lora.bias),
+        (&["q".into(), "v".into()][..], LoraBias::None)
+    );
     let out = tempfile::tempdir().unwrap();
     save_adapter(out.path(), &lora, &folder.parameters, "base").unwrap();
     let read = |dir: &Path| {
@@ -264,7 +333,9 @@ fn trained_relative_biases_travel_with_the_adapter() {
     parameters.get(name).unwrap().set(&moved).unwrap();
     let out = tempfile::tempdir().unwrap();
     save_adapter(out.path(), &lora, &parameters, "base").unwrap();
-    let mut fresh = load_model(&golden("base"), &Device::Cpu).unwrap().parameters;
+    let mut fresh = load_model(&golden("base"), &Device::Cpu)
+        .unwrap()
+        .parameters;
     assert_eq!(load_adapter(out.path(), &config, &mut fresh).unwrap(), lora);
     let values = |p: &Parameters| p.get(name).unwrap().to_vec2::<f32>().unwrap();
     assert_eq!(values(&fresh), values(&parameters));
@@ -273,11 +344,18 @@ fn trained_relative_biases_travel_with_the_adapter() {
 #[test]
 fn an_adapter_for_another_model_or_kind_is_refused() {
     let base = load_model(&golden("base"), &Device::Cpu).unwrap();
-    let other = Config { d_model: 8, ..base.config.clone() };
+    let other = Config {
+        d_model: 8,
+        ..base.config.clone()
+    };
     let mut parameters = Parameters::random(&other, 1, &Device::Cpu).unwrap();
     let error = failure(load_adapter(&golden("adapter"), &other, &mut parameters));
     assert_eq!(error.code(), Code::ModelInvalid);
-    assert!(error.help().contains("another base model"), "{}", error.help());
+    assert!(
+        error.help().contains("another base model"),
+        "{}",
+        error.help()
+    );
 
     let dir = tempfile::tempdir().unwrap();
     for (key, value) in [("use_dora", json!(true)), ("peft_type", json!("IA3"))] {
@@ -285,7 +363,9 @@ fn an_adapter_for_another_model_or_kind_is_refused() {
         let mut config: Value = serde_json::from_slice(&text).unwrap();
         config[key] = value;
         fs::write(dir.path().join("adapter_config.json"), config.to_string()).unwrap();
-        let mut parameters = load_model(&golden("base"), &Device::Cpu).unwrap().parameters;
+        let mut parameters = load_model(&golden("base"), &Device::Cpu)
+            .unwrap()
+            .parameters;
         let error = failure(load_adapter(dir.path(), &base.config, &mut parameters));
         assert_eq!(error.code(), Code::ModelInvalid);
         assert!(error.message().contains(key), "{error}");

@@ -42,7 +42,10 @@ pub fn generate(
     }
     check(requests, config.vocab_size)?;
     cancel.check()?;
-    let pass = Pass { dropout: None, adapter };
+    let pass = Pass {
+        dropout: None,
+        adapter,
+    };
     let (source, mask) = pad(requests, config.pad_token_id, model.device())?;
     let encoded = model.encode(&source, &mask, &pass)?;
     let mut cache = model.start(&encoded, &mask, &pass)?;
@@ -68,8 +71,8 @@ pub fn generate(
             }
             filter(logits, &row.history, settings);
             // Where the filters forbid every token, there is nothing more to say.
-            let id = choose(logits, settings.search, &mut row.random)
-                .unwrap_or(config.eos_token_id);
+            let id =
+                choose(logits, settings.search, &mut row.random).unwrap_or(config.eos_token_id);
             row.history.push(id);
             if id != config.pad_token_id {
                 answers[row.place].push(id);
@@ -95,7 +98,9 @@ fn check(requests: &[Request], vocabulary: usize) -> Result<()> {
     for (place, request) in requests.iter().enumerate() {
         let wrong = match request.ids.iter().find(|&&id| id as usize >= vocabulary) {
             Some(id) => format!("token {id} of prompt {place} is outside the model's vocabulary"),
-            None if request.ids.is_empty() => format!("prompt {place} has no token, not even [EOS]"),
+            None if request.ids.is_empty() => {
+                format!("prompt {place} has no token, not even [EOS]")
+            }
             None => continue,
         };
         return Err(Error::new(
@@ -110,7 +115,11 @@ fn check(requests: &[Request], vocabulary: usize) -> Result<()> {
 
 /// Ids `(b, s)` filled up at the right, and their mask, 1 where real.
 fn pad(requests: &[Request], pad: u32, device: &Device) -> Result<(Tensor, Tensor)> {
-    let longest = requests.iter().map(|request| request.ids.len()).max().unwrap_or(1);
+    let longest = requests
+        .iter()
+        .map(|request| request.ids.len())
+        .max()
+        .unwrap_or(1);
     let shape = (requests.len(), longest);
     let (mut ids, mut mask) = (Vec::new(), Vec::new());
     for request in requests {
@@ -132,7 +141,10 @@ fn next_logits(
     cache: &mut Cache,
     pass: &Pass<'_>,
 ) -> Result<Vec<f32>> {
-    let last: Vec<u32> = rows.iter().filter_map(|row| row.history.last().copied()).collect();
+    let last: Vec<u32> = rows
+        .iter()
+        .filter_map(|row| row.history.last().copied())
+        .collect();
     let ids = Tensor::from_vec(last, (rows.len(), 1), model.device()).map_err(Error::internal)?;
     model
         .step(&ids, cache, pass)?

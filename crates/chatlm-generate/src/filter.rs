@@ -9,29 +9,39 @@ use crate::{Search, Settings};
 
 /// Changes the logits of one row. `history` is the decoder's input so far, its start token included.
 pub(crate) fn filter(logits: &mut [f32], history: &[u32], settings: &Settings) {
-    penalize(logits, history, settings.repetition_penalty as f32);
+    if is_on(settings.repetition_penalty) {
+        penalize(logits, history, settings.repetition_penalty as f32);
+    }
     ban_repeated_ngrams(logits, history, settings.no_repeat_ngram);
     if settings.search == Search::Sample {
-        let temperature = settings.temperature as f32;
-        if settings.temperature != 1.0 {
-            logits.iter_mut().for_each(|logit| *logit /= temperature);
+        if is_on(settings.temperature) {
+            let temperature = settings.temperature as f32;
+            for logit in &mut *logits {
+                *logit /= temperature;
+            }
         }
         keep_most_likely(logits, settings.top_k);
         keep_nucleus(logits, settings.top_p);
     }
 }
 
+/// 1 is the exact value that switches a divisor off.
+#[expect(clippy::float_cmp, reason = "1 itself, not a value near it")]
+fn is_on(divisor: f64) -> bool {
+    divisor != 1.0
+}
+
 fn penalize(logits: &mut [f32], history: &[u32], penalty: f32) {
-    #[expect(clippy::float_cmp, reason = "1 is the exact value that switches it off")]
-    if penalty == 1.0 {
-        return;
-    }
     let mut seen = history.to_vec();
     seen.sort_unstable();
     seen.dedup();
     for id in seen {
         if let Some(logit) = logits.get_mut(id as usize) {
-            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+            *logit = if *logit < 0.0 {
+                *logit * penalty
+            } else {
+                *logit / penalty
+            };
         }
     }
 }
@@ -72,7 +82,9 @@ fn keep_nucleus(logits: &mut [f32], share: f64) {
     }
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| logits[a].total_cmp(&logits[b]));
-    let Some((_, rest)) = order.split_last() else { return };
+    let Some((_, rest)) = order.split_last() else {
+        return;
+    };
     let probabilities = probabilities(logits);
     let mut sum = 0.0;
     for &place in rest {
@@ -90,10 +102,14 @@ fn probabilities(logits: &[f32]) -> Vec<f64> {
     if largest == f32::NEG_INFINITY {
         return vec![0.0; logits.len()];
     }
-    let mut values: Vec<f64> =
-        logits.iter().map(|&logit| (f64::from(logit) - f64::from(largest)).exp()).collect();
+    let mut values: Vec<f64> = logits
+        .iter()
+        .map(|&logit| (f64::from(logit) - f64::from(largest)).exp())
+        .collect();
     let sum: f64 = values.iter().sum();
-    values.iter_mut().for_each(|value| *value /= sum);
+    for value in &mut values {
+        *value /= sum;
+    }
     values
 }
 
@@ -124,7 +140,7 @@ pub(crate) fn choose(logits: &[f32], search: Search, random: &mut Random) -> Opt
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
+#[expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -147,7 +163,10 @@ mod tests {
                 match want {
                     None => assert_eq!(got, f32::NEG_INFINITY, "{settings:?} at {place}"),
                     Some(want) => {
-                        assert!((got - want).abs() < 1e-5, "{settings:?} at {place}: {got} {want}");
+                        assert!(
+                            (got - want).abs() < 1e-5,
+                            "{settings:?} at {place}: {got} {want}"
+                        );
                     }
                 }
             }
@@ -181,7 +200,10 @@ mod tests {
             counts[choose(&logits, Search::Sample, &mut random).unwrap() as usize] += 1;
         }
         for (count, share) in counts.iter().zip([1.0, 2.0, 5.0, 0.0]) {
-            assert!((f64::from(*count) / 10_000.0 - share).abs() < 0.1, "{counts:?}");
+            assert!(
+                (f64::from(*count) / 10_000.0 - share).abs() < 0.1,
+                "{counts:?}"
+            );
         }
     }
 

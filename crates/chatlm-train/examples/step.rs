@@ -18,8 +18,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PURGE_DELAY: i32 = 15;
 
 fn main() {
+    #[expect(
+        unsafe_code,
+        reason = "mimalloc's options are set through its C interface"
+    )]
     // SAFETY: a plain store of an option, before any thread starts.
-    #[expect(unsafe_code, reason = "mimalloc's options are set through its C interface")]
     unsafe {
         libmimalloc_sys::mi_option_set(PURGE_DELAY, -1);
     }
@@ -34,24 +37,45 @@ fn main() {
     };
     let device = Device::Cpu;
     let parameters = Parameters::random(&config, 1, &device).unwrap();
-    let vars: Vec<(String, Var)> =
-        parameters.iter().map(|(name, var)| (name.to_owned(), var.clone())).collect();
-    let shapes: Vec<_> = vars.iter().map(|(name, var)| (name.clone(), var.dims().to_vec())).collect();
-    let adamw =
-        OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let vars: Vec<(String, Var)> = parameters
+        .iter()
+        .map(|(name, var)| (name.to_owned(), var.clone()))
+        .collect();
+    let shapes: Vec<_> = vars
+        .iter()
+        .map(|(name, var)| (name.clone(), var.dims().to_vec()))
+        .collect();
+    let adamw = OptimizerConfig::AdamW {
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+    };
     let mut optimizer = Optimizer::new(adamw, &shapes);
     let model = Model::new(&config, &parameters, None, true).unwrap();
     let mut random = Random::new(1);
     let mut ids = |length: usize| {
-        let values: Vec<u32> = (0..batch * length).map(|_| 2 + random.below(5998) as u32).collect();
+        let values: Vec<u32> = (0..batch * length)
+            .map(|_| 2 + random.below(5998) as u32)
+            .collect();
         Tensor::from_vec(values, (batch, length), &device).unwrap()
     };
     let (source_ids, target_ids) = (ids(source), ids(target));
     let mask = Tensor::ones((batch, source), DType::U8, &device).unwrap();
-    for step in 0..std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(8u64) {
+    for step in 0..std::env::args()
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(8u64)
+    {
         let started = Instant::now();
-        let keys = DropoutKeys { rows: (0..32).map(|r| r + 100 * step).collect(), rate: 0.1 };
-        let pass = Pass { dropout: Some(&keys), adapter: true };
+        let keys = DropoutKeys {
+            rows: (0..32).map(|r| r + 100 * step).collect(),
+            rate: 0.1,
+        };
+        let pass = Pass {
+            dropout: Some(&keys),
+            adapter: true,
+        };
         let encoded = model.encode(&source_ids, &mask, &pass).unwrap();
         let hidden = model.decode(&target_ids, &encoded, &mask, &pass).unwrap();
         let logits = model.logits(&hidden).unwrap().flatten_to(1).unwrap();
@@ -70,8 +94,8 @@ fn main() {
             "step {step}: {:.3} s (forward {:.3}, backward {:.3}, update {:.3}), loss {:.3}",
             started.elapsed().as_secs_f64(),
             forward.as_secs_f64(),
-            (backward - forward).as_secs_f64(),
-            (started.elapsed() - backward).as_secs_f64(),
+            backward.saturating_sub(forward).as_secs_f64(),
+            started.elapsed().saturating_sub(backward).as_secs_f64(),
             loss.to_scalar::<f32>().unwrap()
         );
     }

@@ -57,12 +57,18 @@ impl SequenceBatch {
             )));
         }
         if sources.iter().chain(targets).any(Vec::is_empty) {
-            return Err(Error::internal("a row without ids: [EOS] should always be there"));
+            return Err(Error::internal(
+                "a row without ids: [EOS] should always be there",
+            ));
         }
         let masks: Vec<Vec<u8>> = sources.iter().map(|ids| vec![1; ids.len()]).collect();
         let inputs: Vec<Vec<u32>> = targets
             .iter()
-            .map(|ids| std::iter::once(pad).chain(ids[..ids.len() - 1].iter().copied()).collect())
+            .map(|ids| {
+                std::iter::once(pad)
+                    .chain(ids[..ids.len() - 1].iter().copied())
+                    .collect()
+            })
             .collect();
         let longest = targets.iter().map(Vec::len).max().unwrap_or(0);
         let (mut labels, mut places, mut rows) = (Vec::new(), Vec::new(), Vec::new());
@@ -77,9 +83,8 @@ impl SequenceBatch {
             lengths.push(labels.len() - before);
         }
         let tokens = labels.len();
-        let tensor = |values: Vec<u32>| {
-            Tensor::from_vec(values, tokens, device).map_err(Error::internal)
-        };
+        let tensor =
+            |values: Vec<u32>| Tensor::from_vec(values, tokens, device).map_err(Error::internal);
         Ok(Self {
             keys: keys.to_vec(),
             source: padded(sources, pad, device)?,

@@ -16,7 +16,11 @@ pub fn bleu4(reference: &str, output: &str) -> f64 {
         sum += (shared as f64 / (total - size) as f64).ln();
     }
     let ratio = reference.len() as f64 / output.len() as f64;
-    let brevity = if ratio > 1.0 { (1.0 - ratio).exp() } else { 1.0 };
+    let brevity = if ratio > 1.0 {
+        (1.0 - ratio).exp()
+    } else {
+        1.0
+    };
     brevity * (sum / 4.0).exp()
 }
 
@@ -39,7 +43,12 @@ fn clipped(reference: &[char], output: &[char], size: usize) -> usize {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::float_cmp, clippy::print_stderr, reason = "tests")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    clippy::print_stderr,
+    reason = "tests"
+)]
 mod tests {
     use super::*;
     use serde_json::Value;
@@ -73,7 +82,10 @@ mod tests {
         for (pair, expected) in pairs.lines().zip(expected.lines()) {
             let pair: Value = serde_json::from_str(pair).unwrap();
             let expected: Value = serde_json::from_str(expected).unwrap();
-            let got = bleu4(pair["reference"].as_str().unwrap(), pair["output"].as_str().unwrap());
+            let got = bleu4(
+                pair["reference"].as_str().unwrap(),
+                pair["output"].as_str().unwrap(),
+            );
             let want = expected["standard"].as_f64().unwrap();
             assert!((got - want).abs() < 1e-12, "{got} {want} {pair}");
             count += 1;

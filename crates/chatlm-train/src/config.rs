@@ -119,7 +119,11 @@ impl TrainConfig {
         }
         for (field, set) in [("recompute", self.recompute), ("packing", self.packing)] {
             if set {
-                return refuse(field, format!("{field} is not built yet"), "set it to false");
+                return refuse(
+                    field,
+                    format!("{field} is not built yet"),
+                    "set it to false",
+                );
             }
         }
         if self.workers != 1 {
@@ -138,7 +142,11 @@ impl TrainConfig {
         }
         if self.max_length < 2 {
             let what = format!("maxLength is {}", self.max_length);
-            return refuse("maxLength", what, "it must be at least 2: one token and [EOS]");
+            return refuse(
+                "maxLength",
+                what,
+                "it must be at least 2: one token and [EOS]",
+            );
         }
         for (field, value) in [("learningRate", self.learning_rate), ("beta", self.beta)] {
             if !(value > 0.0 && value.is_finite()) {
@@ -147,20 +155,32 @@ impl TrainConfig {
         }
         for (field, value) in [("weightDecay", self.weight_decay), ("clip", self.clip)] {
             if !(value >= 0.0 && value.is_finite()) {
-                return refuse(field, format!("{field} is {value}"), "it must be at least 0");
+                return refuse(
+                    field,
+                    format!("{field} is {value}"),
+                    "it must be at least 0",
+                );
             }
         }
-        for (field, value) in
-            [("dropout", self.dropout), ("labelSmoothing", self.label_smoothing)]
-        {
+        for (field, value) in [
+            ("dropout", self.dropout),
+            ("labelSmoothing", self.label_smoothing),
+        ] {
             if !(0.0..1.0).contains(&value) {
                 let what = format!("{field} is {value}");
                 return refuse(field, what, "it must be at least 0 and below 1");
             }
         }
-        if let Some(set) = self.train.iter().find(|set| !(set.weight > 0.0 && set.weight.is_finite()))
+        if let Some(set) = self
+            .train
+            .iter()
+            .find(|set| !(set.weight > 0.0 && set.weight.is_finite()))
         {
-            return refuse("train", format!("a weight is {}", set.weight), "it must be above 0");
+            return refuse(
+                "train",
+                format!("a weight is {}", set.weight),
+                "it must be above 0",
+            );
         }
         if let Some(lora) = &self.lora
             && !((0.0..1.0).contains(&lora.dropout) && lora.alpha > 0.0 && lora.r > 0)

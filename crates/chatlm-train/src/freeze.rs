@@ -31,7 +31,9 @@ pub(crate) fn trainable(
     };
     for entry in freeze {
         if !parameters.iter().any(|(name, _)| means(entry, name)) {
-            return refuse(format!("freeze names {entry}, which is part of no weight's name"));
+            return refuse(format!(
+                "freeze names {entry}, which is part of no weight's name"
+            ));
         }
     }
     let found: Vec<(String, Var)> = parameters

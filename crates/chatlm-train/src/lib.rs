@@ -17,5 +17,7 @@ pub use bleu::bleu4;
 pub use chatlm_t5::{LoraBias, LoraConfig};
 pub use config::{OnNan, OptimizerKind, TrainConfig, TrainSet};
 pub use loss::{sequence_log_probabilities, sequence_loss};
-pub use preference::{Pair, PairLoss, PreferenceLoss, PreferenceMeasures, Score, preference_measures};
+pub use preference::{
+    Pair, PairLoss, PreferenceLoss, PreferenceMeasures, Score, preference_measures,
+};
 pub use trainer::{StepReport, Trainer};

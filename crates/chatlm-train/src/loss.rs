@@ -22,7 +22,11 @@ fn logits(
     let real = |hidden: Tensor| -> candle_core::Result<Tensor> {
         let (rows, length, width) = hidden.dims3()?;
         let flat = hidden.reshape((rows * length, width))?;
-        if batch.tokens == rows * length { Ok(flat) } else { flat.index_select(&batch.places, 0) }
+        if batch.tokens == rows * length {
+            Ok(flat)
+        } else {
+            flat.index_select(&batch.places, 0)
+        }
     };
     model.logits(&real(hidden).map_err(Error::internal)?)
 }
@@ -48,7 +52,10 @@ pub fn sequence_log_probabilities<'a>(
     pass: &Pass<'_>,
 ) -> Result<(Tensor, &'a [usize])> {
     let encoded = model.encode(&batch.source, &batch.mask, pass)?;
-    Ok((target_log_probabilities(model, batch, &encoded, pass)?, &batch.lengths))
+    Ok((
+        target_log_probabilities(model, batch, &encoded, pass)?,
+        &batch.lengths,
+    ))
 }
 
 /// The same, over a source that is encoded already.

@@ -146,7 +146,9 @@ pub(crate) fn pairs(
     let reference = match &batch.reference {
         Some(reference) => Some(reference),
         None if kind.needs_reference() => {
-            return Err(Error::internal("this preference loss needs reference scores"));
+            return Err(Error::internal(
+                "this preference loss needs reference scores",
+            ));
         }
         None => None,
     };
@@ -218,7 +220,9 @@ pub fn preference_measures(
     let pass = Pass::inference();
     let encoded = model.encode(&batch.chosen.source, &batch.chosen.mask, &pass)?;
     let scores = |side| -> Result<Vec<f32>> {
-        target_log_probabilities(model, side, &encoded, &pass)?.to_vec1().map_err(Error::internal)
+        target_log_probabilities(model, side, &encoded, &pass)?
+            .to_vec1()
+            .map_err(Error::internal)
     };
     let (chosen, rejected) = (scores(&batch.chosen)?, scores(&batch.rejected)?);
     let mut sums = Sums::default();
@@ -248,7 +252,10 @@ mod tests {
                 reference: number(case, &format!("reference_{side}")),
                 tokens: case[format!("tokens_{side}")].as_u64().unwrap() as usize,
             };
-            let pair = Pair { chosen: score("chosen"), rejected: score("rejected") };
+            let pair = Pair {
+                chosen: score("chosen"),
+                rejected: score("rejected"),
+            };
             let got = kind.pair(number(case, "beta"), &pair);
             for (name, value) in [
                 ("loss", got.loss),
@@ -266,8 +273,18 @@ mod tests {
 
     #[test]
     fn no_difference_is_log_two() {
-        let same = Score { policy: -3.0, reference: -3.0, tokens: 2 };
-        let loss = PreferenceLoss::Sigmoid.pair(0.1, &Pair { chosen: same, rejected: same });
+        let same = Score {
+            policy: -3.0,
+            reference: -3.0,
+            tokens: 2,
+        };
+        let loss = PreferenceLoss::Sigmoid.pair(
+            0.1,
+            &Pair {
+                chosen: same,
+                rejected: same,
+            },
+        );
         assert!((loss.loss - std::f64::consts::LN_2).abs() < 1e-15);
         assert!((loss.by_chosen + 0.05).abs() < 1e-15);
     }

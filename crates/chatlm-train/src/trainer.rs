@@ -73,8 +73,10 @@ impl Trainer {
         let tracked = Model::with_trainable(&config, &parameters, lora.as_ref(), &|name| {
             names.contains(name)
         })?;
-        let shapes: Vec<(String, Vec<usize>)> =
-            trained.iter().map(|(name, var)| (name.clone(), var.dims().to_vec())).collect();
+        let shapes: Vec<(String, Vec<usize>)> = trained
+            .iter()
+            .map(|(name, var)| (name.clone(), var.dims().to_vec()))
+            .collect();
         let schedule = Schedule {
             kind: settings.schedule,
             base: settings.learning_rate,
@@ -113,8 +115,16 @@ impl Trainer {
 
     /// Values in all weights (the adapter's too), and in the trained ones.
     pub fn parameter_counts(&self) -> (u64, u64) {
-        let all = self.parameters.iter().map(|(_, var)| var.elem_count() as u64).sum();
-        let trained = self.trained.iter().map(|(_, var)| var.elem_count() as u64).sum();
+        let all = self
+            .parameters
+            .iter()
+            .map(|(_, var)| var.elem_count() as u64)
+            .sum();
+        let trained = self
+            .trained
+            .iter()
+            .map(|(_, var)| var.elem_count() as u64)
+            .sum();
         (all, trained)
     }
 
@@ -134,7 +144,10 @@ impl Trainer {
     /// One optimizer step over all the given micro-batches.
     pub fn step(&mut self, micro: &[SequenceBatch]) -> Result<StepReport> {
         let started = Instant::now();
-        let tokens = micro.iter().map(|batch| batch.tokens + batch.source_tokens).sum();
+        let tokens = micro
+            .iter()
+            .map(|batch| batch.tokens + batch.source_tokens)
+            .sum();
         let (loss, gradients) = self.gradients(micro)?;
         self.update(started, loss, gradients, tokens, None)
     }
@@ -145,7 +158,10 @@ impl Trainer {
         let (mut loss, mut gradients) = (0.0, Gradients::new());
         for batch in micro {
             let keys = self.keys(&batch.keys);
-            let pass = Pass { dropout: keys.as_ref(), adapter: true };
+            let pass = Pass {
+                dropout: keys.as_ref(),
+                adapter: true,
+            };
             let (sum, _) =
                 sequence_loss(&self.tracked, batch, &pass, self.settings.label_smoothing)?;
             loss += f64::from(sum.to_scalar::<f32>().map_err(Error::internal)?) / total;
@@ -174,16 +190,32 @@ impl Trainer {
         micro: &[PreferenceBatch],
     ) -> Result<(PreferenceMeasures, Gradients)> {
         let kind = self.settings.loss;
-        let count = micro.iter().map(|batch| batch.chosen.len()).sum::<usize>().max(1) as f64;
-        let chosen_tokens = micro.iter().map(|batch| batch.chosen.tokens).sum::<usize>().max(1);
-        let cross_entropy =
-            if kind.adds_cross_entropy() { 1.0 / chosen_tokens as f64 } else { 0.0 };
+        let count = micro
+            .iter()
+            .map(|batch| batch.chosen.len())
+            .sum::<usize>()
+            .max(1) as f64;
+        let chosen_tokens = micro
+            .iter()
+            .map(|batch| batch.chosen.tokens)
+            .sum::<usize>()
+            .max(1);
+        let cross_entropy = if kind.adds_cross_entropy() {
+            1.0 / chosen_tokens as f64
+        } else {
+            0.0
+        };
         let (mut sums, mut gradients) = (Sums::default(), Gradients::new());
         for batch in micro {
             let keys = self.keys(&batch.chosen.keys);
-            let pass = Pass { dropout: keys.as_ref(), adapter: true };
+            let pass = Pass {
+                dropout: keys.as_ref(),
+                adapter: true,
+            };
             // Both answers belong to the same prompt: it is encoded once.
-            let encoded = self.tracked.encode(&batch.chosen.source, &batch.chosen.mask, &pass)?;
+            let encoded = self
+                .tracked
+                .encode(&batch.chosen.source, &batch.chosen.mask, &pass)?;
             let scores = |side| target_log_probabilities(&self.tracked, side, &encoded, &pass);
             let (chosen, rejected) = (scores(&batch.chosen)?, scores(&batch.rejected)?);
             let values = |t: &Tensor| t.to_vec1::<f32>().map_err(Error::internal);
@@ -213,13 +245,18 @@ impl Trainer {
     fn keys(&self, rows: &[u64]) -> Option<DropoutKeys> {
         let rate = self.config.dropout_rate;
         let adapter = self.lora.as_ref().map_or(0.0, |lora| lora.dropout);
-        (rate > 0.0 || adapter > 0.0).then(|| DropoutKeys { rows: rows.to_vec(), rate })
+        (rate > 0.0 || adapter > 0.0).then(|| DropoutKeys {
+            rows: rows.to_vec(),
+            rate,
+        })
     }
 
     fn backward(&self, loss: &Tensor, gradients: &mut Gradients) -> Result<()> {
         let mut store = loss.backward().map_err(Error::internal)?;
         for (name, var) in &self.trained {
-            let Some(gradient) = store.remove(var.as_tensor()) else { continue };
+            let Some(gradient) = store.remove(var.as_tensor()) else {
+                continue;
+            };
             let sum = match gradients.remove(name) {
                 Some(before) => (before + gradient).map_err(Error::internal)?,
                 None => gradient,
@@ -238,14 +275,18 @@ impl Trainer {
         rewards: Option<PreferenceMeasures>,
     ) -> Result<StepReport> {
         let learning_rate = self.schedule.at(self.step);
-        let grad_norm =
-            if loss.is_finite() { clip(&mut gradients, self.settings.clip)? } else { f64::NAN };
+        let grad_norm = if loss.is_finite() {
+            clip(&mut gradients, self.settings.clip)?
+        } else {
+            f64::NAN
+        };
         let finite = loss.is_finite() && grad_norm.is_finite();
         if !finite && self.settings.on_nan == OnNan::Stop {
             return Err(self.not_finite(loss));
         }
         if finite {
-            self.optimizer.step(&self.trained, &gradients, learning_rate)?;
+            self.optimizer
+                .step(&self.trained, &gradients, learning_rate)?;
         }
         self.step += 1;
         Ok(StepReport {
@@ -261,7 +302,11 @@ impl Trainer {
 
     fn not_finite(&self, loss: f64) -> Error {
         let step = self.step + 1;
-        let what = if loss.is_finite() { "the gradient" } else { "the loss" };
+        let what = if loss.is_finite() {
+            "the gradient"
+        } else {
+            "the loss"
+        };
         Error::new(
             Code::NotFinite,
             format!("{what} of step {step} is not finite"),
@@ -277,12 +322,17 @@ impl Trainer {
             .saved()
             .map(|(name, var)| (name.to_owned(), var.as_detached_tensor()))
             .collect();
-        Ok(vec![(WEIGHTS, weights), (OPTIMIZER, self.optimizer.state()?)])
+        Ok(vec![
+            (WEIGHTS, weights),
+            (OPTIMIZER, self.optimizer.state()?),
+        ])
     }
 
     fn saved(&self) -> impl Iterator<Item = (&str, &Var)> {
         let lora = self.lora.as_ref();
-        self.parameters.iter().filter(move |(name, _)| lora.is_none_or(|lora| lora.trains(name)))
+        self.parameters
+            .iter()
+            .filter(move |(name, _)| lora.is_none_or(|lora| lora.trains(name)))
     }
 
     /// Goes on from a checkpoint, to the bit.
@@ -297,15 +347,20 @@ impl Trainer {
             .with("file", folder.clone())
         };
         let file = |name: &str| {
-            loaded.tensors.get(name).ok_or_else(|| invalid(format!("{name} is missing")))
+            loaded
+                .tensors
+                .get(name)
+                .ok_or_else(|| invalid(format!("{name} is missing")))
         };
         let weights = file(WEIGHTS)?;
         let mut count = 0;
         // Everything is looked at before anything is changed.
         for (name, var) in self.saved() {
-            let fits = |t: &&Tensor| t.dims() == var.dims() && t.dtype() == DType::F32;
-            if weights.get(name).filter(fits).is_none() {
-                return Err(invalid(format!("weight {name} is missing or has another shape")));
+            let fits = |t: &Tensor| t.dims() == var.dims() && t.dtype() == DType::F32;
+            if !weights.get(name).is_some_and(fits) {
+                return Err(invalid(format!(
+                    "weight {name} is missing or has another shape"
+                )));
             }
             count += 1;
         }
@@ -316,7 +371,9 @@ impl Trainer {
         for (name, var) in self.saved() {
             if let Some(tensor) = weights.get(name) {
                 let tensor = tensor.to_device(var.device());
-                tensor.and_then(|tensor| var.set(&tensor)).map_err(Error::internal)?;
+                tensor
+                    .and_then(|tensor| var.set(&tensor))
+                    .map_err(Error::internal)?;
             }
         }
         self.step = loaded.step;

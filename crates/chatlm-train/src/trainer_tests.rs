@@ -33,7 +33,10 @@ fn settings(changes: serde_json::Value) -> TrainConfig {
 }
 
 fn trainer(settings: &TrainConfig) -> Trainer {
-    let config = Config { dropout_rate: settings.dropout, ..shape() };
+    let config = Config {
+        dropout_rate: settings.dropout,
+        ..shape()
+    };
     let mut parameters = Parameters::random(&config, 3, &Device::Cpu).unwrap();
     if let Some(lora) = &settings.lora {
         lora.attach(&config, &mut parameters, 5).unwrap();
@@ -42,8 +45,9 @@ fn trainer(settings: &TrainConfig) -> Trainer {
 }
 
 fn ids(random: &mut Random, longest: u64) -> Vec<u32> {
-    let mut ids: Vec<u32> =
-        (0..random.below(longest)).map(|_| 2 + random.below(38) as u32).collect();
+    let mut ids: Vec<u32> = (0..random.below(longest))
+        .map(|_| 2 + random.below(38) as u32)
+        .collect();
     ids.push(1);
     ids
 }
@@ -71,7 +75,10 @@ fn weights(trainer: &Trainer) -> BTreeMap<String, Vec<f32>> {
         .parameters
         .iter()
         .map(|(name, var)| {
-            (name.to_owned(), var.flatten_all().unwrap().to_vec1().unwrap())
+            (
+                name.to_owned(),
+                var.flatten_all().unwrap().to_vec1().unwrap(),
+            )
         })
         .collect()
 }
@@ -79,11 +86,18 @@ fn weights(trainer: &Trainer) -> BTreeMap<String, Vec<f32>> {
 fn distance(a: &Gradients, b: &Gradients) -> f64 {
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     let square = |t: &Tensor| {
-        f64::from(t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap())
+        f64::from(
+            t.sqr()
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap(),
+        )
     };
-    let worst = a.iter().map(|(name, x)| {
-        (square(&(x - &b[name]).unwrap()) / square(x).max(1e-20)).sqrt()
-    });
+    let worst = a
+        .iter()
+        .map(|(name, x)| (square(&(x - &b[name]).unwrap()) / square(x).max(1e-20)).sqrt());
     worst.fold(0.0, f64::max)
 }
 
@@ -91,14 +105,20 @@ fn distance(a: &Gradients, b: &Gradients) -> f64 {
 fn micro_batches_give_the_gradients_of_one_batch() {
     let trainer = trainer(&settings(json!({"dropout": 0.2})));
     let (keys, sources, targets) = rows(1, 6);
-    let whole = trainer.gradients(&[batch(&keys, &sources, &targets)]).unwrap();
+    let whole = trainer
+        .gradients(&[batch(&keys, &sources, &targets)])
+        .unwrap();
     let parts: Vec<SequenceBatch> = [0..1, 1..4, 4..6]
         .into_iter()
         .map(|part| batch(&keys[part.clone()], &sources[part.clone()], &targets[part]))
         .collect();
     let parts = trainer.gradients(&parts).unwrap();
     assert!((whole.0 - parts.0).abs() < 1e-6);
-    assert!(distance(&whole.1, &parts.1) < 1e-5, "{}", distance(&whole.1, &parts.1));
+    assert!(
+        distance(&whole.1, &parts.1) < 1e-5,
+        "{}",
+        distance(&whole.1, &parts.1)
+    );
     assert_eq!(whole.1.len(), trainer.trained.len());
 }
 
@@ -110,7 +130,16 @@ fn gradients_are_those_of_the_loss() {
     let (_, gradients) = trainer.gradients(&data).unwrap();
     let square: f64 = gradients
         .values()
-        .map(|g| f64::from(g.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()))
+        .map(|g| {
+            f64::from(
+                g.sqr()
+                    .unwrap()
+                    .sum_all()
+                    .unwrap()
+                    .to_scalar::<f32>()
+                    .unwrap(),
+            )
+        })
         .sum();
     let at = |scale: f64| {
         for (name, var) in &trainer.trained {
@@ -128,17 +157,24 @@ fn gradients_are_those_of_the_loss() {
 #[test]
 fn a_run_in_two_parts_is_a_run_in_one_to_the_bit() {
     for optimizer in ["adamw", "adafactor"] {
-        for lora in [json!(null), json!({"r": 2, "alpha": 4, "dropout": 0.1, "targets": ["q", "wi"], "bias": "all"})] {
+        for lora in [
+            json!(null),
+            json!({"r": 2, "alpha": 4, "dropout": 0.1, "targets": ["q", "wi"], "bias": "all"}),
+        ] {
             let settings = settings(json!({"optimizer": optimizer, "lora": lora}));
             let mut whole = trainer(&settings);
             for step in 0..6 {
-                whole.step(&[step_batch(step), step_batch(100 + step)]).unwrap();
+                whole
+                    .step(&[step_batch(step), step_batch(100 + step)])
+                    .unwrap();
             }
             let folder = tempfile::tempdir().unwrap();
             let store = Checkpoints::open(folder.path()).unwrap();
             let mut first = trainer(&settings);
             for step in 0..3 {
-                first.step(&[step_batch(step), step_batch(100 + step)]).unwrap();
+                first
+                    .step(&[step_batch(step), step_batch(100 + step)])
+                    .unwrap();
             }
             store.save(3, &first.state().unwrap(), &json!({})).unwrap();
             drop(first);
@@ -146,12 +182,17 @@ fn a_run_in_two_parts_is_a_run_in_one_to_the_bit() {
             second.restore(store.newest().unwrap().unwrap()).unwrap();
             assert_eq!(second.steps(), 3);
             for step in 3..6 {
-                second.step(&[step_batch(step), step_batch(100 + step)]).unwrap();
+                second
+                    .step(&[step_batch(step), step_batch(100 + step)])
+                    .unwrap();
             }
             assert_eq!(weights(&whole), weights(&second), "{optimizer}");
             let bytes = |trainer: &Trainer| -> Vec<Vec<u8>> {
                 let state = trainer.state().unwrap();
-                state.iter().map(|(_, t)| chatlm_checkpoint::to_safetensors(t).unwrap()).collect()
+                state
+                    .iter()
+                    .map(|(_, t)| chatlm_checkpoint::to_safetensors(t).unwrap())
+                    .collect()
             };
             assert_eq!(bytes(&whole), bytes(&second), "{optimizer}");
         }
@@ -163,13 +204,18 @@ fn a_checkpoint_of_another_shape_changes_nothing() {
     let settings = settings(json!({}));
     let folder = tempfile::tempdir().unwrap();
     let store = Checkpoints::open(folder.path()).unwrap();
-    let other = Config { d_ff: 32, ..shape() };
+    let other = Config {
+        d_ff: 32,
+        ..shape()
+    };
     let parameters = Parameters::random(&other, 3, &Device::Cpu).unwrap();
     let other = Trainer::new(&settings, other, parameters, None, 20).unwrap();
     store.save(1, &other.state().unwrap(), &json!({})).unwrap();
     let mut trainer = trainer(&settings);
     let before = weights(&trainer);
-    let error = trainer.restore(store.newest().unwrap().unwrap()).unwrap_err();
+    let error = trainer
+        .restore(store.newest().unwrap().unwrap())
+        .unwrap_err();
     assert_eq!(error.code(), Code::CheckpointInvalid);
     assert_eq!(before, weights(&trainer));
 }
@@ -193,10 +239,15 @@ fn what_is_frozen_stays_to_the_byte() {
 
 #[test]
 fn freezing_nothing_known_or_everything_is_refused() {
-    for freeze in [json!(["encodr"]), json!(["embedding", "encoder", "decoder"])] {
+    for freeze in [
+        json!(["encodr"]),
+        json!(["embedding", "encoder", "decoder"]),
+    ] {
         let settings = settings(json!({"freeze": freeze}));
         let parameters = Parameters::random(&shape(), 3, &Device::Cpu).unwrap();
-        let error = Trainer::new(&settings, shape(), parameters, None, 20).err().unwrap();
+        let error = Trainer::new(&settings, shape(), parameters, None, 20)
+            .err()
+            .unwrap();
         assert_eq!(error.code(), Code::ConfigInvalid);
     }
 }
@@ -206,10 +257,17 @@ fn an_adapter_trains_alone_and_can_be_switched_off() {
     let lora = json!({"r": 2, "alpha": 4, "dropout": 0.0, "targets": ["q", "v"], "bias": "none"});
     let mut trainer = trainer(&settings(json!({"lora": lora, "warmupSteps": 0})));
     let data = step_batch(1);
-    let off = Pass { dropout: None, adapter: false };
+    let off = Pass {
+        dropout: None,
+        adapter: false,
+    };
     let score = |trainer: &Trainer, pass: &Pass<'_>| -> Vec<f32> {
         let model = trainer.model(false).unwrap();
-        sequence_log_probabilities(&model, &data, pass).unwrap().0.to_vec1().unwrap()
+        sequence_log_probabilities(&model, &data, pass)
+            .unwrap()
+            .0
+            .to_vec1()
+            .unwrap()
     };
     let (before, base) = (weights(&trainer), score(&trainer, &off));
     assert_eq!(base, score(&trainer, &Pass::inference()));
@@ -228,8 +286,13 @@ fn a_loss_that_is_not_finite_stops_or_skips() {
     for (choice, stops) in [("stop", true), ("skip", false)] {
         let mut trainer = trainer(&settings(json!({"onNaN": choice})));
         trainer.step(&[step_batch(0)]).unwrap();
-        let norm = trainer.parameters.get("decoder.final_layer_norm.weight").unwrap().clone();
-        norm.set(&Tensor::full(f32::NAN, norm.dims(), &Device::Cpu).unwrap()).unwrap();
+        let norm = trainer
+            .parameters
+            .get("decoder.final_layer_norm.weight")
+            .unwrap()
+            .clone();
+        norm.set(&Tensor::full(f32::NAN, norm.dims(), &Device::Cpu).unwrap())
+            .unwrap();
         let before = weights(&trainer)["shared.weight"].clone();
         match trainer.step(&[step_batch(1)]) {
             Err(error) => {
@@ -252,7 +315,12 @@ fn training_learns_rows_by_heart() {
     for _ in 0..80 {
         last = trainer.step(std::slice::from_ref(&data)).unwrap();
     }
-    assert!(last.loss < first.loss / 10.0, "{} {}", first.loss, last.loss);
+    assert!(
+        last.loss < first.loss / 10.0,
+        "{} {}",
+        first.loss,
+        last.loss
+    );
     assert_eq!(first.learning_rate, 0.0);
     assert_eq!(first.tokens, data.tokens + data.source_tokens);
 }
@@ -261,16 +329,34 @@ fn preferences(step: u64, part: std::ops::Range<usize>, trainer: &Trainer) -> Pr
     let (keys, sources, chosen) = rows(step, 4);
     let (_, _, rejected) = rows(step + 50, 4);
     let side = |targets: &[Vec<u32>]| {
-        batch(&keys[part.clone()], &sources[part.clone()], &targets[part.clone()])
+        batch(
+            &keys[part.clone()],
+            &sources[part.clone()],
+            &targets[part.clone()],
+        )
     };
     let (chosen, rejected) = (side(&chosen), side(&rejected));
     let model = trainer.model(false).unwrap();
-    let pass = Pass { dropout: None, adapter: false };
-    let score = |side: &SequenceBatch| -> Vec<f32> {
-        sequence_log_probabilities(&model, side, &pass).unwrap().0.to_vec1().unwrap()
+    let pass = Pass {
+        dropout: None,
+        adapter: false,
     };
-    let reference = ReferenceBatch { chosen: score(&chosen), rejected: score(&rejected) };
-    PreferenceBatch { chosen, rejected, reference: Some(reference) }
+    let score = |side: &SequenceBatch| -> Vec<f32> {
+        sequence_log_probabilities(&model, side, &pass)
+            .unwrap()
+            .0
+            .to_vec1()
+            .unwrap()
+    };
+    let reference = ReferenceBatch {
+        chosen: score(&chosen),
+        rejected: score(&rejected),
+    };
+    PreferenceBatch {
+        chosen,
+        rejected,
+        reference: Some(reference),
+    }
 }
 
 #[test]
@@ -291,8 +377,9 @@ fn preference_gradients_are_those_of_the_loss_and_add_up() {
         let settings = settings(json!({"loss": loss, "beta": 0.5, "dropout": 0.1}));
         let trainer = trainer(&settings);
         let mut whole = preferences(1, 0..4, &trainer);
-        let mut parts: Vec<PreferenceBatch> =
-            [0..1, 1..4].map(|part| preferences(1, part, &trainer)).into();
+        let mut parts: Vec<PreferenceBatch> = [0..1, 1..4]
+            .map(|part| preferences(1, part, &trainer))
+            .into();
         // Away from the point where policy and reference are the same.
         let shift = |batch: &mut PreferenceBatch| {
             if let Some(reference) = &mut batch.reference {
@@ -308,19 +395,32 @@ fn preference_gradients_are_those_of_the_loss_and_add_up() {
         assert!(distance(&gradients, &summed) < 1e-4, "{loss}");
         let square: f64 = gradients
             .values()
-            .map(|g| f64::from(g.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()))
+            .map(|g| {
+                f64::from(
+                    g.sqr()
+                        .unwrap()
+                        .sum_all()
+                        .unwrap()
+                        .to_scalar::<f32>()
+                        .unwrap(),
+                )
+            })
             .sum();
         let at = |scale: f64| {
             for (name, var) in &trainer.trained {
                 let step = (&gradients[name] * scale).unwrap();
-                var.set(&(var.as_detached_tensor() + step).unwrap()).unwrap();
+                var.set(&(var.as_detached_tensor() + step).unwrap())
+                    .unwrap();
             }
             trainer.preference_gradients(&whole).unwrap().0.loss
         };
         let h = 1e-3 / square.sqrt();
         let (up, down) = (at(h), at(-2.0 * h));
         let slope = (up - down) / (2.0 * h);
-        assert!((slope / square - 1.0).abs() < 3e-2, "{loss} {slope} {square}");
+        assert!(
+            (slope / square - 1.0).abs() < 3e-2,
+            "{loss} {slope} {square}"
+        );
     }
 }
 
@@ -349,7 +449,10 @@ fn preference_steps_part_chosen_from_rejected() {
         for _ in 0..30 {
             last = trainer.preference_step(&data).unwrap().rewards.unwrap();
         }
-        assert!(last.margins > first.margins && last.loss < first.loss, "{loss:?} {first:?} {last:?}");
+        assert!(
+            last.margins > first.margins && last.loss < first.loss,
+            "{loss:?} {first:?} {last:?}"
+        );
         let model = trainer.model(false).unwrap();
         let measured = crate::preference_measures(&model, &data[0], &settings).unwrap();
         assert!(measured.loss <= last.loss * 1.05, "{measured:?} {last:?}");
