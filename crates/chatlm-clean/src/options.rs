@@ -29,11 +29,20 @@ impl Source {
         ("medical-dialogue", Self::MedicalDialogue),
     ];
     /// Sources of the contract that are not built yet.
-    const LATER: [&'static str; 6] =
-        ["webtext2019zh", "baike-qa2019", "zhihu-kol", "zhwiki", "finance-qa", "sharegpt"];
+    const LATER: [&'static str; 6] = [
+        "webtext2019zh",
+        "baike-qa2019",
+        "zhihu-kol",
+        "zhwiki",
+        "finance-qa",
+        "sharegpt",
+    ];
 
     pub fn as_str(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, source)| *source == self).map_or("", |(name, _)| name)
+        Self::NAMES
+            .iter()
+            .find(|(_, source)| *source == self)
+            .map_or("", |(name, _)| name)
     }
 }
 
@@ -50,7 +59,11 @@ impl FromStr for Source {
             format!("there is no source {text:?}")
         };
         let names: Vec<&str> = Self::NAMES.iter().map(|(name, _)| *name).collect();
-        Err(Error::new(Code::Usage, message, format!("give --source one of {}", names.join(", "))))
+        Err(Error::new(
+            Code::Usage,
+            message,
+            format!("give --source one of {}", names.join(", ")),
+        ))
     }
 }
 
@@ -102,7 +115,10 @@ pub struct CleanOptions {
 
 impl CleanOptions {
     pub(crate) fn input(&self) -> InputOptions {
-        InputOptions { encoding: self.encoding.clone(), keep_going: self.keep_going }
+        InputOptions {
+            encoding: self.encoding.clone(),
+            keep_going: self.keep_going,
+        }
     }
 
     /// Refuses what does not go together.
@@ -134,9 +150,21 @@ impl CleanOptions {
         }
         let columns = [
             ("--prompt-column", &self.prompt_column, pairs),
-            ("--response-column", &self.response_column, pairs && self.purpose != Purpose::Dpo),
-            ("--chosen-column", &self.chosen_column, pairs && self.purpose == Purpose::Dpo),
-            ("--rejected-column", &self.rejected_column, pairs && self.purpose == Purpose::Dpo),
+            (
+                "--response-column",
+                &self.response_column,
+                pairs && self.purpose != Purpose::Dpo,
+            ),
+            (
+                "--chosen-column",
+                &self.chosen_column,
+                pairs && self.purpose == Purpose::Dpo,
+            ),
+            (
+                "--rejected-column",
+                &self.rejected_column,
+                pairs && self.purpose == Purpose::Dpo,
+            ),
         ];
         for (name, column, meant) in columns {
             if column.is_some() && !meant {
@@ -148,7 +176,10 @@ impl CleanOptions {
         }
         if self.rejects.as_ref() == Some(&self.output) {
             return usage(
-                format!("{} cannot hold both kept and dropped rows", self.output.display()),
+                format!(
+                    "{} cannot hold both kept and dropped rows",
+                    self.output.display()
+                ),
                 "give --rejects another name than --out".to_owned(),
             );
         }

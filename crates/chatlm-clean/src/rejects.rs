@@ -26,7 +26,12 @@ impl Rejects {
         check_target(target, force)?;
         // Never committed, so it goes whatever happens; the table has a temporary name of its own.
         let waiting = AtomicFile::create(target, true)?;
-        Ok(Self { target: target.to_owned(), force, schema: Schema::default(), waiting })
+        Ok(Self {
+            target: target.to_owned(),
+            force,
+            schema: Schema::default(),
+            waiting,
+        })
     }
 
     /// Takes in the columns of a row, kept or not.
@@ -35,10 +40,16 @@ impl Rejects {
     }
 
     pub(crate) fn push(&mut self, row: Row, rule: &str) -> Result<()> {
-        let ours = [Value::from(rule), Value::from(&*row.file), Value::from(row.row)];
+        let ours = [
+            Value::from(rule),
+            Value::from(&*row.file),
+            Value::from(row.row),
+        ];
         let mut line = serde_json::to_vec(&(row.fields, ours)).map_err(Error::internal)?;
         line.push(b'\n');
-        self.waiting.write_all(&line).map_err(|e| Error::io(&e, "write", &self.target))
+        self.waiting
+            .write_all(&line)
+            .map_err(|e| Error::io(&e, "write", &self.target))
     }
 
     /// Writes the table.
@@ -49,13 +60,20 @@ impl Rejects {
         let names: Vec<String> = columns
             .iter()
             .map(|(name, _)| {
-                if OURS.contains(name) { format!("source_{name}") } else { (*name).to_owned() }
+                if OURS.contains(name) {
+                    format!("source_{name}")
+                } else {
+                    (*name).to_owned()
+                }
             })
             .collect();
         let mut ours = Schema::default();
         let types = [Value::from(""), Value::from(""), Value::from(0)];
         ours.add_row(&OURS.map(str::to_owned).into_iter().zip(types).collect());
-        let named = names.iter().zip(&columns).map(|(name, (_, kind))| (name.as_str(), *kind));
+        let named = names
+            .iter()
+            .zip(&columns)
+            .map(|(name, (_, kind))| (name.as_str(), *kind));
         let all: Vec<_> = named.chain(ours.columns()).collect();
         let mut table = TableWriter::create(&self.target, &all, self.force)?;
         let file = File::open(self.waiting.path()).map_err(|e| fail(&e))?;
@@ -64,8 +82,10 @@ impl Rejects {
             let (mut fields, values): (Map<String, Value>, [Value; 3]) =
                 serde_json::from_str(&line).map_err(Error::internal)?;
             let mut ours_of_row = OURS.map(str::to_owned).into_iter().zip(values).collect();
-            let (theirs, ours) =
-                (Cells::new(&mut fields, &columns), Cells::new(&mut ours_of_row, &ours.columns()));
+            let (theirs, ours) = (
+                Cells::new(&mut fields, &columns),
+                Cells::new(&mut ours_of_row, &ours.columns()),
+            );
             table.push(&[theirs.cells(), ours.cells()].concat())?;
             if table.rows().is_multiple_of(1024) {
                 job.cancel.check()?;

@@ -48,7 +48,11 @@ pub fn clean(options: &CleanOptions, job: &Job) -> Result<CleanReport> {
         if let Some(rejects) = &mut rejects {
             rejects.see(&row);
         }
-        match recipe.rules.iter().position(|rule| !rule.keeps(&row, &mut sample)) {
+        match recipe
+            .rules
+            .iter()
+            .position(|rule| !rule.keeps(&row, &mut sample))
+        {
             None => table.push(&sample.texts().map(Cell::Text).collect::<Vec<_>>())?,
             Some(place) => {
                 dropped[place] += 1;
@@ -84,11 +88,17 @@ fn columns(purpose: Purpose) -> Vec<(&'static str, ColumnKind)> {
 
 /// Refuses a name that cannot be written before anything is read.
 fn rejects(path: &Path, force: bool) -> Result<Rejects> {
-    drop(TableWriter::create(path, &[("rule", ColumnKind::Text)], force)?);
+    drop(TableWriter::create(
+        path,
+        &[("rule", ColumnKind::Text)],
+        force,
+    )?);
     Rejects::create(path, force)
 }
 
 fn funnel(rules: &[Rule], dropped: &[u64]) -> Map<String, serde_json::Value> {
     let counted = rules.iter().zip(dropped).filter(|(rule, _)| rule.drops);
-    counted.map(|(rule, count)| (rule.name.to_owned(), (*count).into())).collect()
+    counted
+        .map(|(rule, count)| (rule.name.to_owned(), (*count).into()))
+        .collect()
 }

@@ -11,7 +11,10 @@ pub struct Sample {
 
 impl Sample {
     pub fn new(prompt: impl Into<String>, answers: impl IntoIterator<Item = String>) -> Self {
-        Self { prompt: prompt.into(), answers: answers.into_iter().collect() }
+        Self {
+            prompt: prompt.into(),
+            answers: answers.into_iter().collect(),
+        }
     }
 
     /// The prompt, then the answers.
@@ -59,7 +62,11 @@ impl Rule {
         name: &'static str,
         falls: impl Fn(&Sample) -> bool + Send + Sync + 'static,
     ) -> Self {
-        Self { name, drops: true, run: Box::new(move |_, sample| !falls(sample)) }
+        Self {
+            name,
+            drops: true,
+            run: Box::new(move |_, sample| !falls(sample)),
+        }
     }
 
     /// A rule that drops by the raw row.
@@ -67,7 +74,11 @@ impl Rule {
         name: &'static str,
         falls: impl Fn(&Row) -> bool + Send + Sync + 'static,
     ) -> Self {
-        Self { name, drops: true, run: Box::new(move |row, _| !falls(row)) }
+        Self {
+            name,
+            drops: true,
+            run: Box::new(move |row, _| !falls(row)),
+        }
     }
 
     /// Applies the rule; false where the row falls.

@@ -65,7 +65,11 @@ impl Corpus {
             .collect();
         let first = self.documents();
         for (text, hash) in &texts {
-            let known = self.known.get(hash).copied().filter(|&known| self.text(known) == text);
+            let known = self
+                .known
+                .get(hash)
+                .copied()
+                .filter(|&known| self.text(known) == text);
             let document = known.unwrap_or_else(|| {
                 let document = self.documents();
                 self.texts.push_str(text);
@@ -131,7 +135,11 @@ impl Corpus {
 
     fn text(&self, document: u32) -> &str {
         let document = document as usize;
-        let start = if document == 0 { 0 } else { self.ends[document - 1] };
+        let start = if document == 0 {
+            0
+        } else {
+            self.ends[document - 1]
+        };
         &self.texts[start..self.ends[document]]
     }
 }

@@ -42,11 +42,16 @@ struct Found {
 pub(crate) fn find(corpus: &Corpus, threshold: f64, job: &Job) -> Result<Vec<Verdict>> {
     let bands = corpus.bands();
     let index = Index::build(corpus.keys(), bands, |done| {
-        job.progress.report("index", done as u64, Some(bands as u64), "bands");
+        job.progress
+            .report("index", done as u64, Some(bands as u64), "bands");
     });
     job.cancel.check()?;
 
-    let search = Search { corpus, index: &index, threshold };
+    let search = Search {
+        corpus,
+        index: &index,
+        threshold,
+    };
     let found = search.each("compare", job, |document| search.first_similar(document))?;
     let mut groups = Groups::new(corpus.documents() as usize);
     let own = corpus.own();
@@ -57,8 +62,12 @@ pub(crate) fn find(corpus: &Corpus, threshold: f64, job: &Job) -> Result<Vec<Ver
     }
     groups.flatten();
     let links = search.each("group", job, |document| {
-        let after = found[(document - own) as usize].similar.map(|(other, _)| other);
-        after.map_or_else(Vec::new, |after| search.other_groups(document, after, &groups))
+        let after = found[(document - own) as usize]
+            .similar
+            .map(|(other, _)| other);
+        after.map_or_else(Vec::new, |after| {
+            search.other_groups(document, after, &groups)
+        })
     })?;
     for (document, others) in (own..).zip(&links) {
         for &other in others {
@@ -76,7 +85,10 @@ fn verdicts(corpus: &Corpus, found: &[Found], groups: &Groups) -> Vec<Verdict> {
     let mut verdicts = Vec::with_capacity(corpus.rows().len());
     for (&document, row) in corpus.rows().iter().zip(0u64..) {
         let place = (document - own) as usize;
-        let Found { similar, contaminated } = found[place];
+        let Found {
+            similar,
+            contaminated,
+        } = found[place];
         let repeated = place < first_rows.len();
         if !repeated {
             first_rows.push(row);
@@ -85,7 +97,11 @@ fn verdicts(corpus: &Corpus, found: &[Found], groups: &Groups) -> Vec<Verdict> {
             .map(|(other, similarity)| (first_rows[(other - own) as usize], similarity))
             .or_else(|| repeated.then(|| (first_rows[place], 1.0)));
         let cluster = first_rows[(groups.smallest(document) - own) as usize];
-        verdicts.push(Verdict { similar, contaminated, cluster });
+        verdicts.push(Verdict {
+            similar,
+            contaminated,
+            cluster,
+        });
     }
     verdicts
 }
@@ -115,7 +131,8 @@ impl Search<'_> {
                 let result = judge(document);
                 let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                 if done.is_multiple_of(1024) || done == u64::from(end - own) {
-                    job.progress.report(stage, done, Some(u64::from(end - own)), "texts");
+                    job.progress
+                        .report(stage, done, Some(u64::from(end - own)), "texts");
                 }
                 result
             })
@@ -136,7 +153,10 @@ impl Search<'_> {
             .index
             .earlier(document, own)
             .find_map(|other| Some((other, self.similarity(&mut set, other)?)));
-        Found { similar, contaminated }
+        Found {
+            similar,
+            contaminated,
+        }
     }
 
     /// Similar documents later than `after` that are not known to be in the document's group.
@@ -179,11 +199,16 @@ struct Lazy<'a> {
 
 impl<'a> Lazy<'a> {
     fn new(corpus: &'a Corpus, document: u32) -> Self {
-        Self { corpus, document, set: None }
+        Self {
+            corpus,
+            document,
+            set: None,
+        }
     }
 
     fn get(&mut self) -> &[Shingle] {
-        self.set.get_or_insert_with(|| self.corpus.shingles(self.document))
+        self.set
+            .get_or_insert_with(|| self.corpus.shingles(self.document))
     }
 }
 
@@ -198,17 +223,24 @@ mod tests {
     /// The rule of the contract, computed pair by pair.
     fn brute_force(own: &[String], other: &[String], ngram: usize, threshold: f64) -> Vec<Verdict> {
         let sets = |rows: &[String]| -> Vec<Vec<Shingle>> {
-            rows.iter().map(|row| shingles(&normalize(row, ""), ngram)).collect()
+            rows.iter()
+                .map(|row| shingles(&normalize(row, ""), ngram))
+                .collect()
         };
         let (own, other) = (sets(own), sets(other));
         let mut groups = Groups::new(own.len());
         let verdicts: Vec<Verdict> = (0..own.len())
             .map(|i| {
-                let similar: Vec<usize> =
-                    (0..i).filter(|&j| jaccard(&own[i], &own[j]) >= threshold).collect();
-                similar.iter().for_each(|&j| groups.join(i as u32, j as u32));
+                let similar: Vec<usize> = (0..i)
+                    .filter(|&j| jaccard(&own[i], &own[j]) >= threshold)
+                    .collect();
+                similar
+                    .iter()
+                    .for_each(|&j| groups.join(i as u32, j as u32));
                 Verdict {
-                    similar: similar.first().map(|&j| (j as u64, jaccard(&own[i], &own[j]))),
+                    similar: similar
+                        .first()
+                        .map(|&j| (j as u64, jaccard(&own[i], &own[j]))),
                     contaminated: other
                         .iter()
                         .map(|set| jaccard(&own[i], set))
@@ -218,13 +250,19 @@ mod tests {
             })
             .collect();
         groups.flatten();
-        let cluster = |(v, row)| Verdict { cluster: u64::from(groups.smallest(row)), ..v };
+        let cluster = |(v, row)| Verdict {
+            cluster: u64::from(groups.smallest(row)),
+            ..v
+        };
         verdicts.into_iter().zip(0u32..).map(cluster).collect()
     }
 
     fn judge(own: &[String], other: &[String], ngram: usize, threshold: f64) -> Vec<Verdict> {
         // So many bands of one row that no pair is missed: the rest must be exact.
-        let bands = Bands { count: 128, rows: 1 };
+        let bands = Bands {
+            count: 128,
+            rows: 1,
+        };
         let mut corpus = Corpus::new(ngram, bands.count, MinHash::new(bands));
         fn pairs(rows: &[String]) -> Vec<(&str, &str)> {
             rows.iter().map(|row| (row.as_str(), "")).collect()
@@ -239,10 +277,21 @@ mod tests {
 
     /// Rows of one to four clauses from a small pool, so that many are alike and repeat.
     fn rows(most: usize) -> impl Strategy<Value = Vec<String>> {
-        const CLAUSES: [&str; 7] =
-            ["床前明月光", "疑是地上霜", "举头望明月", "低头思故乡", "", "月", "Ｍoon light"];
-        let row = prop::collection::vec(0usize..CLAUSES.len(), 0..5)
-            .prop_map(|places| places.into_iter().map(|place| CLAUSES[place]).collect::<String>());
+        const CLAUSES: [&str; 7] = [
+            "床前明月光",
+            "疑是地上霜",
+            "举头望明月",
+            "低头思故乡",
+            "",
+            "月",
+            "Ｍoon light",
+        ];
+        let row = prop::collection::vec(0usize..CLAUSES.len(), 0..5).prop_map(|places| {
+            places
+                .into_iter()
+                .map(|place| CLAUSES[place])
+                .collect::<String>()
+        });
         prop::collection::vec(row, 0..most)
     }
 
@@ -259,10 +308,25 @@ mod tests {
 
     #[test]
     fn a_row_falls_for_an_earlier_row_that_fell_itself() {
-        let rows = ["一二三四五六七八九十", "一二三四五六七八九", "一二三四五六七八"].map(str::to_owned);
+        let rows = [
+            "一二三四五六七八九十",
+            "一二三四五六七八九",
+            "一二三四五六七八",
+        ]
+        .map(str::to_owned);
         let verdicts = judge(&rows, &[], 1, 0.85);
-        assert_eq!(verdicts.iter().map(|v| v.similar.is_some()).collect::<Vec<_>>(), [false, true, true]);
-        assert_eq!(verdicts[2].similar.unwrap().0, 1, "not similar enough to row 0");
+        assert_eq!(
+            verdicts
+                .iter()
+                .map(|v| v.similar.is_some())
+                .collect::<Vec<_>>(),
+            [false, true, true]
+        );
+        assert_eq!(
+            verdicts[2].similar.unwrap().0,
+            1,
+            "not similar enough to row 0"
+        );
         assert_eq!(verdicts[2].cluster, 0);
     }
 
@@ -272,6 +336,9 @@ mod tests {
         let corpus = Corpus::new(5, bands.count, MinHash::new(bands));
         let job = Job::quiet();
         job.cancel.cancel();
-        assert_eq!(find(&corpus, 0.85, &job).unwrap_err().code(), chatlm_job::Code::Cancelled);
+        assert_eq!(
+            find(&corpus, 0.85, &job).unwrap_err().code(),
+            chatlm_job::Code::Cancelled
+        );
     }
 }

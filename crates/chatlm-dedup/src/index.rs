@@ -59,7 +59,10 @@ impl Band {
         sorted.sort_unstable();
         let mut starts = vec![ALONE; sorted.len()];
         let mut documents = Vec::new();
-        for bucket in sorted.chunk_by(|a, b| a.0 == b.0).filter(|bucket| bucket.len() > 1) {
+        for bucket in sorted
+            .chunk_by(|a, b| a.0 == b.0)
+            .filter(|bucket| bucket.len() > 1)
+        {
             let start = documents.len() as u32;
             for &(_, document) in bucket {
                 starts[document as usize] = start;

@@ -63,7 +63,11 @@ impl MinHash {
             multipliers.push(random.bits() | 1);
             addends.push(random.bits());
         }
-        Self { bands, multipliers, addends }
+        Self {
+            bands,
+            multipliers,
+            addends,
+        }
     }
 
     /// The smallest value of each permutation over the set.
@@ -103,7 +107,12 @@ mod tests {
 
     #[test]
     fn bands_reach_the_recall_and_no_longer_ones_do() {
-        for (threshold, bands) in [(0.85, (16, 8)), (0.7, (25, 5)), (0.5, (42, 3)), (1.0, (1, 128))] {
+        for (threshold, bands) in [
+            (0.85, (16, 8)),
+            (0.7, (25, 5)),
+            (0.5, (42, 3)),
+            (1.0, (1, 128)),
+        ] {
             let chosen = Bands::choose(threshold, 128).unwrap();
             assert_eq!((chosen.count, chosen.rows), bands, "at {threshold}");
             assert!(chosen.chance(threshold) >= RECALL);
@@ -114,20 +123,30 @@ mod tests {
 
     #[test]
     fn signatures_estimate_similarity() {
-        let minhash = MinHash::new(Bands { count: 1, rows: 1024 });
-        let text: String = (0..600u32).filter_map(|i| char::from_u32(0x4e00 + i * 7)).collect();
+        let minhash = MinHash::new(Bands {
+            count: 1,
+            rows: 1024,
+        });
+        let text: String = (0..600u32)
+            .filter_map(|i| char::from_u32(0x4e00 + i * 7))
+            .collect();
         for cut in [30, 90, 240] {
             let a = shingles(&text, 5);
             let b = shingles(&text.chars().skip(cut).collect::<String>(), 5);
             let (p, q) = (minhash.signature(&a), minhash.signature(&b));
             let equal = p.iter().zip(&q).filter(|(x, y)| x == y).count() as f64 / 1024.0;
-            assert!((equal - jaccard(&a, &b)).abs() < 0.05, "{equal} for {}", jaccard(&a, &b));
+            assert!(
+                (equal - jaccard(&a, &b)).abs() < 0.05,
+                "{equal} for {}",
+                jaccard(&a, &b)
+            );
         }
     }
 
     #[test]
     fn the_hash_family_is_pinned() {
-        let keys = MinHash::new(Bands { count: 2, rows: 4 }).keys(&shingles("床前明月光，疑是地上霜", 5));
+        let keys =
+            MinHash::new(Bands { count: 2, rows: 4 }).keys(&shingles("床前明月光，疑是地上霜", 5));
         assert_eq!(keys, PINNED);
     }
 

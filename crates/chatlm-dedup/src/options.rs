@@ -57,7 +57,10 @@ impl DedupOptions {
         }
         if self.clusters.as_ref() == Some(&self.output) {
             return usage(
-                format!("{} cannot hold both rows and clusters", self.output.display()),
+                format!(
+                    "{} cannot hold both rows and clusters",
+                    self.output.display()
+                ),
                 "give --clusters another name than --out",
             );
         }
@@ -65,7 +68,10 @@ impl DedupOptions {
     }
 
     pub(crate) fn input(&self) -> InputOptions {
-        InputOptions { encoding: self.encoding.clone(), keep_going: self.keep_going }
+        InputOptions {
+            encoding: self.encoding.clone(),
+            keep_going: self.keep_going,
+        }
     }
 }
 

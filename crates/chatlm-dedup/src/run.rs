@@ -4,7 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use chatlm_dataset::{Cell, Cells, ColumnKind, InputOptions, Row, Rows, Schema, TableWriter, expand};
+use chatlm_dataset::{
+    Cell, Cells, ColumnKind, InputOptions, Row, Rows, Schema, TableWriter, expand,
+};
 use chatlm_job::{Error, Job, Result, check_target};
 
 use crate::corpus::Corpus;
@@ -23,8 +25,11 @@ pub fn dedup(options: &DedupOptions, job: &Job) -> Result<DedupReport> {
     check_outputs(options)?;
     let mut corpus = Corpus::new(options.ngram, bands.count, MinHash::new(bands));
     if let Some(against) = &options.against {
-        Source::open(std::slice::from_ref(against), options.input())?
-            .read(job, "read the other set", |rows| add(&mut corpus, rows))?;
+        Source::open(std::slice::from_ref(against), options.input())?.read(
+            job,
+            "read the other set",
+            |rows| add(&mut corpus, rows),
+        )?;
         corpus.own_rows_follow();
     }
     let mut schema = Schema::default();
@@ -42,7 +47,14 @@ pub fn dedup(options: &DedupOptions, job: &Job) -> Result<DedupReport> {
     if let Some(clusters) = &options.clusters {
         write_clusters(clusters, &verdicts, &numbers, options.force)?;
     }
-    let kept = write_rows(&options.output, source, &schema, &verdicts, options.force, job)?;
+    let kept = write_rows(
+        &options.output,
+        source,
+        &schema,
+        &verdicts,
+        options.force,
+        job,
+    )?;
 
     let duplicates = verdicts.iter().filter(|v| v.similar.is_some()).count() as u64;
     let rows = verdicts.len() as u64;
@@ -61,14 +73,20 @@ pub fn dedup(options: &DedupOptions, job: &Job) -> Result<DedupReport> {
 fn check_outputs(options: &DedupOptions) -> Result<()> {
     for target in std::iter::once(&options.output).chain(&options.clusters) {
         check_target(target, options.force)?;
-        drop(TableWriter::create(target, &[("row", ColumnKind::Int64)], options.force)?);
+        drop(TableWriter::create(
+            target,
+            &[("row", ColumnKind::Int64)],
+            options.force,
+        )?);
     }
     Ok(())
 }
 
 fn add(corpus: &mut Corpus, rows: &[Row]) -> Result<()> {
-    let pairs: Result<Vec<(&str, &str)>> =
-        rows.iter().map(|row| Ok((row.text("prompt")?, row.text("response")?))).collect();
+    let pairs: Result<Vec<(&str, &str)>> = rows
+        .iter()
+        .map(|row| Ok((row.text("prompt")?, row.text("response")?)))
+        .collect();
     corpus.add(&pairs?)
 }
 
@@ -83,10 +101,20 @@ struct Source {
 impl Source {
     fn open(paths: &[String], options: InputOptions) -> Result<Self> {
         let files: Vec<PathBuf> = expand(paths)?;
-        let held = files.iter().any(|file| file == Path::new("-")).then(Vec::new);
+        let held = files
+            .iter()
+            .any(|file| file == Path::new("-"))
+            .then(Vec::new);
         // What a folder or a glob means is settled now, so that both passes see the same.
-        let paths = files.iter().map(|file| file.display().to_string()).collect();
-        Ok(Self { paths, options, held })
+        let paths = files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        Ok(Self {
+            paths,
+            options,
+            held,
+        })
     }
 
     /// Hands on all rows, piece by piece. A row without prompt or response is broken like one that
@@ -148,7 +176,9 @@ fn write_rows(
     let mut rows = source.again()?;
     for row in rows.by_ref() {
         let mut row = row?;
-        let Some((verdict, done)) = verdicts.next() else { return Err(changed(target)) };
+        let Some((verdict, done)) = verdicts.next() else {
+            return Err(changed(target));
+        };
         if done.is_multiple_of(PIECE as u64) || done == total {
             job.cancel.check()?;
             job.progress.report("write", done, Some(total), "rows");
@@ -168,12 +198,7 @@ fn changed(target: &Path) -> Error {
     Error::io(&error, "write", target)
 }
 
-fn write_clusters(
-    target: &Path,
-    verdicts: &[Verdict],
-    numbers: &[u64],
-    force: bool,
-) -> Result<()> {
+fn write_clusters(target: &Path, verdicts: &[Verdict], numbers: &[u64], force: bool) -> Result<()> {
     let columns = [
         ("row", ColumnKind::Int64),
         ("similar_row", ColumnKind::Int64),
@@ -182,7 +207,11 @@ fn write_clusters(
     ];
     let mut table = TableWriter::create(target, &columns, force)?;
     let number = |place: u64| Cell::Int64(numbers[place as usize] as i64);
-    for (verdict, place) in verdicts.iter().zip(0u64..).filter(|(verdict, _)| !verdict.keeps()) {
+    for (verdict, place) in verdicts
+        .iter()
+        .zip(0u64..)
+        .filter(|(verdict, _)| !verdict.keeps())
+    {
         let (similar, similarity) = match (verdict.similar, verdict.contaminated) {
             (Some((other, similarity)), _) => (number(other), similarity),
             // Its likeness is a row of the other set.
@@ -196,8 +225,11 @@ fn write_clusters(
 
 /// Groups of two rows or more: each has one row that is its smallest and not alone.
 fn count_clusters(verdicts: &[Verdict]) -> u64 {
-    let mut shared: Vec<u64> =
-        verdicts.iter().filter(|v| v.similar.is_some()).map(|v| v.cluster).collect();
+    let mut shared: Vec<u64> = verdicts
+        .iter()
+        .filter(|v| v.similar.is_some())
+        .map(|v| v.cluster)
+        .collect();
     shared.sort_unstable();
     shared.dedup();
     shared.len() as u64
@@ -206,6 +238,12 @@ fn count_clusters(verdicts: &[Verdict]) -> u64 {
 /// `VmHWM` of `/proc/self/status`: the most memory the process has held; 0 where there is none.
 fn peak_rss_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
-    line.trim().trim_end_matches(" kB").parse().map_or(0, |kilobytes: u64| kilobytes * 1024)
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap_or_default();
+    line.trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .map_or(0, |kilobytes: u64| kilobytes * 1024)
 }

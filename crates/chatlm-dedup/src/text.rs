@@ -19,7 +19,11 @@ pub(crate) fn normalize(prompt: &str, response: &str) -> String {
     let mut text = String::with_capacity(prompt.len() + response.len());
     if prompt.chars().chain(response.chars()).all(is_simple) {
         text.extend(
-            prompt.chars().chain(response.chars()).map(narrow).filter(|c| !c.is_whitespace()),
+            prompt
+                .chars()
+                .chain(response.chars())
+                .map(narrow)
+                .filter(|c| !c.is_whitespace()),
         );
     } else {
         // Over the join, as a mark at the start of the response belongs to the prompt's last letter.
@@ -45,7 +49,11 @@ fn narrow(c: char) -> char {
 
 /// The set of character n-grams, sorted; a text shorter than n is one shingle.
 pub(crate) fn shingles(text: &str, ngram: usize) -> Vec<Shingle> {
-    let mut set = if ngram <= PACKED { packed(text, ngram) } else { hashed(text, ngram) };
+    let mut set = if ngram <= PACKED {
+        packed(text, ngram)
+    } else {
+        hashed(text, ngram)
+    };
     set.sort_unstable();
     set.dedup();
     set
@@ -90,7 +98,11 @@ pub(crate) fn jaccard(a: &[Shingle], b: &[Shingle]) -> f64 {
         j += usize::from(y <= x);
     }
     let either = a.len() + b.len() - both;
-    if either == 0 { 1.0 } else { both as f64 / either as f64 }
+    if either == 0 {
+        1.0
+    } else {
+        both as f64 / either as f64
+    }
 }
 
 /// No two sets of these sizes can be more similar than this.

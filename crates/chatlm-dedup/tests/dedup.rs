@@ -25,7 +25,10 @@ fn options(input: &Path, output: &Path) -> DedupOptions {
 
 fn read(path: &Path) -> Vec<Row> {
     let paths = [path.display().to_string()];
-    Rows::open(&paths, &InputOptions::default()).unwrap().map(Result::unwrap).collect()
+    Rows::open(&paths, &InputOptions::default())
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
 }
 
 /// A text of distinct characters, so that each changed one costs five shingles.
@@ -51,10 +54,23 @@ fn rows_fall_in_order_with_their_clusters_and_columns() {
     let long = text(0x4e00, 200);
     let other = text(0x6000, 200);
     let near = format!("{}好", &long[..long.len() - 3]);
-    let rows = [(7, other.clone()), (8, long.clone()), (9, near), (10, text(0x7000, 80)), (11, other)];
+    let rows = [
+        (7, other.clone()),
+        (8, long.clone()),
+        (9, near),
+        (10, text(0x7000, 80)),
+        (11, other),
+    ];
     let input = write(folder.path(), "in.jsonl", &rows);
-    let against = write(folder.path(), "eval.jsonl", &[(0, text(0x7000, 80)), (1, long)]);
-    let (output, clusters) = (folder.path().join("out.parquet"), folder.path().join("c.parquet"));
+    let against = write(
+        folder.path(),
+        "eval.jsonl",
+        &[(0, text(0x7000, 80)), (1, long)],
+    );
+    let (output, clusters) = (
+        folder.path().join("out.parquet"),
+        folder.path().join("c.parquet"),
+    );
     let mut options = options(&input, &output);
     options.clusters = Some(clusters.clone());
     options.against = Some(against.display().to_string());
@@ -63,7 +79,10 @@ fn rows_fall_in_order_with_their_clusters_and_columns() {
     assert_eq!((report.rows, report.kept, report.duplicates), (5, 1, 2));
     assert_eq!((report.contaminated, report.clusters), (2, 2));
     assert!(report.peak_rss_bytes > 1 << 20);
-    let kept: Vec<i64> = read(&output).iter().map(|r| r.fields["id"].as_i64().unwrap()).collect();
+    let kept: Vec<i64> = read(&output)
+        .iter()
+        .map(|r| r.fields["id"].as_i64().unwrap())
+        .collect();
     assert_eq!(kept, [7]);
     let fallen: Vec<[i64; 3]> = read(&clusters)
         .iter()
@@ -77,8 +96,9 @@ fn rows_fall_in_order_with_their_clusters_and_columns() {
 #[test]
 fn any_number_of_threads_gives_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
-    let rows: Vec<(u32, String)> =
-        (0..3000).map(|i| (i, text(0x4e00 + (i * 37) % 900, 60 + i % 7))).collect();
+    let rows: Vec<(u32, String)> = (0..3000)
+        .map(|i| (i, text(0x4e00 + (i * 37) % 900, 60 + i % 7)))
+        .collect();
     let input = write(folder.path(), "in.jsonl", &rows);
     let outputs: Vec<Vec<u8>> = [1, 2, 5]
         .map(|threads| {
@@ -87,9 +107,14 @@ fn any_number_of_threads_gives_the_same_bytes() {
             let mut options = options(&input, &output);
             options.threshold = 0.7;
             options.clusters = Some(clusters.clone());
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
             pool.install(|| dedup(&options, &Job::quiet())).unwrap();
-            [output, clusters].map(|path| std::fs::read(path).unwrap()).concat()
+            [output, clusters]
+                .map(|path| std::fs::read(path).unwrap())
+                .concat()
         })
         .to_vec();
     assert!(outputs[0].len() > 1000);
@@ -109,10 +134,20 @@ fn wrong_options_and_rows_say_what_is_wrong() {
     assert_eq!(code(&|o| o.threshold = 1.5), Code::Usage);
     assert_eq!(code(&|o| o.threshold = f64::NAN), Code::Usage);
     assert_eq!(code(&|o| o.compat = true), Code::Usage);
-    assert_eq!(code(&|o| o.output = folder.path().join("out.txt")), Code::Usage);
+    assert_eq!(
+        code(&|o| o.output = folder.path().join("out.txt")),
+        Code::Usage
+    );
     assert_eq!(code(&|o| o.output.clone_from(&input)), Code::TargetExists);
-    assert_eq!(code(&|o| o.inputs = vec!["/no/such/file".into()]), Code::InputNotFound);
-    std::fs::write(&input, "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"response\": \"c\"}\n").unwrap();
+    assert_eq!(
+        code(&|o| o.inputs = vec!["/no/such/file".into()]),
+        Code::InputNotFound
+    );
+    std::fs::write(
+        &input,
+        "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"response\": \"c\"}\n",
+    )
+    .unwrap();
     assert_eq!(code(&|_| ()), Code::InputRow);
     let mut lenient = options(&input, &output);
     lenient.keep_going = true;
@@ -137,7 +172,8 @@ fn an_interrupted_run_leaves_nothing() {
 fn measure() {
     let input = PathBuf::from(std::env::var("CHATLM_MEASURE").unwrap());
     for threshold in [0.85, 0.7] {
-        let named = |what: &str| PathBuf::from(format!("{}.{threshold}.{what}.parquet", input.display()));
+        let named =
+            |what: &str| PathBuf::from(format!("{}.{threshold}.{what}.parquet", input.display()));
         let mut options = options(&input, &named("out"));
         options.threshold = threshold;
         options.clusters = Some(named("clusters"));

@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 
 use chatlm_job::{Code, Error, Result};
-use encoding_rs::{DecoderResult, Encoding, GBK};
+use encoding_rs::{DecoderResult, Encoding, GB18030, GBK};
 
 const GB2312: &str = "gb2312";
 
@@ -25,7 +25,14 @@ pub(super) fn check(label: Option<&str>) -> Result<()> {
 /// Text in the encoding of this label; without one, or called gb2312, as the reference program reads.
 pub(super) fn decode(bytes: &[u8], label: Option<&str>) -> String {
     match label.and_then(|label| Encoding::for_label(label.as_bytes())) {
-        Some(encoding) if label != Some(GB2312) => ignoring(bytes, encoding),
+        Some(encoding) if label != Some(GB2312) => {
+            let chinese = encoding == GBK || encoding == GB18030;
+            if chinese {
+                ignoring(&without_euro(bytes), encoding)
+            } else {
+                ignoring(bytes, encoding)
+            }
+        }
         _ => gb2312(bytes),
     }
 }
@@ -34,7 +41,11 @@ fn ignoring(mut bytes: &[u8], encoding: &'static Encoding) -> String {
     let mut text = String::with_capacity(bytes.len() * 3 / 2 + 16);
     loop {
         let mut decoder = encoding.new_decoder_without_bom_handling();
-        text.reserve(decoder.max_utf8_buffer_length_without_replacement(bytes.len()).unwrap_or(0));
+        text.reserve(
+            decoder
+                .max_utf8_buffer_length_without_replacement(bytes.len())
+                .unwrap_or(0),
+        );
         let (result, read) = decoder.decode_to_string_without_replacement(bytes, &mut text, true);
         match result {
             DecoderResult::InputEmpty => return text,
@@ -46,13 +57,35 @@ fn ignoring(mut bytes: &[u8], encoding: &'static Encoding) -> String {
     }
 }
 
+/// Web browsers read a byte 0x80 that begins a character as a euro sign; to Python it is a bad one.
+fn without_euro(bytes: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let size = match bytes[at..] {
+            [0x80, ..] => {
+                at += 1;
+                continue;
+            }
+            [0x81..=0xfe, 0x30..=0x39, 0x81..=0xfe, 0x30..=0x39, ..] => 4,
+            [0x81..=0xfe, 0x40..=0x7e | 0x80..=0xfe, ..] => 2,
+            _ => 1,
+        };
+        kept.extend_from_slice(&bytes[at..at + size]);
+        at += size;
+    }
+    kept
+}
+
 fn gb2312(bytes: &[u8]) -> String {
     let table = table();
     let mut text = String::with_capacity(bytes.len() * 3 / 2);
     let mut at = 0;
     while at < bytes.len() {
         let lead = bytes[at];
-        let pair = bytes.get(at + 1).and_then(|&trail| table[place(lead, trail)?]);
+        let pair = bytes
+            .get(at + 1)
+            .and_then(|&trail| table[place(lead, trail)?]);
         match pair {
             _ if lead < 0x80 => text.push(char::from(lead)),
             Some(c) => {
@@ -76,7 +109,9 @@ fn table() -> &'static [Option<char>] {
     static TABLE: OnceLock<Vec<Option<char>>> = OnceLock::new();
     TABLE.get_or_init(|| {
         let pairs = (0xa1..=0xfe).flat_map(|lead| (0xa1..=0xfe).map(move |trail| (lead, trail)));
-        pairs.map(|(lead, trail)| assigned(lead, trail).then(|| character(lead, trail))).collect()
+        pairs
+            .map(|(lead, trail)| assigned(lead, trail).then(|| character(lead, trail)))
+            .collect()
     })
 }
 
@@ -119,6 +154,7 @@ mod tests {
         assert_eq!(decode(b"8\xa8D\xa8D9HZ", None), "8DD9HZ");
         assert_eq!(decode("a\u{4e2d}".as_bytes(), Some("utf-8")), "a中");
         assert_eq!(decode(b"a\xff\xd6\xd0\xd6", Some("gb18030")), "a中");
+        assert_eq!(decode(b"\xd6\xd0\x80a\x81\x80", Some("gb18030")), "中a亐");
         assert_eq!(decode(b"\xd6\xd0\xd6", None), "中");
         assert_eq!(decode(b"\xa1\xaa", None), "\u{2015}");
     }

@@ -110,7 +110,11 @@ pub(super) fn repaired(record: &[String]) -> Vec<String> {
             }
         })
         .collect();
-    fields.join(",").split('\r').map(|line| format!("{line}\n")).collect()
+    fields
+        .join(",")
+        .split('\r')
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 #[cfg(test)]

@@ -57,7 +57,11 @@ impl CsvRows {
             self.lines.extend(csv::repaired(&record));
         }
         // The reference program drops the header as a row too short.
-        if self.lines.front().is_some_and(|line| line.trim_end() == NAMES.join(",")) {
+        if self
+            .lines
+            .front()
+            .is_some_and(|line| line.trim_end() == NAMES.join(","))
+        {
             self.lines.pop_front();
         }
         Ok(())
@@ -72,7 +76,11 @@ impl Iterator for CsvRows {
             if let Some(line) = self.lines.pop_front() {
                 let row = self.row;
                 self.row += 1;
-                return Some(Ok(Row { file: self.file.clone(), row, fields: fields(&line) }));
+                return Some(Ok(Row {
+                    file: self.file.clone(),
+                    row,
+                    fields: fields(&line),
+                }));
             }
             let path = self.files.next()?;
             if let Err(error) = self.begin(&path) {

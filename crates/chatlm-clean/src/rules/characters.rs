@@ -36,7 +36,10 @@ mod tests {
 
     #[test]
     fn unseen_characters_go_and_line_ends_are_one() {
-        assert_eq!(clean("\u{feff}甲\r\n乙\r丙\u{0}\u{200b}丁\u{fffd}\t戊"), "甲\n乙\n丙丁\t戊");
+        assert_eq!(
+            clean("\u{feff}甲\r\n乙\r丙\u{0}\u{200b}丁\u{fffd}\t戊"),
+            "甲\n乙\n丙丁\t戊"
+        );
         assert_eq!(clean("👩\u{200d}⚕\u{fe0f}"), "👩\u{200d}⚕\u{fe0f}");
     }
 }

@@ -20,7 +20,9 @@ pub fn empty_prompt() -> Rule {
 
 /// Drops a sample one of whose answers is nothing but white space.
 pub fn empty_answer(name: &'static str) -> Rule {
-    Rule::drop(name, |sample| sample.answers.iter().any(|answer| blank(answer)))
+    Rule::drop(name, |sample| {
+        sample.answers.iter().any(|answer| blank(answer))
+    })
 }
 
 pub fn short_prompt(least: usize) -> Rule {
@@ -36,13 +38,18 @@ pub fn short_response(least: usize) -> Rule {
 /// Drops by a field of the raw row, before anything was cleaned.
 pub fn short_field(name: &'static str, field: &'static str, least: usize) -> Rule {
     Rule::drop_row(name, move |row: &Row| {
-        row.fields.get(field).and_then(Value::as_str).is_none_or(|text| length(text) < least)
+        row.fields
+            .get(field)
+            .and_then(Value::as_str)
+            .is_none_or(|text| length(text) < least)
     })
 }
 
 /// Drops a sample one of whose texts has more than `most` characters.
 pub fn long(most: usize) -> Rule {
-    Rule::drop("long", move |sample: &Sample| sample.texts().any(|text| length(text) > most))
+    Rule::drop("long", move |sample: &Sample| {
+        sample.texts().any(|text| length(text) > most)
+    })
 }
 
 #[cfg(test)]

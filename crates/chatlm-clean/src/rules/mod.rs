@@ -18,7 +18,11 @@ pub(crate) mod testing {
 
     /// Whether a rule keeps a prompt and its answers.
     pub(crate) fn keeps(rule: &Rule, prompt: &str, answers: &[&str]) -> bool {
-        let row = Row { file: "test".into(), row: 0, fields: serde_json::Map::new() };
+        let row = Row {
+            file: "test".into(),
+            row: 0,
+            fields: serde_json::Map::new(),
+        };
         let mut sample = Sample::new(prompt, answers.iter().map(|&answer| answer.to_owned()));
         rule.keeps(&row, &mut sample)
     }

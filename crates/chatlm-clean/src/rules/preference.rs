@@ -4,7 +4,10 @@ use crate::sample::Rule;
 
 pub fn same_answers() -> Rule {
     Rule::drop("same-answers", |sample| {
-        sample.answers.windows(2).any(|pair| pair[0].trim() == pair[1].trim())
+        sample
+            .answers
+            .windows(2)
+            .any(|pair| pair[0].trim() == pair[1].trim())
     })
 }
 

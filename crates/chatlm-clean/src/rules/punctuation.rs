@@ -45,7 +45,11 @@ pub fn keep_first(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     let mut before = false;
     for c in text.chars() {
-        let c = if matches!(c, ' ' | '\u{3000}') { '，' } else { c };
+        let c = if matches!(c, ' ' | '\u{3000}') {
+            '，'
+        } else {
+            c
+        };
         let sign = is_sign(c);
         if !(sign && before) {
             cleaned.push(c);
@@ -63,7 +67,10 @@ mod tests {
     fn a_repeated_sign_is_written_once() {
         assert_eq!(once("好！！！是吗？？，，"), "好！是吗？，");
         assert_eq!(once("等等......然后………"), "等等...然后……");
-        assert_eq!(once("class, success. a == b -- c::d"), "class, success. a == b -- c::d");
+        assert_eq!(
+            once("class, success. a == b -- c::d"),
+            "class, success. a == b -- c::d"
+        );
         assert_eq!(once("他说：“好。”《甲》《乙》"), "他说：“好。”《甲》《乙》");
     }
 
@@ -71,6 +78,9 @@ mod tests {
     fn the_reference_keeps_the_first_of_a_run_and_thinks_s_a_sign() {
         assert_eq!(keep_first("class, success.涨"), "clasucces涨");
         assert_eq!(keep_first("4. 规划"), "4.规划");
-        assert_eq!(keep_first(" SOUL EATER》《x。\ny\nz"), "，SOUL，EATER》x。y\nz");
+        assert_eq!(
+            keep_first(" SOUL EATER》《x。\ny\nz"),
+            "，SOUL，EATER》x。y\nz"
+        );
     }
 }

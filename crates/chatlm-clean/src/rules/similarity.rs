@@ -13,7 +13,11 @@ pub fn dice(a: &str, b: &str) -> f64 {
 
 /// The second text where the two say the same (0.90 and above), else both joined.
 pub fn join(title: &str, text: &str) -> String {
-    if dice(title, text) >= 0.90 { text.to_owned() } else { format!("{title}{text}") }
+    if dice(title, text) >= 0.90 {
+        text.to_owned()
+    } else {
+        format!("{title}{text}")
+    }
 }
 
 #[cfg(test)]
@@ -24,7 +28,13 @@ mod tests {
     fn what_says_the_same_is_said_once() {
         assert!((dice("甲乙丙", "甲乙丁") - 2.0 / 3.0).abs() < 1e-12);
         assert!(dice("", "").abs() < 1e-12);
-        assert_eq!(join("高血压怎么办", "怎么办，高血压？怎么办"), "高血压怎么办怎么办，高血压？怎么办");
-        assert_eq!(join("一二三四五六七八九十", "十九八七六五四三二一？"), "十九八七六五四三二一？");
+        assert_eq!(
+            join("高血压怎么办", "怎么办，高血压？怎么办"),
+            "高血压怎么办怎么办，高血压？怎么办"
+        );
+        assert_eq!(
+            join("一二三四五六七八九十", "十九八七六五四三二一？"),
+            "十九八七六五四三二一？"
+        );
     }
 }

@@ -54,13 +54,20 @@ mod tests {
     #[test]
     fn spaces_are_single_and_lines_keep_their_indentation() {
         assert_eq!(tidy("　　你　好  吗 \n\n\n　　好。\n"), "你 好 吗\n\n好。");
-        assert_eq!(tidy("  for x in y:\n    print(x)\n"), "for x in y:\n    print(x)");
+        assert_eq!(
+            tidy("  for x in y:\n    print(x)\n"),
+            "for x in y:\n    print(x)"
+        );
         assert_eq!(tidy(" \n\t\u{a0}"), "");
     }
 
     #[test]
     fn tidying_twice_changes_nothing() {
-        for text in ["a\u{3000} b\n \n\n c", "\u{3000} x", "\n\n\u{a0}\n甲 \u{3000}\n\u{3000}\u{3000} 乙"] {
+        for text in [
+            "a\u{3000} b\n \n\n c",
+            "\u{3000} x",
+            "\n\n\u{a0}\n甲 \u{3000}\n\u{3000}\u{3000} 乙",
+        ] {
             assert_eq!(tidy(&tidy(text)), tidy(text), "{text:?}");
         }
     }

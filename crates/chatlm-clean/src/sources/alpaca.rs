@@ -20,18 +20,38 @@ pub(super) fn recipe(purpose: Purpose) -> Recipe {
     if purpose == Purpose::Dpo {
         rules.push(newline::literal_newlines());
     }
-    rules.extend([spaces::spaces(), length::empty_prompt(), empty(purpose), length::long(MOST)]);
+    rules.extend([
+        spaces::spaces(),
+        length::empty_prompt(),
+        empty(purpose),
+        length::long(MOST),
+    ]);
     if purpose == Purpose::Dpo {
         rules.push(preference::same_answers());
-        return Recipe { sample: Box::new(preferences), rules };
+        return Recipe {
+            sample: Box::new(preferences),
+            rules,
+        };
     }
-    let sample = |row: &Row| Ok(Sample::new(instruction(row)?, [row.text("output")?.to_owned()]));
-    Recipe { sample: Box::new(sample), rules }
+    let sample = |row: &Row| {
+        Ok(Sample::new(
+            instruction(row)?,
+            [row.text("output")?.to_owned()],
+        ))
+    };
+    Recipe {
+        sample: Box::new(sample),
+        rules,
+    }
 }
 
 /// Names the empty side as the purpose calls it.
 pub(super) fn empty(purpose: Purpose) -> Rule {
-    length::empty_answer(if purpose == Purpose::Dpo { "empty-answer" } else { "empty-response" })
+    length::empty_answer(if purpose == Purpose::Dpo {
+        "empty-answer"
+    } else {
+        "empty-response"
+    })
 }
 
 fn preferences(row: &Row) -> Result<Sample> {
@@ -40,19 +60,29 @@ fn preferences(row: &Row) -> Result<Sample> {
         if let [Value::String(chosen), Value::String(rejected)] = answers.as_slice() {
             return Ok(Sample::new(prompt, [chosen.clone(), rejected.clone()]));
         }
-        return Err(row.error("output", "the list \"output\" is not two texts, the better one first"));
+        return Err(row.error(
+            "output",
+            "the list \"output\" is not two texts, the better one first",
+        ));
     }
-    let first = |names: &[&'static str]| names.iter().copied().find(|&n| row.fields.contains_key(n));
+    let first =
+        |names: &[&'static str]| names.iter().copied().find(|&n| row.fields.contains_key(n));
     let chosen = row.text(first(&["chosen", "output"]).unwrap_or("chosen"))?;
     let Some(rejected) = first(&["rejected", "reject"]) else {
         return Err(Error::new(
             Code::InputRow,
-            format!("{}, row {}: there is no field \"rejected\", so it is no preference pair", row.file, row.row),
+            format!(
+                "{}, row {}: there is no field \"rejected\", so it is no preference pair",
+                row.file, row.row
+            ),
             "clean it for sft, then let chatlm reject make the rejected answers",
         )
         .with("file", &*row.file)
         .with("row", row.row)
         .with("field", "rejected"));
     };
-    Ok(Sample::new(prompt, [chosen.to_owned(), row.text(rejected)?.to_owned()]))
+    Ok(Sample::new(
+        prompt,
+        [chosen.to_owned(), row.text(rejected)?.to_owned()],
+    ))
 }

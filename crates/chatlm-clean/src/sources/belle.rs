@@ -24,18 +24,33 @@ pub(super) fn recipe(purpose: Purpose) -> Recipe {
         length::empty_prompt(),
     ];
     if purpose == Purpose::Sft {
-        rules.extend([length::empty_answer("empty-response"), length::long(LONGEST)]);
+        rules.extend([
+            length::empty_answer("empty-response"),
+            length::long(LONGEST),
+        ]);
     } else {
         rules.extend([punctuation::repeats(), length::short_response(SHORTEST)]);
     }
-    let sample = |row: &Row| Ok(Sample::new(instruction(row)?, [row.text("output")?.to_owned()]));
-    Recipe { sample: Box::new(sample), rules }
+    let sample = |row: &Row| {
+        Ok(Sample::new(
+            instruction(row)?,
+            [row.text("output")?.to_owned()],
+        ))
+    };
+    Recipe {
+        sample: Box::new(sample),
+        rules,
+    }
 }
 
 /// The reference program bug for bug.
 pub(super) fn reference(purpose: Purpose) -> Recipe {
     let rules = if purpose == Purpose::Sft {
-        vec![translation::translation(), table::reference(), length::long(LONGEST)]
+        vec![
+            translation::translation(),
+            table::reference(),
+            length::long(LONGEST),
+        ]
     } else {
         vec![
             translation::reference_pretrain(),
@@ -46,7 +61,13 @@ pub(super) fn reference(purpose: Purpose) -> Recipe {
         ]
     };
     let sample = |row: &Row| {
-        Ok(Sample::new(row.text("instruction")?, [row.text("output")?.to_owned()]))
+        Ok(Sample::new(
+            row.text("instruction")?,
+            [row.text("output")?.to_owned()],
+        ))
     };
-    Recipe { sample: Box::new(sample), rules }
+    Recipe {
+        sample: Box::new(sample),
+        rules,
+    }
 }

@@ -26,7 +26,10 @@ pub(super) fn recipe() -> Recipe {
         length::short_prompt(SHORTEST_PROMPT),
         length::short_response(SHORTEST_ANSWER),
     ];
-    Recipe { sample: Box::new(sample), rules }
+    Recipe {
+        sample: Box::new(sample),
+        rules,
+    }
 }
 
 /// The reference program bug for bug, for rows of [`crate::compat::CsvRows`].
@@ -41,9 +44,15 @@ pub(super) fn reference() -> Recipe {
     ];
     let sample = |row: &Row| {
         let answer = format!("{}{}", field(row, "answer"), field(row, "rest"));
-        Ok(Sample::new(similarity::join(field(row, "title"), field(row, "ask")), [answer]))
+        Ok(Sample::new(
+            similarity::join(field(row, "title"), field(row, "ask")),
+            [answer],
+        ))
     };
-    Recipe { sample: Box::new(sample), rules }
+    Recipe {
+        sample: Box::new(sample),
+        rules,
+    }
 }
 
 fn few_columns() -> Rule {
@@ -51,7 +60,10 @@ fn few_columns() -> Rule {
 }
 
 fn field<'a>(row: &'a Row, name: &str) -> &'a str {
-    row.fields.get(name).and_then(Value::as_str).unwrap_or_default()
+    row.fields
+        .get(name)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 fn sample(row: &Row) -> Result<Sample> {
@@ -68,5 +80,8 @@ fn sample(row: &Row) -> Result<Sample> {
         .filter(|(name, _)| *name == "answer" || name.starts_with("column"))
         .filter_map(|(_, value)| value.as_str())
         .collect();
-    Ok(Sample::new(similarity::join(title, ask), [answer.join("，")]))
+    Ok(Sample::new(
+        similarity::join(title, ask),
+        [answer.join("，")],
+    ))
 }

@@ -42,10 +42,13 @@ pub(crate) enum Reader {
 impl Reader {
     pub(crate) fn open(options: &CleanOptions) -> Result<Self> {
         if options.source == Source::MedicalDialogue && options.compat {
-            return CsvRows::open(&options.inputs, options.encoding.as_deref()).map(Self::Reference);
+            return CsvRows::open(&options.inputs, options.encoding.as_deref())
+                .map(Self::Reference);
         }
         let rows = Rows::open(&options.inputs, &options.input())?;
-        Ok(Self::Rows(rows.ragged(options.source == Source::MedicalDialogue)))
+        Ok(Self::Rows(
+            rows.ragged(options.source == Source::MedicalDialogue),
+        ))
     }
 
     /// Rows skipped because they could not be read.

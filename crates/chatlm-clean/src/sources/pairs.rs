@@ -12,7 +12,8 @@ use crate::sample::Sample;
 const MOST: usize = 520;
 
 pub(super) fn recipe(options: &CleanOptions) -> Recipe {
-    let column = |given: &Option<String>, usual: &str| given.clone().unwrap_or_else(|| usual.into());
+    let column =
+        |given: &Option<String>, usual: &str| given.clone().unwrap_or_else(|| usual.into());
     let prompt = column(&options.prompt_column, "prompt");
     let dpo = options.purpose == Purpose::Dpo;
     let answers = if dpo {
@@ -27,13 +28,23 @@ pub(super) fn recipe(options: &CleanOptions) -> Recipe {
     if dpo {
         rules.push(newline::literal_newlines());
     }
-    rules.extend([spaces::spaces(), length::empty_prompt(), alpaca::empty(options.purpose)]);
+    rules.extend([
+        spaces::spaces(),
+        length::empty_prompt(),
+        alpaca::empty(options.purpose),
+    ]);
     if dpo {
         rules.extend([length::long(MOST), preference::same_answers()]);
     }
     let sample = move |row: &Row| {
         let texts = answers.iter().map(|name| row.text(name).map(str::to_owned));
-        Ok(Sample::new(row.text(&prompt)?, texts.collect::<Result<Vec<_>, _>>()?))
+        Ok(Sample::new(
+            row.text(&prompt)?,
+            texts.collect::<Result<Vec<_>, _>>()?,
+        ))
     };
-    Recipe { sample: Box::new(sample), rules }
+    Recipe {
+        sample: Box::new(sample),
+        rules,
+    }
 }
