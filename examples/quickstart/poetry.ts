@@ -60,7 +60,11 @@ export const fetchPoetry = async (signal: AbortSignal): Promise<string> => {
   await mkdir(sources, { recursive: true })
   const work = await mkdtemp(join(sources, "fetching-"))
   try {
-    await run("npm", ["pack", `${pinned.name}@${pinned.version}`, "--pack-destination", work, "--silent"], signal)
+    await run(
+      "npm",
+      ["pack", `${pinned.name}@${pinned.version}`, "--pack-destination", work, "--silent"],
+      signal
+    )
     const file = join(work, (await readdir(work)).find((name) => name.endsWith(".tgz")) ?? "missing.tgz")
     const integrity = await integrityOf(file)
     if (integrity !== pinned.integrity) {
@@ -121,26 +125,42 @@ const regular = (text: string) => {
 }
 
 /** `清平調 三` and `飲湖上  其二` as readers write them: `清平调·其三`. */
-const titleOf = (title: string) => title.replace(/\s+其?([一二三四五六七八九十百]+)$/u, "·其$1").replaceAll(/\s+/g, "")
+const titleOf = (title: string) =>
+  title.replace(/\s+其?([一二三四五六七八九十百]+)$/u, "·其$1").replaceAll(/\s+/g, "")
 
-const json = async (file: string): Promise<any> => JSON.parse(await readFile(file, "utf8"))
+/** The package is pinned by its hash, so its files hold what they held when this was written. */
+const json = async <A>(file: string): Promise<ReadonlyArray<A>> =>
+  JSON.parse(await readFile(file, "utf8")) as ReadonlyArray<A>
+
+interface RawPoem {
+  readonly author: string
+  readonly title: string
+  readonly paragraphs: ReadonlyArray<string>
+  readonly tags?: ReadonlyArray<string>
+}
+type RawRank = { readonly author: string; readonly title: string } & {
+  readonly [engine in (typeof engines)[number]]?: number
+}
 
 /** The regular poems that the package knows enough of to have tagged them, the best known first. */
 const readPoems = async (folder: string, convert: Convert, signal: AbortSignal) => {
   const found: Array<Poem> = []
-  for (const [period, dynasty] of [["tang", "唐代"], ["song", "宋代"]] as const) {
+  for (const [period, dynasty] of [
+    ["tang", "唐代"],
+    ["song", "宋代"]
+  ] as const) {
     const names = (await readdir(join(folder, "dist/quantangshi")))
       .filter((name) => name.startsWith(`poet.${period}.`))
       .sort((a, b) => Number(a.split(".")[2]) - Number(b.split(".")[2]))
     for (const name of names) {
       signal.throwIfAborted()
-      const poems = (await json(join(folder, "dist/quantangshi", name))).filter(
-        (poem: any) => poem.tags?.length > 0 && regular(poem.paragraphs.join(""))
+      const poems = (await json<RawPoem>(join(folder, "dist/quantangshi", name))).filter(
+        ({ tags = [], paragraphs }) => tags.length > 0 && regular(paragraphs.join(""))
       )
       if (poems.length === 0) continue
       const rankFile = join(folder, "dist/rank/poet", name.replace(/(\d+)\.json$/, "rank.$1.json"))
       const ranks = new Map<string, number>(
-        (await json(rankFile)).map((entry: any) => [
+        (await json<RawRank>(rankFile)).map((entry) => [
           `${entry.author}/${entry.title}`,
           engines.reduce((sum, engine) => sum + Math.log1p(entry[engine] ?? 0), 0)
         ])
@@ -153,7 +173,7 @@ const readPoems = async (folder: string, convert: Convert, signal: AbortSignal) 
           title: titleOf(convert(poem.title)),
           couplets: poem.paragraphs.map(convert),
           text,
-          school: poem.tags.some((tag: string) => schoolTag.test(tag)),
+          school: (poem.tags ?? []).some((tag) => schoolTag.test(tag)),
           rank: ranks.get(`${poem.author}/${poem.title}`) ?? 0
         })
       }
@@ -180,15 +200,22 @@ const readLives = async (folder: string, convert: Convert) => {
     const plain = convert(text).replaceAll(/\s+/g, "").replaceAll("(", "（").replaceAll(")", "）")
     const named = plain.replace(new RegExp(`^(${convert(name)}：|--)`), convert(name))
     const life = beginning(named, 80)
-    if (life.length >= 12 && /^[\u4e00-\u9fff，。？！；、：（）《》“”·\d－～-]+$/u.test(life)) lives.set(convert(name), life)
+    if (life.length >= 12 && /^[\u4e00-\u9fff，。？！；、：（）《》“”·\d－～-]+$/u.test(life))
+      lives.set(convert(name), life)
   }
-  for (const poet of await json(join(folder, "dist/quantangshi/authors.tang.json"))) add(poet.name, poet.desc)
+  const tang = join(folder, "dist/quantangshi/authors.tang.json")
+  for (const { name, desc } of await json<{ name: string; desc: string }>(tang)) add(name, desc)
   // Modern prose, so it goes over the Tang book's where a poet stands in both.
-  for (const poet of await json(join(folder, "dist/songci/author.song.json"))) add(poet.name, poet.description)
+  const song = join(folder, "dist/songci/author.song.json")
+  for (const { name, description } of await json<{ name: string; description: string }>(song))
+    add(name, description)
   return lives
 }
 
-const recite = (poem: Poem): Row => ({ question: `请背诵${poem.author}的《${poem.title}》`, answer: poem.text })
+const recite = (poem: Poem): Row => ({
+  question: `请背诵${poem.author}的《${poem.title}》`,
+  answer: poem.text
+})
 const author = (poem: Poem): Row => ({
   question: `《${poem.title}》是谁写的？`,
   answer: `《${poem.title}》是${poem.dynasty}诗人${poem.author}的作品。`
@@ -196,7 +223,12 @@ const author = (poem: Poem): Row => ({
 const nextLine = (poem: Poem, index: number): ReadonlyArray<Row> => {
   const [first, second] = (poem.couplets[index % poem.couplets.length] ?? "").split("，")
   if (first === undefined || second === undefined || second === "") return []
-  return [{ question: `“${first}”的下一句是什么？`, answer: `“${first}”的下一句是“${second.slice(0, first.length)}”。` }]
+  return [
+    {
+      question: `“${first}”的下一句是什么？`,
+      answer: `“${first}”的下一句是“${second.slice(0, first.length)}”。`
+    }
+  ]
 }
 
 export interface Sizes {
@@ -224,7 +256,9 @@ export const makeRows = async (folder: string, sizes: Sizes, signal: AbortSignal
     const key = `${poem.author}/${poem.title}`
     if (!asked.has(key)) asked.set(key, poem)
   }
-  const school = all.filter((poem) => poem.school && asked.get(`${poem.author}/${poem.title}`)?.text === poem.text)
+  const school = all.filter(
+    (poem) => poem.school && asked.get(`${poem.author}/${poem.title}`)?.text === poem.text
+  )
   const famous = school.slice(0, sizes.famous)
 
   // Characters that hardly occur would each cost a place in the vocabulary and never be learned.
@@ -256,6 +290,14 @@ export const makeRows = async (folder: string, sizes: Sizes, signal: AbortSignal
   return { reading, famous: famous.map(recite) }
 }
 
-/** Rows as a jsonl file. */
+/**
+ * Rows as a jsonl file. Answers are in NFKC, as the character tokenizer reads and writes them: otherwise
+ * every `，` that the model answers as `,` would count as a mistake.
+ */
 export const writeRows = (file: string, rows: ReadonlyArray<Row>) =>
-  writeFile(file, rows.map((row) => `${JSON.stringify(row)}\n`).join(""))
+  writeFile(
+    file,
+    rows
+      .map(({ question, answer }) => `${JSON.stringify({ question, answer: answer.normalize("NFKC") })}\n`)
+      .join("")
+  )

@@ -38,8 +38,16 @@ describe("results are kept by what made them", () => {
     const root = newRoot()
     const log: Log = []
     await run(root, chain(log))
-    expect(states(await run(root, chain(log, { end: "3" })))).toEqual({ first: "kept", middle: "kept", end: "done" })
-    expect(states(await run(root, chain(log, { middle: "0" })))).toEqual({ first: "kept", middle: "done", end: "done" })
+    expect(states(await run(root, chain(log, { end: "3" })))).toEqual({
+      first: "kept",
+      middle: "kept",
+      end: "done"
+    })
+    expect(states(await run(root, chain(log, { middle: "0" })))).toEqual({
+      first: "kept",
+      middle: "done",
+      end: "done"
+    })
     expect(states(await run(root, chain(log)))).toEqual({ first: "kept", middle: "kept", end: "kept" })
   })
 
@@ -87,7 +95,10 @@ describe("results are kept by what made them", () => {
       end: "pending"
     })
     expect(log).toEqual([])
-    expect(states(await run(root, chain(log), { until: "middle" }))).toEqual({ first: "done", middle: "done" })
+    expect(states(await run(root, chain(log), { until: "middle" }))).toEqual({
+      first: "done",
+      middle: "done"
+    })
     expect(states(await run(root, chain(log), { dryRun: true }))).toEqual({
       first: "kept",
       middle: "kept",
@@ -104,7 +115,9 @@ describe("what went wrong is found and done again", () => {
   it("a failed stage is not remembered and leaves nothing", async () => {
     const root = newRoot()
     const log: Log = []
-    const failing = pipeline("toys", { end: suffix(log, first(log), "1", "end", () => Promise.reject(new Error("no"))) })
+    const failing = pipeline("toys", {
+      end: suffix(log, first(log), "1", "end", () => Promise.reject(new Error("no")))
+    })
     await expect(run(root, failing)).rejects.toMatchObject({ code: "INTERNAL" })
     expect(readdirSync(join(root, "work"))).toEqual([])
     const good = pipeline("toys", { end: suffix(log, first(log), "1", "end") })
@@ -171,7 +184,10 @@ describe("interruption", () => {
     expect(readdirSync(join(root, "work"))).toEqual([])
     expect(readdirSync(root)).not.toContain("lock")
     const records = await Effect.runPromise(listRecords.pipe(Effect.provide(Ledger.layer(root))))
-    expect(records[0]).toMatchObject({ state: "interrupted", stages: [{ state: "done" }, { state: "waiting" }] })
+    expect(records[0]).toMatchObject({
+      state: "interrupted",
+      stages: [{ state: "done" }, { state: "waiting" }]
+    })
     const result = await run(root, pipeline("toys", { end: suffix(log, first(log), "1", "end") }))
     expect(states(result)).toEqual({ first: "kept", end: "done" })
     expect(readFileSync(result.results.end ?? "", "utf8")).toBe("a1\nb1\n")
@@ -195,7 +211,9 @@ describe("interruption", () => {
 
   it("two runs at once over one ledger are refused", async () => {
     const root = newRoot()
-    const fiber = Effect.runFork(effectOf(root, pipeline("toys", { end: suffix([], first([]), "1", "end", never) })))
+    const fiber = Effect.runFork(
+      effectOf(root, pipeline("toys", { end: suffix([], first([]), "1", "end", never) }))
+    )
     await new Promise((done) => setTimeout(done, 200))
     await expect(run(root, chain([]))).rejects.toMatchObject({ code: "USAGE" })
     await Effect.runPromise(Fiber.interrupt(fiber))
@@ -211,11 +229,16 @@ describe("runs gc", () => {
     await run(root, chain([]))
     await new Promise((done) => setTimeout(done, 1100))
     await run(root, chain([], { end: "9" }))
-    const collect = (dry: boolean) => Effect.runPromise(collectGarbage(1, dry).pipe(Effect.provide(Ledger.layer(root))))
+    const collect = (dry: boolean) =>
+      Effect.runPromise(collectGarbage(1, dry).pipe(Effect.provide(Ledger.layer(root))))
     expect((await collect(true)).removed).toHaveLength(2)
     expect(readdirSync(join(root, "store"))).toHaveLength(4)
     await collect(false)
     expect(readdirSync(join(root, "store"))).toHaveLength(3)
-    expect(states(await run(root, chain([], { end: "9" })))).toEqual({ first: "kept", middle: "kept", end: "kept" })
+    expect(states(await run(root, chain([], { end: "9" })))).toEqual({
+      first: "kept",
+      middle: "kept",
+      end: "kept"
+    })
   })
 })

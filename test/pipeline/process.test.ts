@@ -96,7 +96,9 @@ describe("chatlm run", () => {
     writeFileSync(join(folder, "package.json"), `{"type":"module"}`)
     const wrong = await chatlm("run", write("wrong.ts", "export default 1"), "--root", newRoot())
     expect(wrong.status).toBe(2)
-    expect(wrong.err).toMatch(/^error\[CONFIG_INVALID\]: .*wrong\.ts: its default export is not a pipeline\nhelp: /)
+    expect(wrong.err).toMatch(
+      /^error\[CONFIG_INVALID\]: .*wrong\.ts: its default export is not a pipeline\nhelp: /
+    )
     const broken = await chatlm("run", write("broken.ts", "const a: = 1"), "--root", newRoot())
     expect(broken.status).toBe(2)
     const missing = await chatlm("run", join(folder, "missing.ts"), "--root", newRoot())
@@ -107,7 +109,12 @@ describe("chatlm run", () => {
   it("--dry-run says what would run, --until a wrong stage which there are", async () => {
     const root = newRoot()
     const dry = JSON.parse((await chatlm("run", slow, "--root", root, "--dry-run", "--json")).out) as object
-    expect(dry).toMatchObject({ stages: [{ stage: "rows", state: "pending" }, { stage: "model", state: "pending" }] })
+    expect(dry).toMatchObject({
+      stages: [
+        { stage: "rows", state: "pending" },
+        { stage: "model", state: "pending" }
+      ]
+    })
     const wrong = await chatlm("run", slow, "--root", root, "--until", "modell")
     expect(wrong.status).toBe(1)
     expect(wrong.err).toContain(`did you mean "model"?`)

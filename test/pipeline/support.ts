@@ -8,7 +8,15 @@ import * as Effect from "effect/Effect"
 
 import { Native } from "../../ts/native/index.ts"
 import type { Border } from "../../ts/native/index.ts"
-import { fromPromise, Ledger, only, pipeline, PipelineListener, runPipeline, stage } from "../../ts/pipeline/index.ts"
+import {
+  fromPromise,
+  Ledger,
+  only,
+  pipeline,
+  PipelineListener,
+  runPipeline,
+  stage
+} from "../../ts/pipeline/index.ts"
 import type { Pairs, Pipeline, PipelineEvent, RunOptions } from "../../ts/pipeline/index.ts"
 
 export const newRoot = () => mkdtempSync(join(tmpdir(), "chatlm-pipeline-"))
@@ -32,7 +40,13 @@ export const first = (log: Log, text = "a\nb\n", name = "first"): Pairs =>
   }).rows
 
 /** Each line with something at its end. */
-export const suffix = (log: Log, from: Pairs, end: string, name: string, hold: () => Promise<unknown> = async () => {}): Pairs =>
+export const suffix = (
+  log: Log,
+  from: Pairs,
+  end: string,
+  name: string,
+  hold: () => Promise<unknown> = async () => {}
+): Pairs =>
   stage({
     name,
     version: 1,
@@ -74,7 +88,13 @@ export const counting = (log: Log, from: Pairs, until: number, hold: () => Promi
       })
   }).model
 
-export const effectOf = (root: string, what: Pipeline, options: RunOptions = {}, border: Partial<Border> = {}, events: Array<PipelineEvent> = []) =>
+export const effectOf = (
+  root: string,
+  what: Pipeline,
+  options: RunOptions = {},
+  border: Partial<Border> = {},
+  events: Array<PipelineEvent> = []
+) =>
   runPipeline(what, options).pipe(
     Effect.provideService(PipelineListener, (event) => void events.push(event)),
     Effect.provide(Ledger.layer(root)),

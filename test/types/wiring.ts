@@ -2,8 +2,32 @@
  * What must not compile. Each expected error is one; a line that compiles after all fails the type check.
  * Nothing here runs.
  */
-import { clean, dedup, dpo, evaluate, exportModel, given, merge, pipeline, pretrain, reject, sft, source, split, stage, tokenizer } from "../../ts/pipeline/index.ts"
-import type { Adapter, Model, Pairs, PreferencePairs, Report, Rows, Tokenizer } from "../../ts/pipeline/index.ts"
+import {
+  clean,
+  dedup,
+  dpo,
+  evaluate,
+  exportModel,
+  given,
+  merge,
+  pipeline,
+  pretrain,
+  reject,
+  sft,
+  source,
+  split,
+  stage,
+  tokenizer
+} from "../../ts/pipeline/index.ts"
+import type {
+  Adapter,
+  Model,
+  Pairs,
+  PreferencePairs,
+  Report,
+  Rows,
+  Tokenizer
+} from "../../ts/pipeline/index.ts"
 
 export const wired = () => {
   const { raw } = source({ version: 1, kind: "rows", files: { raw: "raw.jsonl" }, make: async () => {} })

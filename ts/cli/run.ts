@@ -59,7 +59,9 @@ export const command = verb(
   "run",
   "Run the pipeline of a module; what is done and unchanged is not done again",
   {
-    file: Argument.String("FILE").pipe(Argument.withDescription("A .ts module whose default export is a pipeline")),
+    file: Argument.String("FILE").pipe(
+      Argument.withDescription("A .ts module whose default export is a pipeline")
+    ),
     until: Flags.text("until", "The last stage to run", "STAGE").pipe(Flag.optional),
     dryRun: Flags.boolean("dry-run", "Only say what would run"),
     rerun: Flags.text("rerun", "Run a stage though its result is there", "STAGE").pipe(Flag.atLeast(0)),
@@ -92,10 +94,7 @@ export const command = verb(
         sample: flags.sample,
         verify: flags.verify,
         ...Flags.given("until", flags.until)
-      }).pipe(
-        Effect.provideService(PipelineListener, listener),
-        Effect.provide(Ledger.layer(flags.root))
-      )
+      }).pipe(Effect.provideService(PipelineListener, listener), Effect.provide(Ledger.layer(flags.root)))
       const value = {
         pipeline: result.pipeline,
         stages: result.stages.map(stageValue),
@@ -109,4 +108,3 @@ export const command = verb(
     }),
   [{ command: "chatlm run pipeline.ts --until tokenizer", description: "Run up to one stage" }]
 )
-

@@ -75,7 +75,9 @@ const gc = verb(
   "gc",
   "Remove results that the newest runs do not use, and abandoned work",
   {
-    keep: Flags.integer("keep", "Newest runs of each pipeline whose results stay", 1).pipe(Flag.withDefault(1)),
+    keep: Flags.integer("keep", "Newest runs of each pipeline whose results stay", 1).pipe(
+      Flag.withDefault(1)
+    ),
     dryRun: Flags.boolean("dry-run", "Only say what would go"),
     root
   },
@@ -83,7 +85,9 @@ const gc = verb(
     Effect.gen(function* () {
       const output = yield* Output
       const { collectGarbage, Ledger } = yield* pipelines
-      const done = yield* collectGarbage(flags.keep, flags.dryRun).pipe(Effect.provide(Ledger.layer(flags.root)))
+      const done = yield* collectGarbage(flags.keep, flags.dryRun).pipe(
+        Effect.provide(Ledger.layer(flags.root))
+      )
       yield* output.result(
         done,
         [

@@ -1,6 +1,16 @@
 /** Pipelines of typed stages with results that are kept by their content; `chatlm run` runs them. */
 export { given } from "./artifact.ts"
-export type { Adapter, Artifact, Kind, Model, Pairs, PreferencePairs, Report, Rows, Tokenizer } from "./artifact.ts"
+export type {
+  Adapter,
+  Artifact,
+  Kind,
+  Model,
+  Pairs,
+  PreferencePairs,
+  Report,
+  Rows,
+  Tokenizer
+} from "./artifact.ts"
 export { PipelineListener } from "./events.ts"
 export type { PipelineEvent } from "./events.ts"
 export { Ledger } from "./ledger.ts"

@@ -46,7 +46,9 @@ export const loadPipeline = (file: string): Effect.Effect<Pipeline, ChatlmError>
     const path = resolve(file)
     if (!(yield* Files.exists(path))) {
       return yield* Effect.fail(
-        makeError("INPUT_NOT_FOUND", `there is no file ${file}`, "give the module that holds the pipeline", { file })
+        makeError("INPUT_NOT_FOUND", `there is no file ${file}`, "give the module that holds the pipeline", {
+          file
+        })
       )
     }
     const value = yield* Effect.tryPromise({
@@ -59,7 +61,13 @@ export const loadPipeline = (file: string): Effect.Effect<Pipeline, ChatlmError>
       catch: (error) =>
         isChatlmError(error)
           ? error
-          : broken(file, error instanceof Error ? (error.message.split("\n")[0] ?? "") : "does not load", error)
+          : broken(
+              file,
+              error instanceof Error ? (error.message.split("\n")[0] ?? "") : "does not load",
+              error
+            )
     })
-    return isPipeline(value) ? value : yield* Effect.fail(broken(file, "its default export is not a pipeline"))
+    return isPipeline(value)
+      ? value
+      : yield* Effect.fail(broken(file, "its default export is not a pipeline"))
   })

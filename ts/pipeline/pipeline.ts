@@ -24,7 +24,8 @@ export const stagesFor = (artifacts: ReadonlyArray<Artifact>): ReadonlyArray<Sta
   const ordered = new Set<Stage>()
   const visit = ({ origin }: Artifact): void => {
     if (origin.type === "given" || ordered.has(origin.stage)) return
-    for (const input of Object.values(origin.stage.inputs)) for (const artifact of listOf(input)) visit(artifact)
+    for (const input of Object.values(origin.stage.inputs))
+      for (const artifact of listOf(input)) visit(artifact)
     ordered.add(origin.stage)
   }
   for (const artifact of artifacts) visit(artifact)

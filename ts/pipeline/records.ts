@@ -77,16 +77,18 @@ const isRecord = (value: unknown): value is RunRecord =>
   typeof value === "object" && value !== null && "id" in value && "pipeline" in value && "stages" in value
 
 /** All records, the newest first. */
-export const listRecords: Effect.Effect<ReadonlyArray<RunRecord>, ChatlmError, Ledger> = Effect.gen(function* () {
-  const { root } = yield* Ledger
-  const records: Array<RunRecord> = []
-  for (const name of yield* Files.list(join(root, "runs"))) {
-    if (!name.endsWith(".json")) continue
-    const record = yield* Files.readJson(join(root, "runs", name))
-    if (isRecord(record)) records.push(record)
+export const listRecords: Effect.Effect<ReadonlyArray<RunRecord>, ChatlmError, Ledger> = Effect.gen(
+  function* () {
+    const { root } = yield* Ledger
+    const records: Array<RunRecord> = []
+    for (const name of yield* Files.list(join(root, "runs"))) {
+      if (!name.endsWith(".json")) continue
+      const record = yield* Files.readJson(join(root, "runs", name))
+      if (isRecord(record)) records.push(record)
+    }
+    return records.toReversed()
   }
-  return records.toReversed()
-})
+)
 
 /** One record by the beginning of its id; the newest where none is named. */
 export const findRecord = (id: string | undefined): Effect.Effect<RunRecord, ChatlmError, Ledger> =>
@@ -112,7 +114,10 @@ export interface Collected {
 }
 
 /** Removes the results that the newest `keep` runs of each pipeline do not use, and abandoned work. */
-export const collectGarbage = (keep: number, dryRun: boolean): Effect.Effect<Collected, ChatlmError, Ledger> =>
+export const collectGarbage = (
+  keep: number,
+  dryRun: boolean
+): Effect.Effect<Collected, ChatlmError, Ledger> =>
   Effect.gen(function* () {
     const ledger = yield* Ledger
     // What a run is just making is not abandoned.
@@ -128,14 +133,16 @@ export const collectGarbage = (keep: number, dryRun: boolean): Effect.Effect<Col
         removed.push(join(ledger.root, "runs", `${record.id}.json`))
         continue
       }
-      for (const { stage, key } of record.stages) if (key !== null) used.add(basename(ledger.folderOf(stage, key)))
+      for (const { stage, key } of record.stages)
+        if (key !== null) used.add(basename(ledger.folderOf(stage, key)))
     }
     let kept = 0
     for (const name of yield* Files.list(join(ledger.root, "store"))) {
       if (used.has(name)) kept += 1
       else removed.push(join(ledger.root, "store", name))
     }
-    for (const name of yield* Files.list(join(ledger.root, "work"))) removed.push(join(ledger.root, "work", name))
+    for (const name of yield* Files.list(join(ledger.root, "work")))
+      removed.push(join(ledger.root, "work", name))
     let bytes = 0
     for (const path of removed) {
       bytes += yield* Files.sizeOf(path)

@@ -7,8 +7,8 @@ import { join, resolve } from "node:path"
 import * as Effect from "effect/Effect"
 
 import { nearest } from "../config/nearest.ts"
-import { makeError, Native } from "../native/index.ts"
-import type { ChatlmError } from "../native/index.ts"
+import { makeError } from "../native/index.ts"
+import type { ChatlmError, Native } from "../native/index.ts"
 import { listOf } from "./artifact.ts"
 import type { Artifact } from "./artifact.ts"
 import { PipelineListener } from "./events.ts"
@@ -23,7 +23,7 @@ import type { Pipeline } from "./pipeline.ts"
 import { openRecord } from "./records.ts"
 import { cutGiven } from "./sample.ts"
 import type { JsonObject, Stage, WorkContext } from "./stage.ts"
-import { targetIsWhole } from "./target.ts"
+import { checkTarget, targetIsWhole } from "./target.ts"
 
 export interface RunOptions {
   /** The last stage to run, with all that it needs. */
@@ -74,7 +74,10 @@ const unknownStage = (name: string, stages: ReadonlyArray<Stage>) => {
 }
 
 /** The stages of a run in order, cut off after `until`. */
-const choose = (all: ReadonlyArray<Stage>, options: RunOptions): Effect.Effect<ReadonlyArray<Stage>, ChatlmError> => {
+const choose = (
+  all: ReadonlyArray<Stage>,
+  options: RunOptions
+): Effect.Effect<ReadonlyArray<Stage>, ChatlmError> => {
   const wanted = [...(options.rerun ?? []), ...(options.until === undefined ? [] : [options.until])]
   const missing = wanted.find((name) => !all.some((stage) => stage.name === name))
   if (missing !== undefined) return Effect.fail(unknownStage(missing, all))
@@ -95,7 +98,10 @@ export const runPipeline = (
     const stages = yield* choose(pipeline.stages, options)
     // All settings are checked before the first stage spends any time.
     const settings = new Map<Stage, JsonObject>()
-    for (const stage of stages) settings.set(stage, yield* stage.settings(sample))
+    for (const stage of stages) {
+      settings.set(stage, yield* stage.settings(sample))
+      if (stage.target !== undefined && !dryRun) yield* checkTarget(stage.target)
+    }
 
     if (!dryRun) yield* lock(ledger.root)
     const record = dryRun ? undefined : yield* openRecord(pipeline.name, stages, options)
@@ -123,7 +129,11 @@ export const runPipeline = (
         ])
       )
 
-    const perform = (stage: Stage, key: string, inputs: ReadonlyArray<readonly [string, ReadonlyArray<Known>]>) =>
+    const perform = (
+      stage: Stage,
+      key: string,
+      inputs: ReadonlyArray<readonly [string, ReadonlyArray<Known>]>
+    ) =>
       Effect.gen(function* () {
         const startedAt = yield* now
         const place = yield* ledger.begin(stage.name, key, stage.resumes)
@@ -162,7 +172,8 @@ export const runPipeline = (
           for (const artifact of listOf(input)) {
             const one = yield* knownOf(artifact)
             // Only in a dry run, behind a stage that would run.
-            if (one === undefined) return { stage: stage.name, state: "pending", key: null, folder: null, manifest: null } as const
+            if (one === undefined)
+              return { stage: stage.name, state: "pending", key: null, folder: null, manifest: null } as const
             list.push(one)
           }
           inputs.push([name, list])
@@ -183,7 +194,13 @@ export const runPipeline = (
           else if (yield* targetIsWhole(stage.target, found.manifest)) {
             known.set(stage, outputsOf(found.folder, found.manifest))
             tell({ type: "kept", stage: stage.name, manifest: found.manifest })
-            return { stage: stage.name, state: "kept", key, folder: found.folder, manifest: found.manifest } as const
+            return {
+              stage: stage.name,
+              state: "kept",
+              key,
+              folder: found.folder,
+              manifest: found.manifest
+            } as const
           } else reason = "damaged"
         }
         if (dryRun) return { stage: stage.name, state: "pending", key, folder: null, manifest: null } as const
@@ -210,7 +227,10 @@ export const runPipeline = (
 
     const paths: Record<string, string> = {}
     for (const [name, artifact] of Object.entries(pipeline.results)) {
-      const one = artifact.origin.type === "given" ? undefined : known.get(artifact.origin.stage)?.[artifact.origin.output]
+      const one =
+        artifact.origin.type === "given"
+          ? undefined
+          : known.get(artifact.origin.stage)?.[artifact.origin.output]
       if (one !== undefined) paths[name] = one.path
     }
     return { pipeline: pipeline.name, stages: results, results: paths }

@@ -55,7 +55,10 @@ export const cutGiven = (whole: Pipeline): Pipeline => {
     const before = stages.get(old)
     if (before !== undefined) return before
     const inputs: Inputs = Object.fromEntries(
-      Object.entries(old.inputs).map(([name, input]) => [name, listOf(input).map((one) => replace(one, true))])
+      Object.entries(old.inputs).map(([name, input]) => [
+        name,
+        listOf(input).map((one) => replace(one, true))
+      ])
     )
     const replaced = { ...old, inputs }
     stages.set(old, replaced)
@@ -64,7 +67,9 @@ export const cutGiven = (whole: Pipeline): Pipeline => {
   const replace = (artifact: Artifact, cutting: boolean): Artifact => {
     const { origin } = artifact
     const moved: Artifact =
-      origin.type === "given" ? artifact : { ...artifact, origin: { ...origin, stage: replaceStage(origin.stage) } }
+      origin.type === "given"
+        ? artifact
+        : { ...artifact, origin: { ...origin, stage: replaceStage(origin.stage) } }
     if (!cutting || !isTable(artifact) || (origin.type === "stage" && !origin.stage.isSource)) return moved
     const id = origin.type === "given" ? origin.path : `${origin.stage.name}/${origin.output}`
     const made = cuts.get(id) ?? cut(moved, `sample-${cuts.size + 1}`)
@@ -73,6 +78,8 @@ export const cutGiven = (whole: Pipeline): Pipeline => {
   }
   return pipeline(
     whole.name,
-    Object.fromEntries(Object.entries(whole.results).map(([name, artifact]) => [name, replace(artifact, false)]))
+    Object.fromEntries(
+      Object.entries(whole.results).map(([name, artifact]) => [name, replace(artifact, false)])
+    )
   )
 }

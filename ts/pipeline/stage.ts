@@ -4,8 +4,8 @@
  */
 import * as Effect from "effect/Effect"
 
-import { bug, isChatlmError, Native } from "../native/index.ts"
-import type { ChatlmError } from "../native/index.ts"
+import { bug, isChatlmError } from "../native/index.ts"
+import type { ChatlmError, Native } from "../native/index.ts"
 import { makeArtifact } from "./artifact.ts"
 import type { Artifact, Inputs, Kind } from "./artifact.ts"
 

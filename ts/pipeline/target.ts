@@ -12,7 +12,10 @@ import type { Manifest } from "./manifest.ts"
 const marker = "manifest.json"
 
 /** Whether the target of a finished stage still holds what was written there. */
-export const targetIsWhole = (target: string | undefined, manifest: Manifest): Effect.Effect<boolean, ChatlmError> =>
+export const targetIsWhole = (
+  target: string | undefined,
+  manifest: Manifest
+): Effect.Effect<boolean, ChatlmError> =>
   target === undefined
     ? Effect.succeed(true)
     : Effect.gen(function* () {
@@ -22,6 +25,25 @@ export const targetIsWhole = (target: string | undefined, manifest: Manifest): E
         }
         return true
       })
+
+const foreign = (file: string) =>
+  makeError(
+    "TARGET_EXISTS",
+    `${file} is there already and no pipeline wrote it`,
+    "move it away, or export to another folder",
+    {
+      file
+    }
+  )
+
+/** Said before any work, not after hours of it: a model of another origin is in the way. */
+export const checkTarget = (target: string): Effect.Effect<void, ChatlmError> =>
+  Effect.gen(function* () {
+    const weights = join(target, "model.safetensors")
+    if ((yield* Files.exists(weights)) && !(yield* Files.exists(join(target, marker)))) {
+      return yield* Effect.fail(foreign(weights))
+    }
+  })
 
 /** Copies a folder's files into the target; other files there stay, those of another origin are not replaced. */
 export const writeTarget = (from: string, target: string): Effect.Effect<number, ChatlmError> =>
@@ -33,14 +55,7 @@ export const writeTarget = (from: string, target: string): Effect.Effect<number,
       if (marked || !(yield* Files.exists(there))) continue
       const [found] = yield* Files.entriesOf(there)
       if (found?.sha256 === sha256) continue
-      return yield* Effect.fail(
-        makeError(
-          "TARGET_EXISTS",
-          `${there} is there already and no pipeline wrote it`,
-          "move it away, or export to another folder",
-          { file: there }
-        )
-      )
+      return yield* Effect.fail(foreign(there))
     }
     // First without the marker's word for it: a killed copy is not taken for a whole one.
     yield* Files.makeFolder(target)
@@ -51,6 +66,9 @@ export const writeTarget = (from: string, target: string): Effect.Effect<number,
       bytes += size
     }
     const files = entries.map(({ path, size, sha256 }) => ({ path, size, sha256 }))
-    yield* Files.writeWhole(join(target, marker), JSON.stringify({ format: 1, state: "whole", files }, null, 2))
+    yield* Files.writeWhole(
+      join(target, marker),
+      JSON.stringify({ format: 1, state: "whole", files }, null, 2)
+    )
     return bytes
   })

@@ -23,7 +23,10 @@ export const dedup = (options: DedupOptions): Pairs => {
     version: 1,
     settings,
     inputs: { from, against },
-    outputs: { rows: { kind: "pairs", path: "rows.parquet" }, clusters: { kind: "rows", path: "clusters.parquet" } },
+    outputs: {
+      rows: { kind: "pairs", path: "rows.parquet" },
+      clusters: { kind: "rows", path: "clusters.parquet" }
+    },
     work: ({ inputs, outputs }) =>
       Effect.map(
         dedupRows({

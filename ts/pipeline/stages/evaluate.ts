@@ -47,7 +47,11 @@ export const evaluate = (options: EvaluateOptions): Report => {
           counts.tokens = report.tokens
         }
         if (bleu) {
-          const report = yield* evaluateBleu({ ...common, maxNewTokens, ...(limit === undefined ? {} : { limit }) })
+          const report = yield* evaluateBleu({
+            ...common,
+            maxNewTokens,
+            ...(limit === undefined ? {} : { limit })
+          })
           figures.bleu4 = report.bleu4
           counts.answers = report.rows
         }

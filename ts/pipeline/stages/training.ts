@@ -44,7 +44,7 @@ const spelled = <Table extends Pairs | PreferencePairs>(train: Weighted<Table>) 
   )
 
 /** Threads and the rhythm of notes change no result. */
-const idle = ["threads", "logEvery", "saveEvery", "keep"]
+const idle = new Set(["threads", "logEvery", "saveEvery", "keep"])
 
 const bestOrLast = (folder: string) =>
   Effect.map(Files.exists(join(folder, "best")), (best) => join(folder, best ? "best" : "last"))
@@ -82,7 +82,7 @@ export const trainingStage = <Kind extends RunKind, Table extends Pairs | Prefer
           out: "out",
           ...(model === undefined ? {} : { model: "model" })
         }),
-        (all) => Object.fromEntries(Object.entries(all).filter(([key]) => !idle.includes(key)))
+        (all) => Object.fromEntries(Object.entries(all).filter(([key]) => !idle.has(key)))
       ),
     inputs,
     outputs: { trained: { kind: makes, path: makes } },
@@ -95,7 +95,7 @@ export const trainingStage = <Kind extends RunKind, Table extends Pairs | Prefer
         // What is not part of the key comes from the options again.
         const whole = yield* resolved(false, {
           maxSteps: (settings.maxSteps ?? null) as Json,
-          tokenizer: only(inputs.tokenizer ?? inputs.model ?? []),
+          tokenizer: only((tokenizer === undefined ? inputs.model : inputs.tokenizer) ?? []),
           train,
           valid: valid === undefined ? null : only(inputs.valid ?? []),
           out,
@@ -116,7 +116,8 @@ export const trainingStage = <Kind extends RunKind, Table extends Pairs | Prefer
         if (result.evalBleu4 !== null) figures.evalBleu4 = result.evalBleu4
         yield* Files.linkOrCopy(yield* bestOrLast(out), outputs.trained)
         for (const file of ["config.json", "metrics.jsonl", "samples.jsonl"]) {
-          if (yield* Files.exists(join(out, file))) yield* Files.linkOrCopy(join(out, file), join(records, file))
+          if (yield* Files.exists(join(out, file)))
+            yield* Files.linkOrCopy(join(out, file), join(records, file))
         }
         return { steps: result.step, figures } satisfies WorkReport
       })
