@@ -94,6 +94,10 @@ describe("chatlm run", () => {
       return join(folder, name)
     }
     writeFileSync(join(folder, "package.json"), `{"type":"module"}`)
+    const text = readFileSync(slow, "utf8").replace("../../../ts/pipeline/index.ts", "chatlm/pipeline")
+    const good = await chatlm("run", write("good.ts", text), "--root", newRoot(), "--until", "rows", "--json")
+    expect(good.err).toMatch(/^\[1\/1\] rows/)
+    expect(good.status).toBe(0)
     const wrong = await chatlm("run", write("wrong.ts", "export default 1"), "--root", newRoot())
     expect(wrong.status).toBe(2)
     expect(wrong.err).toMatch(
