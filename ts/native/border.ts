@@ -339,6 +339,9 @@ export interface Border {
 
 /** Loads the addon. It is large, so this happens at the first call that needs it. */
 export const loadBorder = async (): Promise<Border> => {
+  // candle's own pool for element-wise work spins on a barrier, which costs most where cores are few or
+  // shared: one thread keeps it away; products and our operators use rayon's pool.
+  process.env["CANDLE_NUM_THREADS"] ??= "1"
   try {
     // The same depth in ts/ and dist/. Computed, so that neither the compiler nor a bundler resolves it.
     return (await import(new URL("../../index.js", import.meta.url).href)) as Border

@@ -27,6 +27,7 @@ use crate::setup::{
     Prepared, RunKind, check_identity, identity, open_rows, prepare, read_config, train_sets,
 };
 use crate::validation::{Measured, measure, measure_preferences};
+use crate::worker::compute;
 
 /// How to open a run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -339,13 +340,13 @@ impl TrainingRun {
                 .iter()
                 .map(|batch| preference_batch(batch, batch.keys.len(), pad, reference))
                 .collect::<Result<Vec<_>>>()?;
-            self.trainer.preference_step(&micro)
+            compute(|| self.trainer.preference_step(&micro))
         } else {
             let micro = batches
                 .iter()
                 .map(|batch| sequence_batch(batch, batch.keys.len(), pad))
                 .collect::<Result<Vec<_>>>()?;
-            self.trainer.step(&micro)
+            compute(|| self.trainer.step(&micro))
         }
     }
 

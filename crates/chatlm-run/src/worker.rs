@@ -62,6 +62,12 @@ impl<T: Send + 'static> Worker<T> {
     }
 }
 
+/// Runs tensor work inside the thread pool: entered once, not at every product. Nothing in it may
+/// wait for other users of the pool.
+pub fn compute<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}
+
 /// What a caught panic says, as an error.
 pub fn panic_error(panic: &(dyn std::any::Any + Send)) -> Error {
     let text = panic
