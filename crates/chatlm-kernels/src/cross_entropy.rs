@@ -5,18 +5,9 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::math::{exp, max, sum};
+use crate::math::{exp, log_sum_exp, sum, vector};
 use crate::plain;
 use crate::rows::{for_rows, fused, rows_a_task, slice, with_slice};
-
-/// `log Σ exp(row)`.
-fn log_sum_exp(row: &[f32]) -> f32 {
-    let largest = max(row);
-    if !largest.is_finite() {
-        return largest;
-    }
-    largest + sum(row, |value| exp(value - largest)).ln()
-}
 
 struct Scores {
     targets: Vec<u32>,
@@ -34,26 +25,33 @@ impl Scores {
         let mut out = vec![0.0f32; self.targets.len()];
         let task = rows_a_task(width);
         out.par_chunks_mut(task).enumerate().for_each(|(chunk, out)| {
-            for (place, out) in out.iter_mut().enumerate() {
-                let row = chunk * task + place;
-                let target = self.targets[row];
-                if target == self.ignore {
-                    continue;
+            vector(|| {
+                for (place, out) in out.iter_mut().enumerate() {
+                    let row = chunk * task + place;
+                    let target = self.targets[row];
+                    if target == self.ignore {
+                        continue;
+                    }
+                    let logits = &logits[row * width..(row + 1) * width];
+                    let norm = log_sum_exp(logits);
+                    let mut score = (1.0 - smoothing) * logits[target as usize];
+                    if smoothing > 0.0 {
+                        score += smoothing * sum(logits) / width as f32;
+                    }
+                    *out = score - norm;
                 }
-                let logits = &logits[row * width..(row + 1) * width];
-                let norm = log_sum_exp(logits);
-                let mut score = (1.0 - smoothing) * logits[target as usize];
-                if smoothing > 0.0 {
-                    score += smoothing * sum(logits, |value| value) / width as f32;
-                }
-                *out = score - norm;
-            }
+            });
         });
         out
     }
 
     /// `d log p(target) / d logits = (1 − s)·onehot + s/V − softmax`, times the row's gradient.
-    fn backward(&self, logits: &[f32], width: usize, grad: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
+    fn backward(
+        &self,
+        logits: &[f32],
+        width: usize,
+        grad: impl Fn(usize) -> f32 + Sync,
+    ) -> Vec<f32> {
         let smoothing = self.smoothing as f32;
         let mut out = vec![0.0f32; logits.len()];
         for_rows(&mut out, width, |row, out| {
@@ -104,8 +102,13 @@ impl CustomOp1 for Scores {
     }
 }
 
-fn checked(logits: &Tensor, targets: &Tensor, ignore: u32) -> Result<Vec<u32>> {
-    let (rows, width) = logits.dims2()?;
+/// Targets of `rows` rows, each inside a vocabulary of `width` or `ignore`.
+pub(crate) fn checked(
+    targets: &Tensor,
+    rows: usize,
+    width: usize,
+    ignore: u32,
+) -> Result<Vec<u32>> {
     let targets = targets.flatten_all()?.to_vec1::<u32>()?;
     if targets.len() != rows {
         bail!("{} targets for {rows} rows of logits", targets.len());
@@ -124,7 +127,8 @@ pub fn cross_entropy(
     ignore: u32,
     smoothing: f64,
 ) -> Result<Tensor> {
-    let checked = checked(logits, targets, ignore)?;
+    let (rows, width) = logits.dims2()?;
+    let checked = checked(targets, rows, width, ignore)?;
     if fused(&[logits]) {
         logits.contiguous()?.apply_op1(Scores { targets: checked, ignore, smoothing, summed: true })
     } else {
@@ -134,7 +138,8 @@ pub fn cross_entropy(
 
 /// The log-probability of each row's target, `(n)`, 0 where the target is `ignore`.
 pub fn log_probabilities(logits: &Tensor, targets: &Tensor, ignore: u32) -> Result<Tensor> {
-    let checked = checked(logits, targets, ignore)?;
+    let (rows, width) = logits.dims2()?;
+    let checked = checked(targets, rows, width, ignore)?;
     if fused(&[logits]) {
         logits.contiguous()?.apply_op1(Scores {
             targets: checked,

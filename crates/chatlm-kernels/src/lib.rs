@@ -11,10 +11,15 @@ mod linear;
 mod math;
 mod norm;
 pub mod plain;
+mod product;
+mod projected;
 mod rows;
+mod softmax;
 
-pub use attention::attention_probabilities;
+pub use attention::attention;
 pub use cross_entropy::{cross_entropy, log_probabilities};
-pub use dropout::{DropoutKeys, dropout};
-pub use linear::linear;
+pub use dropout::{Drop, DropoutKeys, dropout, relu, residual};
+pub use linear::{linear, linear_scaled};
 pub use norm::rms_norm;
+pub use projected::projected_cross_entropy;
+pub use softmax::attention_probabilities;

@@ -1,7 +1,19 @@
-//! An exponential that the compiler turns into vector code.
+//! Loops that the compiler turns into vector code: an exponential, sums in a fixed order, and the
+//! door through which they get the widest vectors that the processor has.
+#![expect(clippy::inline_always, reason = "only what is inlined takes the caller's vector width")]
+
+/// Runs `work`, compiled once for each vector width, on the widest that the processor has. Nothing
+/// here depends on the width: lanes are added in the same order, products are never fused.
+#[inline(always)]
+pub(crate) fn vector<R>(work: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(work)
+}
+
+/// Lanes of a sum.
+const LANES: usize = 16;
 
 /// `exp(x)` with a relative error below 1e-6, 0 below -87.3. Cephes' polynomial for `expf`.
-#[inline]
+#[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_375;
@@ -19,31 +31,32 @@ pub(crate) fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 5.000_000_1e-1;
     let value = p * r * r + r + 1.0;
-    let scale = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    // The whole number is in the low bits of `shifted`: no conversion, which would saturate.
+    let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     if x < -87.3 { 0.0 } else { value * scale }
 }
 
-/// Sums in eight lanes and then the lanes in order: fixed, and open to vector code.
-#[inline]
-pub(crate) fn sum(values: &[f32], map: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    let (chunks, rest) = values.as_chunks::<8>();
+/// Sums in lanes, and then the lanes in order.
+#[inline(always)]
+pub(crate) fn sum(values: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane += map(value);
+        for lane in 0..LANES {
+            lanes[lane] += chunk[lane];
         }
     }
-    let tail: f32 = rest.iter().map(|&value| map(value)).sum();
-    lanes.iter().sum::<f32>() + tail
+    lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
 
 /// The sum of products, in the same order.
-#[inline]
+#[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    let ((a8, a_rest), (b8, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    for (x, y) in a8.iter().zip(b8) {
-        for lane in 0..8 {
+    let mut lanes = [0.0f32; LANES];
+    let ((a_chunks, a_rest), (b_chunks, b_rest)) =
+        (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (x, y) in a_chunks.iter().zip(b_chunks) {
+        for lane in 0..LANES {
             lanes[lane] += x[lane] * y[lane];
         }
     }
@@ -52,14 +65,68 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// The largest value, negative infinity for none.
-#[inline]
+#[inline(always)]
 pub(crate) fn max(values: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 8];
-    let (chunks, rest) = values.as_chunks::<8>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = if value > *lane { value } else { *lane };
+        for lane in 0..LANES {
+            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
         }
     }
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Replaces the values by `exp(value - shift)` and answers their sum.
+#[inline(always)]
+pub(crate) fn exp_in_place(values: &mut [f32], shift: f32) -> f32 {
+    for value in values.iter_mut() {
+        *value = exp(*value - shift);
+    }
+    sum(values)
+}
+
+/// `log Σ exp(values)`, the values kept.
+#[inline(always)]
+pub(crate) fn log_sum_exp(values: &[f32]) -> f32 {
+    let largest = max(values);
+    if !largest.is_finite() {
+        return largest;
+    }
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += exp(chunk[lane] - largest);
+        }
+    }
+    let tail: f32 = rest.iter().map(|&value| exp(value - largest)).sum();
+    largest + (lanes.iter().sum::<f32>() + tail).ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exponential_is_within_a_millionth() {
+        let mut x = -87.0f32;
+        while x < 88.0 {
+            let expected = f64::from(x).exp();
+            let error = (f64::from(exp(x)) / expected - 1.0).abs();
+            assert!(error < 1e-6, "exp({x}): {error}");
+            x += 0.001_7;
+        }
+        assert_eq!(exp(f32::NEG_INFINITY).to_bits(), 0);
+        assert!(exp(f32::NAN).is_nan());
+        assert_eq!(exp(0.0).to_bits(), 1.0f32.to_bits());
+    }
+
+    #[test]
+    fn wide_and_narrow_vectors_give_the_same_bits() {
+        let values: Vec<f32> = (0..1003).map(|i| ((i * 37 % 101) as f32 - 50.0) / 9.0).collect();
+        let wide = vector(|| (sum(&values), dot(&values, &values), log_sum_exp(&values)));
+        let narrow = (sum(&values), dot(&values, &values), log_sum_exp(&values));
+        assert_eq!(format!("{wide:?}"), format!("{narrow:?}"));
+    }
 }

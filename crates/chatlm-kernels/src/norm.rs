@@ -3,7 +3,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use crate::math::dot;
+use crate::math::{dot, vector};
 use crate::plain;
 use crate::rows::{for_rows, fused, rows_a_task, slice, with_slice};
 
@@ -11,6 +11,7 @@ struct RmsNorm {
     eps: f64,
 }
 
+#[inline]
 fn scale(row: &[f32], eps: f64) -> f32 {
     1.0 / (dot(row, row) / row.len() as f32 + eps as f32).sqrt()
 }
@@ -70,21 +71,23 @@ fn backward(x: &[f32], weight: &[f32], grad: &[f32], width: usize, eps: f64) -> 
         .zip(grad.par_chunks(task))
         .map(|((dx, x), grad)| {
             let mut dw = vec![0.0f32; width];
-            let rows = dx.chunks_mut(width).zip(x.chunks(width)).zip(grad.chunks(width));
-            for ((dx, x), grad) in rows {
-                let s = scale(x, eps);
-                for (((dx, dw), g), (x, w)) in
-                    dx.iter_mut().zip(&mut dw).zip(grad).zip(x.iter().zip(weight))
-                {
-                    *dx = g * w;
-                    *dw += g * x * s;
+            vector(|| {
+                let rows = dx.chunks_mut(width).zip(x.chunks(width)).zip(grad.chunks(width));
+                for ((dx, x), grad) in rows {
+                    let s = scale(x, eps);
+                    for (((dx, dw), g), (x, w)) in
+                        dx.iter_mut().zip(&mut dw).zip(grad).zip(x.iter().zip(weight))
+                    {
+                        *dx = g * w;
+                        *dw += g * x * s;
+                    }
+                    let mean = dot(dx, x) / width as f32;
+                    let cubed = s * s * s * mean;
+                    for (dx, x) in dx.iter_mut().zip(x) {
+                        *dx = s * *dx - x * cubed;
+                    }
                 }
-                let mean = dot(dx, x) / width as f32;
-                let cubed = s * s * s * mean;
-                for (dx, x) in dx.iter_mut().zip(x) {
-                    *dx = s * *dx - x * cubed;
-                }
-            }
+            });
             dw
         })
         .collect();

@@ -3,6 +3,8 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
+use crate::dropout::{Drop, dropout};
+
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let wide = x.to_dtype(DType::F32)?;
     let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
@@ -34,7 +36,7 @@ pub fn attention_probabilities(
     let mut seen = Tensor::ones((batch, 1, queries, keys), DType::U8, scores.device())?;
     if causal {
         let allowed: Vec<u8> = (0..queries)
-            .flat_map(|q| (0..keys).map(move |k| u8::from(k < keys - queries + q + 1)))
+            .flat_map(|q| (0..keys).map(move |k| u8::from(k + queries < keys + q + 1)))
             .collect();
         let allowed = Tensor::from_vec(allowed, (1, 1, queries, keys), scores.device())?;
         seen = seen.broadcast_mul(&allowed)?;
@@ -51,6 +53,32 @@ pub fn attention_probabilities(
     exp.broadcast_div(&(sum + 1e-30)?)
 }
 
+/// (batch, length, heads · width) → (batch, heads, length, width)
+fn split(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let (batch, length, inner) = x.dims3()?;
+    x.reshape((batch, length, heads, inner / heads))?.transpose(1, 2)?.contiguous()
+}
+
+pub fn attention(
+    q: &Tensor,
+    kv: &Tensor,
+    heads: usize,
+    bias: Option<&Tensor>,
+    mask: Option<&Tensor>,
+    causal: bool,
+    drop: Drop<'_>,
+) -> Result<Tensor> {
+    let (batch, queries, inner) = q.dims3()?;
+    let part = |at: usize| split(&kv.narrow(2, at * inner, inner)?.contiguous()?, heads);
+    let (q, k, v) = (split(q, heads)?, part(0)?, part(1)?);
+    let scores = q.matmul(&k.transpose(2, 3)?.contiguous()?)?;
+    let mut p = attention_probabilities(&scores, bias, mask, causal)?;
+    if let Some((keys, site)) = drop {
+        p = dropout(&p, keys, site)?;
+    }
+    p.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((batch, queries, inner))
+}
+
 /// Log-probabilities of all the vocabulary.
 fn log_softmax(logits: &Tensor) -> Result<Tensor> {
     let largest = logits.max_keepdim(D::Minus1)?.detach();
@@ -60,7 +88,7 @@ fn log_softmax(logits: &Tensor) -> Result<Tensor> {
 }
 
 /// Targets that can be gathered, and 1 where they count.
-fn split(targets: &Tensor, ignore: u32, dtype: DType) -> Result<(Tensor, Tensor)> {
+fn gathered(targets: &Tensor, ignore: u32, dtype: DType) -> Result<(Tensor, Tensor)> {
     let counted = targets.ne(ignore)?;
     let zero = targets.zeros_like()?;
     Ok((counted.where_cond(targets, &zero)?, counted.to_dtype(dtype)?))
@@ -72,7 +100,7 @@ pub fn cross_entropy(
     ignore: u32,
     smoothing: f64,
 ) -> Result<Tensor> {
-    let (targets, counted) = split(targets, ignore, logits.dtype())?;
+    let (targets, counted) = gathered(targets, ignore, logits.dtype())?;
     let all = log_softmax(logits)?;
     let hit = all.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?;
     let even = all.mean(D::Minus1)?;
@@ -81,6 +109,6 @@ pub fn cross_entropy(
 }
 
 pub fn log_probabilities(logits: &Tensor, targets: &Tensor, ignore: u32) -> Result<Tensor> {
-    let (targets, counted) = split(targets, ignore, logits.dtype())?;
+    let (targets, counted) = gathered(targets, ignore, logits.dtype())?;
     log_softmax(logits)?.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)? * counted
 }

@@ -3,6 +3,8 @@
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::math::vector;
+
 /// Whether the kernels of this crate apply; otherwise the plain twin runs.
 pub(crate) fn fused(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
@@ -22,20 +24,22 @@ pub(crate) fn rows_a_task(width: usize) -> usize {
     (16_384 / width.max(1)).max(1)
 }
 
-/// Calls `work(row, out)` for every row of `width` values, in parallel.
+/// Calls `work(row, out)` for every row of `width` values, in parallel and in vector code.
 pub(crate) fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     if width == 0 {
         return;
     }
     let task = rows_a_task(width);
     out.par_chunks_mut(task * width).enumerate().for_each(|(chunk, rows)| {
-        for (row, out) in rows.chunks_mut(width).enumerate() {
-            work(chunk * task + row, out);
-        }
+        vector(|| {
+            for (row, out) in rows.chunks_mut(width).enumerate() {
+                work(chunk * task + row, out);
+            }
+        });
     });
 }
 
-/// The values of a contiguous CPU tensor, copied out of its storage's lock.
+/// Calls `work` with the values of a contiguous CPU tensor.
 pub(crate) fn with_slice<R>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();

@@ -8,9 +8,8 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor, Var};
 use chatlm_job::Random;
-use chatlm_kernels::{DropoutKeys, cross_entropy};
 use chatlm_optim::{Optimizer, OptimizerConfig, clip};
-use chatlm_t5::{Config, Model, Parameters, Pass};
+use chatlm_t5::{Config, DropoutKeys, Model, Parameters, Pass};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -68,10 +67,10 @@ fn main() {
         let pass = Pass { dropout: Some(&keys), adapter: true };
         let encoded = model.encode(&source_ids, &mask, &pass).unwrap();
         let hidden = model.decode(&target_ids, &encoded, &mask, &pass).unwrap();
-        let logits = model.logits(&hidden).unwrap().flatten_to(1).unwrap();
-        let loss = cross_entropy(&logits, &target_ids.flatten_all().unwrap(), 0, 0.0).unwrap();
+        let targets = target_ids.flatten_all().unwrap();
+        let loss = model.cross_entropy(&hidden.flatten_to(1).unwrap(), &targets, 0, 0.0).unwrap();
         let loss = (loss / (BATCH * TARGET) as f64).unwrap();
-        drop((encoded, hidden, logits));
+        drop((encoded, hidden));
         let forward = started.elapsed();
         let mut store = loss.backward().unwrap();
         let mut grads: BTreeMap<String, Tensor> = vars

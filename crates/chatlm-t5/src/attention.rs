@@ -1,7 +1,9 @@
 //! A linear layer that may carry an adapter, and multi-head attention without scaling, as T5 has it.
 
 use candle_core::{Result, Tensor};
-use chatlm_kernels::{attention_probabilities, dropout, linear};
+use chatlm_kernels::{
+    DropoutKeys, attention, attention_probabilities, dropout, linear, linear_scaled, residual,
+};
 
 use crate::cache::LayerCache;
 use crate::model::Pass;
@@ -27,21 +29,22 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
+    fn active(&self, pass: &Pass<'_>) -> Option<&Adapter> {
+        self.adapter.as_ref().filter(|_| pass.adapter)
+    }
+
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let y = linear(x, &self.weight)?;
-        let Some(adapter) = self.adapter.as_ref().filter(|_| pass.adapter) else { return Ok(y) };
+        let Some(adapter) = self.active(pass) else { return Ok(y) };
         let x = match pass.dropout {
             Some(keys) if adapter.dropout > 0.0 => {
-                let keys = chatlm_kernels::DropoutKeys {
-                    rows: keys.rows.clone(),
-                    rate: adapter.dropout,
-                };
+                let keys = DropoutKeys { rows: keys.rows.clone(), rate: adapter.dropout };
                 dropout(x, &keys, adapter.site)?
             }
             _ => x.clone(),
         };
-        let low = linear(&linear(&x, &adapter.a)?, &adapter.b)?;
-        y + (low * adapter.scaling)?
+        let low = linear_scaled(&linear(&x, &adapter.a)?, &adapter.b, adapter.scaling)?;
+        residual(&y, &low, None)
     }
 }
 
@@ -72,6 +75,7 @@ impl Attention {
         x.reshape((batch, length, self.heads, inner / self.heads))?.transpose(1, 2)?.contiguous()
     }
 
+    /// One step's queries over keys and values of the cache, each (batch, heads, length, width).
     fn attend(
         &self,
         q: &Tensor,
@@ -82,11 +86,7 @@ impl Attention {
     ) -> Result<Tensor> {
         // (batch, heads, queries, keys)
         let scores = q.matmul(&k.transpose(2, 3)?)?;
-        let mut probabilities =
-            attention_probabilities(&scores, view.bias, view.mask, view.causal)?;
-        if let Some(keys) = pass.dropout {
-            probabilities = dropout(&probabilities, keys, self.site)?;
-        }
+        let probabilities = attention_probabilities(&scores, view.bias, view.mask, view.causal)?;
         let (batch, heads, queries, width) = q.dims4()?;
         let seen = probabilities
             .matmul(v)?
@@ -104,11 +104,19 @@ impl Attention {
         view: View<'_>,
         pass: &Pass<'_>,
     ) -> Result<Tensor> {
-        let q = self.split(&self.q.forward(x, pass)?)?;
-        let (k, v) = self.keys_and_values(source, pass)?;
-        self.attend(&q, &k, &v, view, pass)
+        let q = self.q.forward(x, pass)?;
+        // Keys and values side by side: one product, one gradient for the source.
+        let kv = if self.k.active(pass).is_none() && self.v.active(pass).is_none() {
+            linear(source, &Tensor::cat(&[&self.k.weight, &self.v.weight], 0)?)?
+        } else {
+            Tensor::cat(&[self.k.forward(source, pass)?, self.v.forward(source, pass)?], 2)?
+        };
+        let drop = pass.drop(self.site);
+        let seen = attention(&q, &kv, self.heads, view.bias, view.mask, view.causal, drop)?;
+        self.o.forward(&seen, pass)
     }
 
+    /// Keys and values as the cache keeps them, each (batch, heads, length, width).
     pub(crate) fn keys_and_values(
         &self,
         source: &Tensor,

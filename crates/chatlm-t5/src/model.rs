@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use chatlm_job::{Error, Result};
-use chatlm_kernels::{DropoutKeys, linear};
+use chatlm_kernels::{Drop, DropoutKeys, linear_scaled, projected_cross_entropy};
 
 use crate::attention::{Adapter, Attention, Linear};
 use crate::cache::{Cache, LayerCache};
@@ -21,10 +21,15 @@ pub struct Pass<'a> {
     pub adapter: bool,
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
     /// No dropout, adapters on.
     pub fn inference() -> Self {
         Self { dropout: None, adapter: true }
+    }
+
+    /// Dropout at a place in the network.
+    pub(crate) fn drop(&self, site: u64) -> Drop<'a> {
+        self.dropout.map(|keys| (keys, site))
     }
 }
 
@@ -93,11 +98,31 @@ impl Model {
         self.project(hidden).map_err(tensor_error)
     }
 
-    fn project(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+    /// The output projection, and what its product is scaled by.
+    fn head(&self) -> (&Tensor, f64) {
         match &self.head {
-            Some(head) => linear(hidden, head),
-            None => linear(&(hidden * (self.config.d_model as f64).powf(-0.5))?, &self.shared),
+            Some(head) => (head, 1.0),
+            None => (&self.shared, (self.config.d_model as f64).powf(-0.5)),
         }
+    }
+
+    fn project(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+        let (head, scale) = self.head();
+        linear_scaled(hidden, head, scale)
+    }
+
+    /// The SUM of the cross-entropies of `hidden (n, d)` with `targets (n)` in nats, without the
+    /// logits: what [`Self::logits`] and [`chatlm_kernels::cross_entropy`] give, in less memory.
+    pub fn cross_entropy(
+        &self,
+        hidden: &Tensor,
+        targets: &Tensor,
+        ignore: u32,
+        smoothing: f64,
+    ) -> Result<Tensor> {
+        let (head, scale) = self.head();
+        projected_cross_entropy(hidden, head, scale, targets, ignore, smoothing)
+            .map_err(tensor_error)
     }
 
     fn embed(&self, ids: &Tensor) -> candle_core::Result<Tensor> {

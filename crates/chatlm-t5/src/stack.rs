@@ -1,7 +1,7 @@
 //! Blocks of attention and feed-forward, each `x + dropout(layer(norm(x)))`, and the two stacks.
 
 use candle_core::{Result, Tensor};
-use chatlm_kernels::{dropout, rms_norm};
+use chatlm_kernels::{dropout, relu, residual, rms_norm};
 
 use crate::attention::{Attention, Linear, View};
 use crate::bias::relative_bias;
@@ -19,15 +19,18 @@ pub(crate) struct FeedForward {
 
 impl FeedForward {
     fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
-        let mut inner = self.inputs[0].forward(x, pass)?;
-        inner = match self.inputs.get(1) {
+        let (inner, drop) = (self.inputs[0].forward(x, pass)?, pass.drop(self.site));
+        let inner = match self.inputs.get(1) {
             // gelu's tanh form, as T5 v1.1's gelu_new.
-            Some(linear) => (inner.gelu()? * linear.forward(x, pass)?)?,
-            None => inner.relu()?,
+            Some(linear) => {
+                let gated = (inner.gelu()? * linear.forward(x, pass)?)?;
+                match drop {
+                    Some((keys, site)) => dropout(&gated, keys, site)?,
+                    None => gated,
+                }
+            }
+            None => relu(&inner, drop)?,
         };
-        if let Some(keys) = pass.dropout {
-            inner = dropout(&inner, keys, self.site)?;
-        }
         self.wo.forward(&inner, pass)
     }
 }
@@ -47,11 +50,8 @@ impl Residual {
         pass: &Pass<'_>,
         layer: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let mut y = layer(&rms_norm(x, &self.norm, self.epsilon)?)?;
-        if let Some(keys) = pass.dropout {
-            y = dropout(&y, keys, self.site)?;
-        }
-        x + y
+        let y = layer(&rms_norm(x, &self.norm, self.epsilon)?)?;
+        residual(x, &y, pass.drop(self.site))
     }
 }
 
@@ -139,8 +139,8 @@ impl Stack {
     }
 
     fn drop(&self, x: &Tensor, site: u64, pass: &Pass<'_>) -> Result<Tensor> {
-        match pass.dropout {
-            Some(keys) => dropout(x, keys, site),
+        match pass.drop(site) {
+            Some((keys, site)) => dropout(x, keys, site),
             None => Ok(x.clone()),
         }
     }
