@@ -30,7 +30,7 @@ pub fn clean(options: &CleanOptions, job: &Job) -> Result<CleanReport> {
     };
     let mut dropped = vec![0u64; recipe.rules.len()];
     let (mut seen, mut broken) = (0u64, 0u64);
-    while let Some(row) = reader.next() {
+    for row in reader.by_ref() {
         let row = row?;
         seen += 1;
         if seen.is_multiple_of(PIECE) {

@@ -234,9 +234,9 @@ mod tests {
                 let similar: Vec<usize> = (0..i)
                     .filter(|&j| jaccard(&own[i], &own[j]) >= threshold)
                     .collect();
-                similar
-                    .iter()
-                    .for_each(|&j| groups.join(i as u32, j as u32));
+                for &j in &similar {
+                    groups.join(i as u32, j as u32);
+                }
                 Verdict {
                     similar: similar
                         .first()
@@ -257,6 +257,10 @@ mod tests {
         verdicts.into_iter().zip(0u32..).map(cluster).collect()
     }
 
+    fn pairs(rows: &[String]) -> Vec<(&str, &str)> {
+        rows.iter().map(|row| (row.as_str(), "")).collect()
+    }
+
     fn judge(own: &[String], other: &[String], ngram: usize, threshold: f64) -> Vec<Verdict> {
         // So many bands of one row that no pair is missed: the rest must be exact.
         let bands = Bands {
@@ -264,9 +268,6 @@ mod tests {
             rows: 1,
         };
         let mut corpus = Corpus::new(ngram, bands.count, MinHash::new(bands));
-        fn pairs(rows: &[String]) -> Vec<(&str, &str)> {
-            rows.iter().map(|row| (row.as_str(), "")).collect()
-        }
         corpus.add(&pairs(other)).unwrap();
         corpus.own_rows_follow();
         for piece in own.chunks(7) {

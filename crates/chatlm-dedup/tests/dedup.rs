@@ -169,6 +169,7 @@ fn an_interrupted_run_leaves_nothing() {
 /// writes `rows.parquet.THRESHOLD.clusters.parquet` for a comparison with exact sets.
 #[test]
 #[ignore = "needs a corpus in CHATLM_MEASURE"]
+#[expect(clippy::print_stderr, reason = "the figures are what is asked for")]
 fn measure() {
     let input = PathBuf::from(std::env::var("CHATLM_MEASURE").unwrap());
     for threshold in [0.85, 0.7] {
