@@ -81,7 +81,9 @@ fn data_files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn matching(pattern: &str) -> Result<Vec<PathBuf>> {
-    let found = glob::glob(pattern).map_err(|e| {
+    // As shells do: * leaves hidden files out.
+    let settings = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
+    let found = glob::glob_with(pattern, settings).map_err(|e| {
         Error::new(
             Code::Usage,
             format!("{pattern} is not a glob: {e}"),
@@ -252,12 +254,16 @@ fn looks_separated(text: &str, separator: u8, whole: bool) -> bool {
     let names: std::collections::HashSet<&str> = header.iter().map(str::trim).collect();
     let named = header.len() > 1
         && names.len() == header.len()
-        && names.iter().all(|name| {
-            !name.is_empty()
-                && name.chars().count() <= 32
-                && !name.contains(['。', '！', '？', '；', '\n'])
-        });
+        && names.iter().all(|name| looks_like_a_name(name));
     named && !rows.is_empty() && rows.iter().all(|row| row.len() == header.len())
+}
+
+/// A first row of data ("体验2D巅峰 倚天\t8") is no header: names have no blanks and are no numbers.
+fn looks_like_a_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.chars().count() <= 32
+        && name.parse::<f64>().is_err()
+        && name.chars().all(|c| c.is_alphanumeric() || "_-.:/()（）".contains(c))
 }
 
 #[cfg(test)]
@@ -284,6 +290,7 @@ mod tests {
             ),
             ("说，好\n你好, 世界\n", "txt", Some(Layout::Lines)),
             ("One, two.\nThree\n", "txt", Some(Layout::Lines)),
+            ("体验2D巅峰 倚天\t8\n通过奶粉\t3\n", "txt", Some(Layout::Lines)),
             ("text\na, b\n", "csv", Some(Layout::Separated(b','))),
             ("not json\n", "jsonl", Some(Layout::JsonLines)),
             ("", "jsonl", Some(Layout::Lines)),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use chatlm_job::{Code, Job, Result};
 use chatlm_tokenizer::{Preset, SPECIAL_TOKENS, Tokenizer, TrainOptions, train};
 use proptest::prelude::*;
+use unicode_normalization::UnicodeNormalization;
 
 const TEXTS: [&str; 6] = [
     "床前明月光，疑是地上霜。举头望明月，低头思故乡。",
@@ -81,10 +82,12 @@ fn training_text_round_trips() {
     for (preset, tokenizer, _folder) in both() {
         for text in TEXTS
             .iter()
-            .filter(|text| !text.contains("[SEP]") && !text.contains('Ａ'))
+            .filter(|text| !text.contains("[SEP]"))
         {
             let ids = tokenizer.encode(text).unwrap();
-            assert_eq!(tokenizer.decode(&ids).unwrap(), *text, "{preset:?}");
+            let back = tokenizer.decode(&ids).unwrap();
+            let expected = if preset == Preset::CharBpe { nfkc(text) } else { (*text).to_owned() };
+            assert_eq!(back, expected, "{preset:?}");
         }
     }
 }
@@ -161,6 +164,16 @@ fn nothing_is_written_without_text_or_when_stopped() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+/// What the char-level preset does to text before anything else.
+fn nfkc(text: &str) -> String {
+    text.nfkc().collect()
+}
+
+/// No files of failed cases beside the tests.
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     let mut stream = tokenizer.stream();
     let mut text = String::new();
@@ -178,7 +191,7 @@ fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
 fn round_trips_and_streams_hold_for_any_text_and_ids() {
     let both = both();
     let bytes = &both[1].1;
-    proptest!(|(text in "(\\PC|[\n\t 的月光，1a]){0,60}")| {
+    proptest!(cases(256), |(text in "(\\PC|[\n\t 的月光，1a]){0,60}")| {
         // Byte-level: everything comes back as it was.
         let ids = bytes.encode(&text).unwrap();
         prop_assert_eq!(&bytes.decode(&ids).unwrap(), &text);
@@ -188,18 +201,19 @@ fn round_trips_and_streams_hold_for_any_text_and_ids() {
     let known: Vec<char> = TEXTS
         .concat()
         .chars()
-        .filter(|c| !"[]：Ａｂｃ　１２３".contains(*c))
+        .filter(|c| !"[SEP]".contains(*c))
         .collect();
-    proptest!(|(picks in prop::collection::vec(0..known.len(), 0..60))| {
+    proptest!(cases(256), |(picks in prop::collection::vec(0..known.len(), 0..60))| {
         let text: String = picks.iter().map(|pick| known[*pick]).collect();
-        let text = text.trim_start_matches(' ');
+        // One leading space is taken for the mark that every text begins with.
+        let text = text.trim_start_matches([' ', '　']);
         let ids = chars.encode(text).unwrap();
-        prop_assert_eq!(chars.decode(&ids).unwrap(), text);
-        prop_assert_eq!(streamed(chars, &ids), text);
+        prop_assert_eq!(chars.decode(&ids).unwrap(), nfkc(text));
+        prop_assert_eq!(streamed(chars, &ids), nfkc(text));
     });
     for (_, tokenizer, _) in &both {
         let last = tokenizer.vocab_size() as u32;
-        proptest!(|(ids in prop::collection::vec(0..last, 0..40))| {
+        proptest!(cases(256), |(ids in prop::collection::vec(0..last, 0..40))| {
             prop_assert_eq!(streamed(tokenizer, &ids), tokenizer.decode(&ids).unwrap());
         });
     }
@@ -230,13 +244,10 @@ fn the_published_chatlm_tokenizer_loads() {
         ),
         (29298, 0, 1)
     );
-    // Ids of the tokenizers package 0.23 for the same text.
+    // Ids of the tokenizers package 0.23 for the same text; 6 is [UNK], for the space mark.
     let ids = tokenizer.encode("在地球上为什么没有重力的感觉？").unwrap();
-    assert_eq!(
-        tokenizer.tokens(&ids).concat().replace('▁', ""),
-        "在地球上为什么没有重力的感觉？"
-    );
-    proptest!(ProptestConfig::with_cases(64), |(ids in prop::collection::vec(0u32..29298, 0..40))| {
+    assert_eq!(ids, [6, 7, 8, 9, 10, 11, 15, 12, 13, 6, 89]);
+    proptest!(cases(64), |(ids in prop::collection::vec(0u32..29298, 0..40))| {
         prop_assert_eq!(streamed(&tokenizer, &ids), tokenizer.decode(&ids).unwrap());
     });
 }
