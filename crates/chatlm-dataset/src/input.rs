@@ -82,7 +82,10 @@ fn data_files(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn matching(pattern: &str) -> Result<Vec<PathBuf>> {
     // As shells do: * leaves hidden files out.
-    let settings = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
+    let settings = glob::MatchOptions {
+        require_literal_leading_dot: true,
+        ..Default::default()
+    };
     let found = glob::glob_with(pattern, settings).map_err(|e| {
         Error::new(
             Code::Usage,
@@ -97,9 +100,9 @@ fn matching(pattern: &str) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in found {
         if path.is_dir() {
-            files.extend(data_files(&path)?)
+            files.extend(data_files(&path)?);
         } else {
-            files.push(path)
+            files.push(path);
         }
     }
     Ok(files)
@@ -206,10 +209,10 @@ fn tell(text: &str, ending: &str, whole: bool) -> Option<Layout> {
             Layout::Json
         });
     }
-    if let Some(rest) = start.strip_prefix('[') {
-        if rest.trim_start().starts_with(['{', ']']) || (ending == "json" && whole) {
-            return Some(Layout::Json);
-        }
+    if let Some(rest) = start.strip_prefix('[')
+        && (rest.trim_start().starts_with(['{', ']']) || (ending == "json" && whole))
+    {
+        return Some(Layout::Json);
     }
     match ending {
         "csv" => return Some(Layout::Separated(separator(first).unwrap_or(b','))),
@@ -263,7 +266,9 @@ fn looks_like_a_name(name: &str) -> bool {
     !name.is_empty()
         && name.chars().count() <= 32
         && name.parse::<f64>().is_err()
-        && name.chars().all(|c| c.is_alphanumeric() || "_-.:/()（）".contains(c))
+        && name
+            .chars()
+            .all(|c| c.is_alphanumeric() || "_-.:/()（）".contains(c))
 }
 
 #[cfg(test)]
@@ -290,7 +295,11 @@ mod tests {
             ),
             ("说，好\n你好, 世界\n", "txt", Some(Layout::Lines)),
             ("One, two.\nThree\n", "txt", Some(Layout::Lines)),
-            ("体验2D巅峰 倚天\t8\n通过奶粉\t3\n", "txt", Some(Layout::Lines)),
+            (
+                "体验2D巅峰 倚天\t8\n通过奶粉\t3\n",
+                "txt",
+                Some(Layout::Lines),
+            ),
             ("text\na, b\n", "csv", Some(Layout::Separated(b','))),
             ("not json\n", "jsonl", Some(Layout::JsonLines)),
             ("", "jsonl", Some(Layout::Lines)),

@@ -1,6 +1,7 @@
 //! Reading, writing, joining and splitting tables; the loader.
 #![expect(clippy::unwrap_used, reason = "tests")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
+#![expect(clippy::format_collect, reason = "small inputs, written to be read")]
 
 mod loader;
 
@@ -17,9 +18,15 @@ use serde_json::json;
 /// A folder that goes with the test.
 pub struct Folder(tempfile::TempDir);
 
+impl Default for Folder {
+    fn default() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+}
+
 impl Folder {
     pub fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self::default()
     }
 
     pub fn at(&self, name: &str) -> PathBuf {
@@ -46,7 +53,10 @@ pub fn pairs(target: &Path, rows: &[(Option<&str>, Option<&str>)]) {
     let mut table = TableWriter::create(target, &columns, true).unwrap();
     for (prompt, response) in rows {
         table
-            .push(&[prompt.map_or(Cell::Null, Cell::Text), response.map_or(Cell::Null, Cell::Text)])
+            .push(&[
+                prompt.map_or(Cell::Null, Cell::Text),
+                response.map_or(Cell::Null, Cell::Text),
+            ])
             .unwrap();
     }
     table.finish().unwrap();
@@ -62,7 +72,10 @@ fn read(path: &str) -> Vec<serde_json::Value> {
 fn failure(path: &str) -> Error {
     match Rows::open(&[path.to_owned()], &options()) {
         Err(error) => error,
-        Ok(rows) => rows.filter_map(Result::err).next().unwrap(),
+        Ok(rows) => {
+            let mut rows = rows;
+            rows.find_map(Result::err).unwrap()
+        }
     }
 }
 
@@ -73,24 +86,56 @@ fn every_format_gives_the_same_rows() {
         json!({"prompt": "你好，\"世界\"", "response": "一\n二"}),
         json!({"prompt": "b", "response": "三"}),
     ];
-    pairs(&folder.at("a.parquet"), &[(Some("你好，\"世界\""), Some("一\n二")), (Some("b"), Some("三"))]);
-    let lines = expected.iter().map(|row| format!("{row}\n")).collect::<String>();
+    pairs(
+        &folder.at("a.parquet"),
+        &[
+            (Some("你好，\"世界\""), Some("一\n二")),
+            (Some("b"), Some("三")),
+        ],
+    );
+    let lines = expected
+        .iter()
+        .map(|row| format!("{row}\n"))
+        .collect::<String>();
     folder.put("a.jsonl", &lines);
     folder.put("a.json", serde_json::to_string_pretty(&expected).unwrap());
-    folder.put("pretty.json", expected.iter().map(|r| format!("{r:#}\n")).collect::<String>());
-    folder.put("a.csv", "prompt,response\r\n\"你好，\"\"世界\"\"\",\"一\n二\"\r\nb,三\r\n");
-    folder.put("a.tsv", "prompt\tresponse\n\"你好，\"\"世界\"\"\"\t\"一\n二\"\nb\t三");
+    folder.put(
+        "pretty.json",
+        expected
+            .iter()
+            .map(|r| format!("{r:#}\n"))
+            .collect::<String>(),
+    );
+    folder.put(
+        "a.csv",
+        "prompt,response\r\n\"你好，\"\"世界\"\"\",\"一\n二\"\r\nb,三\r\n",
+    );
+    folder.put(
+        "a.tsv",
+        "prompt\tresponse\n\"你好，\"\"世界\"\"\"\t\"一\n二\"\nb\t三",
+    );
     // Content counts, not the name.
     folder.put("lines.txt", &lines);
     fs::copy(folder.at("a.parquet"), folder.at("parquet.txt")).unwrap();
     fs::copy(folder.at("a.csv"), folder.at("csv.dat")).unwrap();
-    for name in
-        ["a.parquet", "a.jsonl", "a.json", "pretty.json", "a.csv", "a.tsv", "lines.txt", "parquet.txt", "csv.dat"]
-    {
+    for name in [
+        "a.parquet",
+        "a.jsonl",
+        "a.json",
+        "pretty.json",
+        "a.csv",
+        "a.tsv",
+        "lines.txt",
+        "parquet.txt",
+        "csv.dat",
+    ] {
         assert_eq!(read(&folder.name(name)), expected, "{name}");
     }
     let text = folder.put("a.txt", "第一行\r\n\n  \n第二行");
-    assert_eq!(read(&text), [json!({"text": "第一行"}), json!({"text": "第二行"})]);
+    assert_eq!(
+        read(&text),
+        [json!({"text": "第一行"}), json!({"text": "第二行"})]
+    );
     for name in ["empty.jsonl", "empty.csv", "empty.txt"] {
         assert!(read(&folder.put(name, "")).is_empty());
     }
@@ -104,7 +149,13 @@ fn encodings_are_detected_and_named() {
         let mark = mark.then_some('\u{FEFF}').into_iter().collect::<String>();
         (mark + text)
             .encode_utf16()
-            .flat_map(|unit| if little { unit.to_le_bytes() } else { unit.to_be_bytes() })
+            .flat_map(|unit| {
+                if little {
+                    unit.to_le_bytes()
+                } else {
+                    unit.to_be_bytes()
+                }
+            })
             .collect()
     };
     let gb = encoding_rs::GB18030.encode(text).0.into_owned();
@@ -119,13 +170,28 @@ fn encodings_are_detected_and_named() {
     ] {
         let rows = read(&folder.put(&format!("{name}.csv"), bytes));
         assert_eq!(rows[0]["prompt"], "高血压患者能吃党参吗？", "{name}");
-        assert_eq!(rows[1], json!({"prompt": "沒事", "response": "㐀没事"}), "{name}");
+        assert_eq!(
+            rows[1],
+            json!({"prompt": "沒事", "response": "㐀没事"}),
+            "{name}"
+        );
     }
     let path = folder.name("gb18030.csv");
-    let with = |label: &str| InputOptions { encoding: Some(label.to_owned()), keep_going: false };
-    let row = Rows::open(&[path.clone()], &with("gb2312")).unwrap().next().unwrap().unwrap();
+    let with = |label: &str| InputOptions {
+        encoding: Some(label.to_owned()),
+        keep_going: false,
+    };
+    let row = Rows::open(std::slice::from_ref(&path), &with("gb2312"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
     assert_eq!(row.text("response").unwrap(), "可以");
-    let error = Rows::open(&[path.clone()], &with("klingon")).unwrap().next().unwrap().unwrap_err();
+    let error = Rows::open(std::slice::from_ref(&path), &with("klingon"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap_err();
     assert_eq!(error.code(), Code::Usage);
     let mut rows = Rows::open(&[path], &with("utf-8")).unwrap();
     assert!(rows.by_ref().all(|row| row.is_ok()));
@@ -143,16 +209,26 @@ fn rows_are_counted_over_all_inputs() {
     for inputs in [
         vec![folder.name("")],
         vec![folder.name("*.csv"), folder.name("[bc].jsonl")],
-        vec![folder.name("a.csv"), folder.name("b.jsonl"), folder.name("c.jsonl")],
+        vec![
+            folder.name("a.csv"),
+            folder.name("b.jsonl"),
+            folder.name("c.jsonl"),
+        ],
     ] {
         let rows: Vec<_> = Rows::open(&inputs, &options()).unwrap().collect();
         let numbers: Vec<u64> = rows.iter().flatten().map(|row| row.row).collect();
         assert_eq!(numbers, [0, 1, 2, 3]);
         let error = rows[4].as_ref().unwrap_err();
-        assert_eq!((error.code(), &error.context()["row"]), (Code::InputRow, &json!(4)));
+        assert_eq!(
+            (error.code(), &error.context()["row"]),
+            (Code::InputRow, &json!(4))
+        );
         assert!(error.message().contains("c.jsonl, row 4"), "{error}");
         assert_eq!(rows.len(), 5);
-        let going = InputOptions { keep_going: true, ..options() };
+        let going = InputOptions {
+            keep_going: true,
+            ..options()
+        };
         let mut rows = Rows::open(&inputs, &going).unwrap();
         let numbers: Vec<u64> = rows.by_ref().map(|row| row.unwrap().row).collect();
         assert_eq!((numbers, rows.broken()), (vec![0, 1, 2, 3, 5], 1));
@@ -169,8 +245,13 @@ fn rows_are_counted_over_all_inputs() {
 fn broken_files_are_named_with_their_row() {
     let folder = Folder::new();
     let whole = folder.at("whole.parquet");
-    let rows: Vec<String> = (0..20_000).map(|n| format!("row number {n} {}", n * 7919 % 10_007)).collect();
-    let rows: Vec<_> = rows.iter().map(|r| (Some(r.as_str()), Some(r.as_str()))).collect();
+    let rows: Vec<String> = (0..20_000)
+        .map(|n| format!("row number {n} {}", n * 7919 % 10_007))
+        .collect();
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|r| (Some(r.as_str()), Some(r.as_str())))
+        .collect();
     pairs(&whole, &rows);
     let bytes = fs::read(&whole).unwrap();
     let mut damaged = bytes.clone();
@@ -209,32 +290,58 @@ fn broken_files_are_named_with_their_row() {
     }
     let error = failure(&folder.put("twice.csv", "a,a\n1,2\n"));
     assert_eq!(error.code(), Code::InputFormat);
-    let ragged = Rows::open(&[folder.name("fields.csv")], &options()).unwrap().ragged(true);
-    assert_eq!(ragged.map(|row| row.unwrap().fields.len()).collect::<Vec<_>>(), [2, 3]);
+    let ragged = Rows::open(&[folder.name("fields.csv")], &options())
+        .unwrap()
+        .ragged(true);
+    assert_eq!(
+        ragged
+            .map(|row| row.unwrap().fields.len())
+            .collect::<Vec<_>>(),
+        [2, 3]
+    );
 }
 
 #[test]
 fn a_missing_field_is_named_with_what_is_there() {
     let folder = Folder::new();
-    let path = folder.put("a.jsonl", "{\"question\":\"q\",\"score\":3,\"none\":null}\n");
-    let row = Rows::open(&[path], &options()).unwrap().next().unwrap().unwrap();
+    let path = folder.put(
+        "a.jsonl",
+        "{\"question\":\"q\",\"score\":3,\"none\":null}\n",
+    );
+    let row = Rows::open(&[path], &options())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
     assert_eq!(row.text("question").unwrap(), "q");
-    for (field, words) in [("prompt", "question, score, none"), ("score", "a number"), ("none", "null")] {
+    for (field, words) in [
+        ("prompt", "question, score, none"),
+        ("score", "a number"),
+        ("none", "null"),
+    ] {
         let error = row.text(field).unwrap_err();
         assert_eq!(error.code(), Code::InputRow);
         assert_eq!(error.context()["field"], field);
-        assert!(error.message().contains(words) && error.message().contains("row 0"), "{error}");
+        assert!(
+            error.message().contains(words) && error.message().contains("row 0"),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn tables_hold_every_kind_of_cell() {
     let folder = Folder::new();
-    let columns =
-        [("t", ColumnKind::Text), ("n", ColumnKind::Int64), ("x", ColumnKind::Float64)];
+    let columns = [
+        ("t", ColumnKind::Text),
+        ("n", ColumnKind::Int64),
+        ("x", ColumnKind::Float64),
+    ];
     for name in ["a.parquet", "a.jsonl"] {
         let mut table = TableWriter::create(&folder.at(name), &columns, false).unwrap();
-        table.push(&[Cell::Text("文"), Cell::Int64(-3), Cell::Float64(0.5)]).unwrap();
+        table
+            .push(&[Cell::Text("文"), Cell::Int64(-3), Cell::Float64(0.5)])
+            .unwrap();
         table.push(&[Cell::Null, Cell::Null, Cell::Null]).unwrap();
         assert!(table.push(&[Cell::Null]).is_err());
         assert!(!folder.at(name).exists());
@@ -242,13 +349,17 @@ fn tables_hold_every_kind_of_cell() {
         let rows = read(&folder.name(name));
         assert_eq!(rows[0], json!({"t": "文", "n": -3, "x": 0.5}), "{name}");
         assert_eq!(rows[1], json!({"t": null, "n": null, "x": null}), "{name}");
-        let error = TableWriter::create(&folder.at(name), &columns, false).err().unwrap();
+        let error = TableWriter::create(&folder.at(name), &columns, false)
+            .err()
+            .unwrap();
         assert_eq!(error.code(), Code::TargetExists);
         let empty = TableWriter::create(&folder.at(name), &columns, true).unwrap();
         assert_eq!(empty.finish().unwrap(), 0);
         assert!(read(&folder.name(name)).is_empty());
     }
-    let error = TableWriter::create(&folder.at("a.csv"), &columns, false).err().unwrap();
+    let error = TableWriter::create(&folder.at("a.csv"), &columns, false)
+        .err()
+        .unwrap();
     assert_eq!(error.code(), Code::Usage);
 }
 
@@ -284,18 +395,28 @@ fn a_full_disk_is_called_so() {
         .status()
         .unwrap();
     assert!(status.success());
-    assert_eq!(fs::read_dir(folder.at("")).unwrap().count(), 0, "nothing half-written is left");
+    assert_eq!(
+        fs::read_dir(folder.at("")).unwrap().count(),
+        0,
+        "nothing half-written is left"
+    );
 }
 
 #[test]
 fn merge_joins_columns_and_rows() {
     let folder = Folder::new();
-    folder.put("1.jsonl", "{\"prompt\":\"a\",\"n\":1}\n{\"prompt\":\"b\",\"n\":2.5}\n");
+    folder.put(
+        "1.jsonl",
+        "{\"prompt\":\"a\",\"n\":1}\n{\"prompt\":\"b\",\"n\":2.5}\n",
+    );
     folder.put("2.csv", "prompt,response\nc,d\n");
     pairs(&folder.at("3.parquet"), &[(Some("e"), None)]);
     let inputs = ["1.jsonl", "2.csv", "3.parquet"].map(|name| folder.name(name));
     let out = folder.at("all.parquet");
-    assert_eq!(merge(&inputs, &options(), &out, false, &Job::quiet()).unwrap(), 4);
+    assert_eq!(
+        merge(&inputs, &options(), &out, false, &Job::quiet()).unwrap(),
+        4
+    );
     assert_eq!(
         read(&folder.name("all.parquet")),
         [
@@ -319,7 +440,10 @@ fn merge_joins_columns_and_rows() {
     assert_eq!(error.code(), Code::Cancelled);
     assert!(!out.exists());
     let left = fs::read_dir(folder.at("")).unwrap().flatten();
-    assert!(left.into_iter().all(|entry| !entry.file_name().to_string_lossy().contains("partial")));
+    assert!(
+        left.into_iter()
+            .all(|entry| !entry.file_name().to_string_lossy().contains("partial"))
+    );
 }
 
 #[test]
@@ -328,10 +452,21 @@ fn split_draws_by_seed_and_loses_nothing() {
     let lines: String = (0..4000).map(|n| format!("{{\"n\":{n}}}\n")).collect();
     let input = [folder.put("a.jsonl", lines)];
     let run = |out: &str, shares: [f64; 3], seed: u64| {
-        split(&input, &options(), &folder.at(out), shares, seed, false, &Job::quiet())
+        split(
+            &input,
+            &options(),
+            &folder.at(out),
+            shares,
+            seed,
+            false,
+            &Job::quiet(),
+        )
     };
     let counts = run("one", [0.91, 0.0025, 0.0875], 23333).unwrap();
-    assert_eq!((counts.rows, counts.train + counts.valid + counts.test), (4000, 4000));
+    assert_eq!(
+        (counts.rows, counts.train + counts.valid + counts.test),
+        (4000, 4000)
+    );
     assert!((3580..3700).contains(&counts.train), "{counts:?}");
     assert!((1..30).contains(&counts.valid), "{counts:?}");
     let mut all: Vec<i64> = ["train", "valid", "test"]
@@ -348,8 +483,14 @@ fn split_draws_by_seed_and_loses_nothing() {
     );
     assert_ne!(run("three", [0.91, 0.0025, 0.0875], 1).unwrap(), counts);
     let counts = run("four", [0.5, 0.0, 0.0], 1).unwrap();
-    assert!((1850..2150).contains(&counts.train) && counts.test == 0, "{counts:?}");
-    assert_eq!(run("five", [0.9, 0.2, 0.0], 1).unwrap_err().code(), Code::Usage);
+    assert!(
+        (1850..2150).contains(&counts.train) && counts.test == 0,
+        "{counts:?}"
+    );
+    assert_eq!(
+        run("five", [0.9, 0.2, 0.0], 1).unwrap_err().code(),
+        Code::Usage
+    );
     let error = run("one", [0.9, 0.1, 0.0], 1).unwrap_err();
     assert_eq!(error.code(), Code::TargetExists);
 }
@@ -357,20 +498,34 @@ fn split_draws_by_seed_and_loses_nothing() {
 #[test]
 fn corpus_and_texts_feed_a_tokenizer() {
     let folder = Folder::new();
-    pairs(&folder.at("a.parquet"), &[(Some("问"), Some("答")), (Some("二"), Some("三"))]);
+    pairs(
+        &folder.at("a.parquet"),
+        &[(Some("问"), Some("答")), (Some("二"), Some("三"))],
+    );
     folder.put("b.txt", "维基\n百科\n");
     let inputs = ["a.parquet", "b.txt"].map(|name| folder.name(name));
     let out = folder.at("corpus.txt");
-    assert_eq!(corpus(&inputs, &options(), &out, false, &Job::quiet()).unwrap(), 4);
+    assert_eq!(
+        corpus(&inputs, &options(), &out, false, &Job::quiet()).unwrap(),
+        4
+    );
     assert_eq!(
         fs::read_to_string(&out).unwrap(),
         "问[SEP]答[SEP]\n二[SEP]三[SEP]\n维基\n百科\n"
     );
-    let all: Vec<String> = texts(&inputs, &options()).unwrap().map(Result::unwrap).collect();
+    let all: Vec<String> = texts(&inputs, &options())
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
     assert_eq!(all, ["问", "答", "二", "三", "维基", "百科"]);
     folder.put("c.jsonl", "{\"prompt\":\"x\"}\n");
-    let error =
-        corpus(&[folder.name("c.jsonl")], &options(), &folder.at("c.txt"), false, &Job::quiet());
+    let error = corpus(
+        &[folder.name("c.jsonl")],
+        &options(),
+        &folder.at("c.txt"),
+        false,
+        &Job::quiet(),
+    );
     assert_eq!(error.unwrap_err().code(), Code::InputRow);
     assert!(!folder.at("c.txt").exists());
 }
@@ -378,15 +533,32 @@ fn corpus_and_texts_feed_a_tokenizer() {
 #[test]
 fn inspect_counts_and_shows() {
     let folder = Folder::new();
-    let lines: String =
-        (0..100).map(|n| format!("{{\"t\":\"{}\",\"n\":{n}}}\n", "字".repeat(n))).collect();
-    let found = inspect(&[folder.put("a.jsonl", lines)], &options(), 3, &Job::quiet()).unwrap();
+    let lines: String = (0..100)
+        .map(|n| format!("{{\"t\":\"{}\",\"n\":{n}}}\n", "字".repeat(n)))
+        .collect();
+    let found = inspect(
+        &[folder.put("a.jsonl", lines)],
+        &options(),
+        3,
+        &Job::quiet(),
+    )
+    .unwrap();
     assert_eq!((found.rows, found.samples.len()), (100, 3));
     let json = serde_json::to_value(&found).unwrap();
-    assert_eq!(json["columns"], json!([{"name": "t", "kind": "text"}, {"name": "n", "kind": "int64"}]));
+    assert_eq!(
+        json["columns"],
+        json!([{"name": "t", "kind": "text"}, {"name": "n", "kind": "int64"}])
+    );
     let lengths = &json["lengths"][0];
-    assert_eq!((&lengths["min"], &lengths["max"], &lengths["mean"]), (&json!(0), &json!(99), &json!(49.5)));
-    let sum: u64 = found.lengths[0].buckets.iter().map(|bucket| bucket.rows).sum();
+    assert_eq!(
+        (&lengths["min"], &lengths["max"], &lengths["mean"]),
+        (&json!(0), &json!(99), &json!(49.5))
+    );
+    let sum: u64 = found.lengths[0]
+        .buckets
+        .iter()
+        .map(|bucket| bucket.rows)
+        .sum();
     assert_eq!((sum, found.lengths[0].buckets[0].up_to), (100, 8));
     assert_eq!(lengths["buckets"][0], json!({"upTo": 8, "rows": 9}));
 }
@@ -430,9 +602,17 @@ fn real_samples_are_read() {
     let Some(shared) = shared() else { return };
     for (name, rows, field) in [
         ("chatlm/my_train_dataset_3k.parquet", 3000, "prompt"),
-        ("alpaca_zh/carbonz0_zh-data-part-00.json", 10_021, "instruction"),
+        (
+            "alpaca_zh/carbonz0_zh-data-part-00.json",
+            10_021,
+            "instruction",
+        ),
         ("belle/eval_set.json", 1000, "question"),
-        ("medical_toyhom/内科_sample_first5000_gb18030.csv", 5000, "ask"),
+        (
+            "medical_toyhom/内科_sample_first5000_gb18030.csv",
+            5000,
+            "ask",
+        ),
         ("baike_qa2019/keras_baike_qa_train.csv", 100, "ques"),
         ("cdial/toy_train.txt", 10_000, "text"),
         ("thucnews_titles/dev.txt", 10_000, "text"),

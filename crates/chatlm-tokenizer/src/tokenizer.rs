@@ -164,25 +164,18 @@ impl Tokenizer {
             fs::write(&path, bytes).map_err(|e| Error::io(&e, "write", &path))
         };
         for name in [TOKENIZER, CONFIG, SPECIAL_MAP] {
-            match self.0.files.iter().find(|(known, _)| *known == name) {
-                Some((_, bytes)) => write(name, bytes)?,
-                None => {
-                    let text = |id: u32| self.0.tokenizer.id_to_token(id).unwrap_or_default();
-                    let roles = [
-                        ("pad_token", text(self.0.pad)),
-                        ("eos_token", text(self.0.eos)),
-                    ];
-                    let roles: Vec<(&str, &str)> = roles
-                        .iter()
-                        .map(|(role, token)| (*role, token.as_str()))
-                        .collect();
-                    let json = if name == CONFIG {
-                        config_json(&roles)
-                    } else {
-                        special_map_json(&roles)
-                    };
-                    write(name, &json?)?;
-                }
+            if let Some((_, bytes)) = self.0.files.iter().find(|(known, _)| *known == name) {
+                write(name, bytes)?;
+            } else {
+                let text = |id: u32| self.0.tokenizer.id_to_token(id).unwrap_or_default();
+                let (pad, eos) = (text(self.0.pad), text(self.0.eos));
+                let roles = [("pad_token", pad.as_str()), ("eos_token", eos.as_str())];
+                let json = if name == CONFIG {
+                    config_json(&roles)
+                } else {
+                    special_map_json(&roles)
+                };
+                write(name, &json?)?;
             }
         }
         Ok(())

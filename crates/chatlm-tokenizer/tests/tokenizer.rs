@@ -80,13 +80,14 @@ fn training_twice_gives_the_same_file() {
 #[test]
 fn training_text_round_trips() {
     for (preset, tokenizer, _folder) in both() {
-        for text in TEXTS
-            .iter()
-            .filter(|text| !text.contains("[SEP]"))
-        {
+        for text in TEXTS.iter().filter(|text| !text.contains("[SEP]")) {
             let ids = tokenizer.encode(text).unwrap();
             let back = tokenizer.decode(&ids).unwrap();
-            let expected = if preset == Preset::CharBpe { nfkc(text) } else { (*text).to_owned() };
+            let expected = if preset == Preset::CharBpe {
+                nfkc(text)
+            } else {
+                (*text).to_owned()
+            };
             assert_eq!(back, expected, "{preset:?}");
         }
     }
@@ -171,7 +172,11 @@ fn nfkc(text: &str) -> String {
 
 /// No files of failed cases beside the tests.
 fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {

@@ -179,8 +179,9 @@ impl Epoch {
                     (0..block.count).map(|n| permutation.at(n)).collect()
                 };
                 rows.sort_unstable();
-                rows.iter_mut()
-                    .for_each(|row| *row += self.parts[block.part].first + block.from);
+                for row in &mut rows {
+                    *row += self.parts[block.part].first + block.from;
+                }
                 rows
             })
             .collect()
@@ -235,7 +236,7 @@ mod tests {
             let visited = visit(&order, epoch);
             prop_assert_eq!(visited.len() as u64, order.total());
             let mut seen: HashMap<u64, u64> = HashMap::new();
-            visited.iter().for_each(|row| *seen.entry(*row).or_default() += 1);
+            for row in &visited { *seen.entry(*row).or_default() += 1; }
             for part in parts {
                 let counts = (part.first..part.first + part.rows)
                     .map(|row| seen.get(&row).copied().unwrap_or_default());

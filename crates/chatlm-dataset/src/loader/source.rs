@@ -81,9 +81,11 @@ impl Source {
         let name: Arc<str> = path.display().to_string().into();
         let options = InputOptions::default();
         // Standard input is opened once, by the rows; looking at it here would use it up.
-        let opened = match path.as_os_str() == "-" {
-            true => None,
-            false => Some(open(path, &options, Arc::default())?),
+        let stdin = path.as_os_str() == "-";
+        let opened = if stdin {
+            None
+        } else {
+            Some(open(path, &options, Arc::default())?)
         };
         if let Some(Opened::Parquet(bytes)) = opened {
             let table = ParquetTable::open(path, bytes)?;

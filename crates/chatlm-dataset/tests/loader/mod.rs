@@ -13,16 +13,30 @@ fn tokenizer() -> Tokenizer {
     static MADE: OnceLock<(Tokenizer, Folder)> = OnceLock::new();
     let made = MADE.get_or_init(|| {
         let folder = Folder::new();
-        let options = TrainOptions { preset: Preset::ByteBpe, vocab_size: 300, min_frequency: 2 };
+        let options = TrainOptions {
+            preset: Preset::ByteBpe,
+            vocab_size: 300,
+            min_frequency: 2,
+        };
         let texts = ["提问 prompt", "回答 response"].map(|text| Ok(text.repeat(20)));
-        train(texts.into_iter(), &options, &folder.at("t"), false, &Job::quiet()).unwrap();
+        train(
+            texts.into_iter(),
+            &options,
+            &folder.at("t"),
+            false,
+            &Job::quiet(),
+        )
+        .unwrap();
         (Tokenizer::load(&folder.at("t")).unwrap(), folder)
     });
     made.0.clone()
 }
 
 fn spec(path: String, weight: f64) -> SetSpec {
-    SetSpec { paths: vec![path], weight }
+    SetSpec {
+        paths: vec![path],
+        weight,
+    }
 }
 
 fn options(sets: Vec<SetSpec>, batch_size: usize) -> LoaderOptions {
@@ -44,10 +58,15 @@ fn open(options: LoaderOptions) -> Result<Loader, Error> {
 /// `rows` numbered rows as parquet and as JSON lines.
 fn numbered(folder: &Folder, rows: usize) -> (String, String) {
     let texts: Vec<String> = (0..rows).map(|n| format!("{n}")).collect();
-    let table: Vec<_> = texts.iter().map(|n| (Some(n.as_str()), Some(n.as_str()))).collect();
+    let table: Vec<_> = texts
+        .iter()
+        .map(|n| (Some(n.as_str()), Some(n.as_str())))
+        .collect();
     pairs(&folder.at("rows.parquet"), &table);
-    let lines: String =
-        texts.iter().map(|n| format!("{{\"prompt\":\"{n}\",\"response\":\"{n}\"}}\n")).collect();
+    let lines: String = texts
+        .iter()
+        .map(|n| format!("{{\"prompt\":\"{n}\",\"response\":\"{n}\"}}\n"))
+        .collect();
     (folder.name("rows.parquet"), folder.put("rows.jsonl", lines))
 }
 
@@ -61,7 +80,10 @@ fn every_row_comes_once_an_epoch_from_any_format() {
     let (parquet, lines) = numbered(&folder, 5000);
     for shuffle in [true, false] {
         let mut both = [&parquet, &lines].map(|path| {
-            let options = LoaderOptions { shuffle, ..options(vec![spec(path.clone(), 1.0)], 64) };
+            let options = LoaderOptions {
+                shuffle,
+                ..options(vec![spec(path.clone(), 1.0)], 64)
+            };
             open(options).unwrap()
         });
         assert_eq!((both[0].rows(), both[0].batches_per_epoch()), (5000, 79));
@@ -71,8 +93,17 @@ fn every_row_comes_once_an_epoch_from_any_format() {
         for (number, epoch) in batches.chunks(79).enumerate() {
             assert!(epoch.iter().all(|batch| batch.epoch == number as u64));
             assert_eq!(epoch[78].indices.len(), 5000 - 78 * 64);
-            assert_eq!(epoch[78].next, Cursor { epoch: number as u64 + 1, row: 0 });
-            let order: Vec<u64> = epoch.iter().flat_map(|batch| batch.indices.clone()).collect();
+            assert_eq!(
+                epoch[78].next,
+                Cursor {
+                    epoch: number as u64 + 1,
+                    row: 0
+                }
+            );
+            let order: Vec<u64> = epoch
+                .iter()
+                .flat_map(|batch| batch.indices.clone())
+                .collect();
             let mut sorted = order.clone();
             sorted.sort_unstable();
             assert_eq!(sorted, (0..5000).collect::<Vec<_>>());
@@ -88,7 +119,10 @@ fn every_row_comes_once_an_epoch_from_any_format() {
                 assert_eq!(both[0].text(*index, 1).unwrap(), index.to_string());
             }
         }
-        let mut keys: Vec<u64> = batches.iter().flat_map(|batch| batch.keys.clone()).collect();
+        let mut keys: Vec<u64> = batches
+            .iter()
+            .flat_map(|batch| batch.keys.clone())
+            .collect();
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), 10_000);
@@ -99,15 +133,25 @@ fn every_row_comes_once_an_epoch_from_any_format() {
 fn the_end_mark_is_always_last_and_length_is_kept() {
     let folder = Folder::new();
     let long = "很长的回答".repeat(100);
-    pairs(&folder.at("a.parquet"), &[(Some("短"), Some(&long)), (Some(&long), Some("短"))]);
+    pairs(
+        &folder.at("a.parquet"),
+        &[(Some("短"), Some(&long)), (Some(&long), Some("短"))],
+    );
     for length in [2, 3, 7, 32] {
         let options = options(vec![spec(folder.name("a.parquet"), 1.0)], 2);
-        let mut loader = open(LoaderOptions { max_length: length, ..options }).unwrap();
+        let mut loader = open(LoaderOptions {
+            max_length: length,
+            ..options
+        })
+        .unwrap();
         let batch = loader.next_batch().unwrap();
         for ids in batch.fields.iter().flatten() {
             assert_eq!(ids.last(), Some(&tokenizer().eos_id()));
             assert!(ids.len() <= length && ids.len() >= 2);
-            assert_eq!(ids.iter().filter(|id| **id == tokenizer().eos_id()).count(), 1);
+            assert_eq!(
+                ids.iter().filter(|id| **id == tokenizer().eos_id()).count(),
+                1
+            );
         }
         assert!(batch.fields.iter().flatten().any(|ids| ids.len() == length));
     }
@@ -149,15 +193,25 @@ fn weights_say_how_often_rows_come() {
     assert_eq!(loader.rows(), 2500);
     let halves: Vec<Vec<u64>> = (0..2)
         .map(|_| {
-            let indices: Vec<u64> =
-                take(&mut loader, 25).into_iter().flat_map(|batch| batch.indices).collect();
-            assert!((0..1000).all(|row| indices.iter().filter(|index| **index == row).count() == 2));
+            let indices: Vec<u64> = take(&mut loader, 25)
+                .into_iter()
+                .flat_map(|batch| batch.indices)
+                .collect();
+            assert!(
+                (0..1000).all(|row| indices.iter().filter(|index| **index == row).count() == 2)
+            );
             indices.into_iter().filter(|index| *index >= 1000).collect()
         })
         .collect();
     assert_eq!((halves[0].len(), halves[1].len()), (500, 500));
-    let again = halves[0].iter().filter(|index| halves[1].contains(index)).count();
-    assert!((180..320).contains(&again), "{again} rows of the first half again");
+    let again = halves[0]
+        .iter()
+        .filter(|index| halves[1].contains(index))
+        .count();
+    assert!(
+        (180..320).contains(&again),
+        "{again} rows of the first half again"
+    );
 }
 
 #[test]
@@ -165,21 +219,44 @@ fn a_row_without_a_prompt_is_named() {
     let folder = Folder::new();
     let good = "{\"prompt\":\"a\",\"response\":\"b\"}\n";
     for (row, words) in [
-        ("{\"response\":\"b\"}", "no field \"prompt\"; it has response"),
+        (
+            "{\"response\":\"b\"}",
+            "no field \"prompt\"; it has response",
+        ),
         ("{\"prompt\":null,\"response\":\"b\"}", "\"prompt\" is null"),
-        ("{\"prompt\":\"\",\"response\":\"b\"}", "\"prompt\" is empty"),
-        ("{\"prompt\":3,\"response\":\"b\"}", "\"prompt\" is a number"),
+        (
+            "{\"prompt\":\"\",\"response\":\"b\"}",
+            "\"prompt\" is empty",
+        ),
+        (
+            "{\"prompt\":3,\"response\":\"b\"}",
+            "\"prompt\" is a number",
+        ),
     ] {
         let path = folder.put("a.jsonl", format!("{good}{good}{row}\n{good}"));
         let error = open(options(vec![spec(path, 1.0)], 2)).err().unwrap();
         assert_eq!(error.code(), Code::InputRow);
-        assert!(error.message().contains("a.jsonl, row 2") && error.message().contains(words), "{error}");
+        assert!(
+            error.message().contains("a.jsonl, row 2") && error.message().contains(words),
+            "{error}"
+        );
         assert_eq!(error.context()["field"], "prompt");
     }
     for hole in [None, Some("")] {
-        pairs(&folder.at("b.parquet"), &[(Some("a"), Some("b")), (Some("a"), Some("b")), (hole, Some("b"))]);
+        pairs(
+            &folder.at("b.parquet"),
+            &[
+                (Some("a"), Some("b")),
+                (Some("a"), Some("b")),
+                (hole, Some("b")),
+            ],
+        );
         let sets = vec![spec(folder.name("b.parquet"), 1.0)];
-        let mut loader = open(LoaderOptions { shuffle: false, ..options(sets, 1) }).unwrap();
+        let mut loader = open(LoaderOptions {
+            shuffle: false,
+            ..options(sets, 1)
+        })
+        .unwrap();
         take(&mut loader, 2);
         for _ in 0..2 {
             let error = loader.next_batch().unwrap_err();
@@ -188,7 +265,10 @@ fn a_row_without_a_prompt_is_named() {
         }
     }
     let sets = vec![spec(folder.name("b.parquet"), 1.0)];
-    let wanted = LoaderOptions { columns: vec!["chosen".to_owned()], ..options(sets, 1) };
+    let wanted = LoaderOptions {
+        columns: vec!["chosen".to_owned()],
+        ..options(sets, 1)
+    };
     let error = open(wanted).err().unwrap();
     assert!(error.message().contains("prompt, response"), "{error}");
 }
@@ -202,9 +282,21 @@ fn wrong_settings_and_empty_inputs_are_refused() {
     assert_eq!(code(options(sets(1.0), 0)), Some(Code::ConfigInvalid));
     assert_eq!(code(options(sets(0.0), 1)), Some(Code::ConfigInvalid));
     assert_eq!(code(options(sets(f64::NAN), 1)), Some(Code::ConfigInvalid));
-    assert_eq!(code(LoaderOptions { max_length: 1, ..options(sets(1.0), 1) }), Some(Code::ConfigInvalid));
-    assert_eq!(code(options(vec![spec(folder.put("e.jsonl", ""), 1.0)], 1)), Some(Code::InputFormat));
-    assert_eq!(code(options(vec![spec(folder.name("no.jsonl"), 1.0)], 1)), Some(Code::InputNotFound));
+    assert_eq!(
+        code(LoaderOptions {
+            max_length: 1,
+            ..options(sets(1.0), 1)
+        }),
+        Some(Code::ConfigInvalid)
+    );
+    assert_eq!(
+        code(options(vec![spec(folder.put("e.jsonl", ""), 1.0)], 1)),
+        Some(Code::InputFormat)
+    );
+    assert_eq!(
+        code(options(vec![spec(folder.name("no.jsonl"), 1.0)], 1)),
+        Some(Code::InputNotFound)
+    );
 }
 
 #[test]
@@ -212,8 +304,12 @@ fn the_cancel_flag_stops_the_loader() {
     let folder = Folder::new();
     let (parquet, _) = numbered(&folder, 100);
     let cancel = Cancel::default();
-    let mut loader =
-        Loader::open(options(vec![spec(parquet, 1.0)], 10), tokenizer(), cancel.clone()).unwrap();
+    let mut loader = Loader::open(
+        options(vec![spec(parquet, 1.0)], 10),
+        tokenizer(),
+        cancel.clone(),
+    )
+    .unwrap();
     loader.next_batch().unwrap();
     cancel.cancel();
     assert_eq!(loader.next_batch().unwrap_err().code(), Code::Cancelled);
