@@ -55,6 +55,7 @@ impl Attention {
     }
 
     /// Drops probabilities `p (queries, keys)` of a batch row's head into `out`.
+    #[inline(always)]
     fn drop(&self, mask: &Mask, batch: usize, head: usize, p: &[f32], out: &mut [f32]) {
         let Sizes { queries, keys, heads, .. } = self.sizes;
         for query in 0..queries {
@@ -84,7 +85,7 @@ impl Attention {
                     Product { m: queries, n: keys, k: width, a, b, scale: 1.0 }
                         .write_to(p, keys, false, false);
                     let bias = bias.map(|bias| &bias[head * square..(head + 1) * square]);
-                    vector(|| {
+                    vector(#[inline(always)] || {
                         for (query, p) in p.chunks_mut(keys).enumerate() {
                             let bias = bias.map(|bias| &bias[query * keys..(query + 1) * keys]);
                             self.visible.softmax(p, bias, batch, query, queries);
@@ -134,7 +135,7 @@ impl Attention {
                     let b = Matrix::columns(at.v, 2 * inner);
                     Product { m: queries, n: keys, k: width, a: grad, b, scale: 1.0 }
                         .write_to(ds, keys, false, false);
-                    vector(|| {
+                    vector(#[inline(always)] || {
                         if let Some(mask) = &self.mask {
                             self.drop(mask, batch, head, p, &mut dropped);
                             for query in 0..queries {

@@ -25,7 +25,7 @@ impl Scores {
         let mut out = vec![0.0f32; self.targets.len()];
         let task = rows_a_task(width);
         out.par_chunks_mut(task).enumerate().for_each(|(chunk, out)| {
-            vector(|| {
+            vector(#[inline(always)] || {
                 for (place, out) in out.iter_mut().enumerate() {
                     let row = chunk * task + place;
                     let target = self.targets[row];
@@ -54,7 +54,7 @@ impl Scores {
     ) -> Vec<f32> {
         let smoothing = self.smoothing as f32;
         let mut out = vec![0.0f32; logits.len()];
-        for_rows(&mut out, width, |row, out| {
+        for_rows(&mut out, width, #[inline(always)] |row, out| {
             let target = self.targets[row];
             if target == self.ignore {
                 return;

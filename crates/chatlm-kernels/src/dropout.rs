@@ -1,7 +1,6 @@
 //! Dropout whose mask is a pure function of a row's key, the place in the network and the place in
 //! the row: nothing to save, and neither threads nor padding nor neighbours change it. Alone, or in
 //! one pass with what stands beside it: the residual sum, the rectifier.
-#![expect(clippy::inline_always, reason = "only what is inlined takes the caller's vector width")]
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use chatlm_job::mix;
@@ -93,7 +92,7 @@ impl Mask {
 
     fn apply(&self, x: &[f32], width: usize) -> Vec<f32> {
         let mut out = vec![0.0f32; x.len()];
-        for_rows(&mut out, width, |line, out| {
+        for_rows(&mut out, width, #[inline(always)] |line, out| {
             self.line(line).apply(&x[line * width..(line + 1) * width], out);
         });
         out
@@ -140,7 +139,7 @@ impl CustomOp2 for Residual {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, y, width) = (slice(s1, l1)?, slice(s2, l2)?, width(l1));
         let mut out = vec![0.0f32; x.len()];
-        for_rows(&mut out, width, |line, out| {
+        for_rows(&mut out, width, #[inline(always)] |line, out| {
             let at = line * width..(line + 1) * width;
             let (x, y) = (&x[at.clone()], &y[at]);
             match &self.0 {
@@ -185,7 +184,7 @@ impl CustomOp1 for Rectifier {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, width) = (slice(storage, layout)?, width(layout));
         let mut out = vec![0.0f32; x.len()];
-        for_rows(&mut out, width, |line, out| {
+        for_rows(&mut out, width, #[inline(always)] |line, out| {
             let x = &x[line * width..(line + 1) * width];
             match &self.0 {
                 Some(mask) => mask.line(line).apply(x, out),
@@ -204,10 +203,11 @@ impl CustomOp1 for Rectifier {
         let values = with_slice(res, |res| {
             with_slice(grad, |grad| {
                 let mut out = vec![0.0f32; grad.len()];
-                for_rows(&mut out, width, |line, out| {
+                for_rows(&mut out, width, #[inline(always)] |line, out| {
                     let at = line * width..(line + 1) * width;
                     for ((out, res), grad) in out.iter_mut().zip(&res[at.clone()]).zip(&grad[at]) {
-                        *out = if *res > 0.0 { grad * scale } else { 0.0 };
+                        let grad = grad * scale;
+                        *out = if *res > 0.0 { grad } else { 0.0 };
                     }
                 });
                 Ok(out)

@@ -1,6 +1,5 @@
 //! Loops that the compiler turns into vector code: an exponential, sums in a fixed order, and the
 //! door through which they get the widest vectors that the processor has.
-#![expect(clippy::inline_always, reason = "only what is inlined takes the caller's vector width")]
 
 /// Runs `work`, compiled once for each vector width, on the widest that the processor has. Nothing
 /// here depends on the width: lanes are added in the same order, products are never fused.
@@ -125,7 +124,7 @@ mod tests {
     #[test]
     fn wide_and_narrow_vectors_give_the_same_bits() {
         let values: Vec<f32> = (0..1003).map(|i| ((i * 37 % 101) as f32 - 50.0) / 9.0).collect();
-        let wide = vector(|| (sum(&values), dot(&values, &values), log_sum_exp(&values)));
+        let wide = vector(#[inline(always)] || (sum(&values), dot(&values, &values), log_sum_exp(&values)));
         let narrow = (sum(&values), dot(&values, &values), log_sum_exp(&values));
         assert_eq!(format!("{wide:?}"), format!("{narrow:?}"));
     }

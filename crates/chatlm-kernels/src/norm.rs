@@ -11,7 +11,7 @@ struct RmsNorm {
     eps: f64,
 }
 
-#[inline]
+#[inline(always)]
 fn scale(row: &[f32], eps: f64) -> f32 {
     1.0 / (dot(row, row) / row.len() as f32 + eps as f32).sqrt()
 }
@@ -31,7 +31,7 @@ impl CustomOp2 for RmsNorm {
         let (x, weight) = (slice(s1, l1)?, slice(s2, l2)?);
         let width = weight.len();
         let mut out = vec![0.0f32; x.len()];
-        for_rows(&mut out, width, |row, out| {
+        for_rows(&mut out, width, #[inline(always)] |row, out| {
             let x = &x[row * width..(row + 1) * width];
             let scale = scale(x, self.eps);
             for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
@@ -71,7 +71,7 @@ fn backward(x: &[f32], weight: &[f32], grad: &[f32], width: usize, eps: f64) -> 
         .zip(grad.par_chunks(task))
         .map(|((dx, x), grad)| {
             let mut dw = vec![0.0f32; width];
-            vector(|| {
+            vector(#[inline(always)] || {
                 let rows = dx.chunks_mut(width).zip(x.chunks(width)).zip(grad.chunks(width));
                 for ((dx, x), grad) in rows {
                     let s = scale(x, eps);

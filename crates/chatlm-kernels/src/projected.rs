@@ -32,7 +32,7 @@ struct Projected {
 
 impl Projected {
     /// The loss of one row; its logits become their gradient.
-    #[inline]
+    #[inline(always)]
     fn row(&self, logits: &mut [f32], target: u32) -> f32 {
         if target == self.ignore {
             logits.fill(0.0);
@@ -74,7 +74,7 @@ impl Projected {
                 .zip(logits.par_chunks_mut(task * width))
                 .zip(self.targets[from..from + count].par_chunks(task))
                 .for_each(|((losses, logits), targets)| {
-                    vector(|| {
+                    vector(#[inline(always)] || {
                         let rows = losses.iter_mut().zip(logits.chunks_mut(width)).zip(targets);
                         for ((loss, logits), &target) in rows {
                             *loss = self.row(logits, target);
@@ -103,7 +103,7 @@ impl Projected {
 fn times(values: &[f32], grad: f32, like: &Tensor) -> Result<Tensor> {
     let mut out = vec![0.0f32; values.len()];
     let width = like.dims().last().copied().unwrap_or(1);
-    for_rows(&mut out, width, |row, out| {
+    for_rows(&mut out, width, #[inline(always)] |row, out| {
         for (out, value) in out.iter_mut().zip(&values[row * width..(row + 1) * width]) {
             *out = value * grad;
         }

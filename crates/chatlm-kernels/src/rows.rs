@@ -31,7 +31,7 @@ pub(crate) fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut 
     }
     let task = rows_a_task(width);
     out.par_chunks_mut(task * width).enumerate().for_each(|(chunk, rows)| {
-        vector(|| {
+        vector(#[inline(always)] || {
             for (row, out) in rows.chunks_mut(width).enumerate() {
                 work(chunk * task + row, out);
             }

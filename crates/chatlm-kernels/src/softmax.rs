@@ -32,7 +32,7 @@ impl Visible {
     }
 
     /// Turns a query's scores into probabilities, in place.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn softmax(
         &self,
         row: &mut [f32],
@@ -79,7 +79,7 @@ impl Probabilities {
     fn forward(&self, scores: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let (_, heads, queries, keys) = self.dims;
         let mut out = vec![0.0f32; scores.len()];
-        for_rows(&mut out, keys, |line, out| {
+        for_rows(&mut out, keys, #[inline(always)] |line, out| {
             let (query, head, batch) =
                 (line % queries, line / queries % heads, line / queries / heads);
             out.copy_from_slice(&scores[line * keys..(line + 1) * keys]);
@@ -96,7 +96,7 @@ impl Probabilities {
         with_slice(probabilities, |p| {
             with_slice(grad, |grad| {
                 let mut out = vec![0.0f32; p.len()];
-                for_rows(&mut out, keys, |line, out| {
+                for_rows(&mut out, keys, #[inline(always)] |line, out| {
                     let at = line * keys..(line + 1) * keys;
                     let (p, grad) = (&p[at.clone()], &grad[at]);
                     let total = dot(p, grad);
@@ -164,7 +164,7 @@ impl CustomOp2 for Probabilities {
 pub(crate) fn bias_gradient(ds: &[f32], bias: &Tensor, keys: usize) -> Result<Tensor> {
     let count = bias.elem_count();
     let mut db = vec![0.0f32; count];
-    for_rows(&mut db, keys, |line, db| {
+    for_rows(&mut db, keys, #[inline(always)] |line, db| {
         for row in ds.chunks(count) {
             for (db, ds) in db.iter_mut().zip(&row[line * keys..(line + 1) * keys]) {
                 *db += ds;

@@ -2,73 +2,16 @@
 //! for any number of threads.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use candle_core::{Device, Result, Tensor, Var};
-use chatlm_job::Random;
+mod common;
+
+use candle_core::{Device, Tensor};
 use chatlm_kernels::{
     DropoutKeys, attention_probabilities, cross_entropy, dropout, linear, log_probabilities, plain,
     rms_norm,
 };
 use proptest::prelude::*;
 
-fn random(key: u64, shape: &[usize]) -> Var {
-    let mut random = Random::new(key);
-    let count = shape.iter().product();
-    let values: Vec<f32> = (0..count).map(|_| random.normal() as f32).collect();
-    Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
-}
-
-fn values(t: &Tensor) -> Vec<f32> {
-    t.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn close(a: &Tensor, b: &Tensor, tolerance: f32, what: &str) {
-    assert_eq!(a.dims(), b.dims(), "{what}");
-    for (x, y) in values(a).iter().zip(values(b)) {
-        assert!((x - y).abs() <= tolerance * (1.0 + y.abs()), "{what}: {x} and {y}");
-    }
-}
-
-/// A scalar of `y` that weights its values unevenly.
-fn scalar(y: &Tensor) -> Result<Tensor> {
-    let weights: Vec<f32> = (0..y.elem_count()).map(|i| ((i * 7 % 11) as f32 - 4.0) / 5.0).collect();
-    (y * Tensor::from_vec(weights, y.shape(), y.device())?)?.sum_all()
-}
-
-/// Values and gradients of two ways to compute the same.
-fn twins(
-    what: &str,
-    inputs: &[&Var],
-    ours: impl Fn(&[&Tensor]) -> Result<Tensor>,
-    theirs: impl Fn(&[&Tensor]) -> Result<Tensor>,
-) {
-    let tensors: Vec<&Tensor> = inputs.iter().map(|v| v.as_tensor()).collect();
-    let (a, b) = (ours(&tensors).unwrap(), theirs(&tensors).unwrap());
-    close(&a, &b, 2e-5, what);
-    let (ga, gb) =
-        (scalar(&a).unwrap().backward().unwrap(), scalar(&b).unwrap().backward().unwrap());
-    for (n, v) in inputs.iter().enumerate() {
-        close(ga.get(v).unwrap(), gb.get(v).unwrap(), 1e-4, &format!("{what}, gradient {n}"));
-    }
-}
-
-/// The gradient of `run` at each value of `input` against a central difference.
-fn differences(what: &str, input: &Var, run: impl Fn(&Tensor) -> Result<Tensor>) {
-    let loss = |t: &Tensor| scalar(&run(t).unwrap()).unwrap();
-    let grads = loss(input).backward().unwrap();
-    let grads = values(grads.get(input).unwrap());
-    let start = values(input);
-    for place in 0..start.len() {
-        let at = |step: f32| {
-            let mut moved = start.clone();
-            moved[place] += step;
-            let t = Tensor::from_vec(moved, input.shape(), &Device::Cpu).unwrap();
-            f64::from(loss(&t).to_scalar::<f32>().unwrap())
-        };
-        let expected = (at(1e-2) - at(-1e-2)) / 2e-2;
-        let error = (f64::from(grads[place]) - expected).abs();
-        assert!(error < 5e-3 * (1.0 + expected.abs()), "{what} at {place}: {} and {expected}", grads[place]);
-    }
-}
+use common::{any_threads, bits, differences, random, twins, values};
 
 const MASK: [u8; 6] = [1, 1, 1, 1, 0, 0];
 
@@ -138,18 +81,23 @@ fn a_query_that_may_see_nothing_gets_zeros() {
 
 #[test]
 fn one_and_three_threads_give_the_same_bits() {
-    let run = || {
-        let (x, w, o) = (random(1, &[300, 64]), random(2, &[64]), random(3, &[200, 64]));
-        let y = rms_norm(&x, &w, 1e-6).unwrap();
-        let logits = linear(&y, &o).unwrap();
-        let targets = Tensor::from_vec((0..300u32).map(|r| r % 200).collect(), 300, &Device::Cpu).unwrap();
-        let loss = cross_entropy(&logits, &targets, 0, 0.1).unwrap();
-        let grads = loss.backward().unwrap();
-        let bits = |v: &Var| values(grads.get(v).unwrap()).iter().map(|f| f.to_bits()).collect::<Vec<_>>();
-        (loss.to_scalar::<f32>().unwrap().to_bits(), bits(&x), bits(&w), bits(&o))
-    };
-    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    assert_eq!(pool(1).install(run), pool(3).install(run));
+    any_threads("norm, linear, cross-entropy", || {
+        let (x, w, o) = (random(1, &[300, 64]), random(2, &[64]), random(3, &[700, 64]));
+        let logits = linear(&rms_norm(&x, &w, 1e-6).unwrap(), &o).unwrap();
+        let targets: Vec<u32> = (0..300u32).collect();
+        let targets = Tensor::from_vec(targets, 300, &Device::Cpu).unwrap();
+        bits(&[&x, &w, &o], &cross_entropy(&logits, &targets, 0, 0.1).unwrap())
+    });
+    any_threads("log-probabilities", || {
+        let x = random(1, &[300, 700]);
+        let targets = Tensor::from_vec((0..300u32).collect::<Vec<_>>(), 300, &Device::Cpu).unwrap();
+        bits(&[&x], &log_probabilities(&x, &targets, 0).unwrap())
+    });
+    // As large as gemm needs to use its threads, its blocks and its edges.
+    any_threads("a large product", || {
+        let (x, w) = (random(1, &[517, 300]), random(2, &[1030, 300]));
+        bits(&[&x, &w], &linear(&x, &w).unwrap())
+    });
 }
 
 proptest! {
