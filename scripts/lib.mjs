@@ -1,5 +1,6 @@
 // What the scripts share: where things are, running a command, hashing a set of files. No dependency.
 import { spawnSync } from "node:child_process"
+import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs"
 import { homedir } from "node:os"
@@ -11,6 +12,9 @@ export const root = resolve(dirname(fileURLToPath(import.meta.url)), "..")
 /** Builds are kept outside the checkout, so that a fresh clone on the same machine builds nothing twice. */
 export const cache = process.env.XDG_CACHE_HOME || join(homedir(), ".cache")
 process.env.CARGO_TARGET_DIR ||= join(cache, "chatlm", "target")
+// napi build names its target, which cargo keeps apart from builds that name none: all name it.
+const host = /^host: (.*)$/m.exec(spawnSync("rustc", ["-vV"], { encoding: "utf8" }).stdout ?? "")?.[1]
+if (host) process.env.CARGO_BUILD_TARGET ||= host
 
 /** The Node that the project brings along; the machine's own may be older. */
 export const node = join(root, "node_modules", ".bin", "node")

@@ -1,11 +1,10 @@
 //! Adapters into models.
 
 use chatlm_run::{MergeOptions as Core, merge_lora as run};
-use napi::bindgen_prelude::Reference;
 use napi_derive::napi;
 
 use crate::error::blocking;
-use crate::job::{CancelToken, OnProgress, job};
+use crate::job::{CancelHandle, OnProgress, job};
 
 #[napi(object)]
 pub struct MergeLoraOptions {
@@ -29,7 +28,7 @@ pub struct MergeLoraReport {
 pub async fn merge_lora(
     options: MergeLoraOptions,
     on_progress: Option<OnProgress>,
-    cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<MergeLoraReport> {
     let job = job(on_progress, cancel);
     blocking(move || {

@@ -1,11 +1,10 @@
 //! Raw corpora to prompt and response rows.
 
 use chatlm_clean::{CleanOptions as Core, Purpose, Source, clean as run};
-use napi::bindgen_prelude::Reference;
 use napi_derive::napi;
 
 use crate::error::{blocking, json};
-use crate::job::{CancelToken, OnProgress, job};
+use crate::job::{CancelHandle, OnProgress, job};
 
 #[napi(object)]
 pub struct CleanOptions {
@@ -50,7 +49,7 @@ pub struct CleanReport {
 pub async fn clean(
     options: CleanOptions,
     on_progress: Option<OnProgress>,
-    cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<CleanReport> {
     let job = job(on_progress, cancel);
     blocking(move || {

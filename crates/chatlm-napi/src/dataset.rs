@@ -5,11 +5,10 @@ use std::time::Instant;
 
 use chatlm_dataset::{InputOptions, corpus as run_corpus, inspect as run_inspect};
 use chatlm_dataset::{merge as run_merge, split as run_split};
-use napi::bindgen_prelude::Reference;
 use napi_derive::napi;
 
 use crate::error::{blocking, json};
-use crate::job::{CancelToken, OnProgress, job};
+use crate::job::{CancelHandle, OnProgress, job};
 
 #[napi(object)]
 pub struct TableOptions {
@@ -31,7 +30,7 @@ pub struct TableReport {
 pub async fn merge(
     options: TableOptions,
     on_progress: Option<OnProgress>,
-    cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<TableReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
@@ -49,7 +48,7 @@ pub async fn merge(
 pub async fn corpus(
     options: TableOptions,
     on_progress: Option<OnProgress>,
-    cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<TableReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
@@ -92,7 +91,7 @@ pub struct SplitReport {
 pub async fn split(
     options: SplitOptions,
     on_progress: Option<OnProgress>,
-    cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<SplitReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
@@ -129,7 +128,7 @@ pub struct InspectOptions {
 pub async fn inspect(
     options: InspectOptions,
     on_progress: Option<OnProgress>,
-    cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<serde_json::Value> {
     let job = job(on_progress, cancel);
     blocking(move || {

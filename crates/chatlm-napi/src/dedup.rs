@@ -1,11 +1,10 @@
 //! Near-duplicates.
 
 use chatlm_dedup::{DedupOptions as Core, dedup as run};
-use napi::bindgen_prelude::Reference;
 use napi_derive::napi;
 
 use crate::error::blocking;
-use crate::job::{CancelToken, OnProgress, job};
+use crate::job::{CancelHandle, OnProgress, job};
 
 #[napi(object)]
 pub struct DedupOptions {
@@ -43,7 +42,7 @@ pub struct DedupReport {
 pub async fn dedup(
     options: DedupOptions,
     on_progress: Option<OnProgress>,
-    cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<DedupReport> {
     let job = job(on_progress, cancel);
     blocking(move || {

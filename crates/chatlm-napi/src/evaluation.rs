@@ -4,11 +4,10 @@ use chatlm_run::{
     BleuOptions as CoreBleu, PerplexityOptions as CorePerplexity, evaluate_bleu as run_bleu,
     evaluate_perplexity as run_perplexity,
 };
-use napi::bindgen_prelude::Reference;
 use napi_derive::napi;
 
 use crate::error::blocking;
-use crate::job::{CancelToken, OnProgress, job};
+use crate::job::{CancelHandle, OnProgress, job};
 
 #[napi(object)]
 pub struct BleuOptions {
@@ -38,7 +37,7 @@ pub struct BleuReport {
 pub async fn evaluate_bleu(
     options: BleuOptions,
     on_progress: Option<OnProgress>,
-    cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<BleuReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
@@ -83,7 +82,7 @@ pub struct PerplexityReport {
 pub async fn evaluate_perplexity(
     options: PerplexityOptions,
     on_progress: Option<OnProgress>,
-    cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<PerplexityReport> {
     let job = job(on_progress, cancel);
     blocking(move || {

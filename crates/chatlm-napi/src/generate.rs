@@ -8,12 +8,12 @@ use chatlm_run::{
     Answer as CoreAnswer, FinishReason, Generator as Core, GeneratorOptions as CoreOptions,
     GivenSettings, Piece, RejectOptions as CoreReject, Worker, reject as run_reject,
 };
-use napi::bindgen_prelude::{AsyncGenerator, Reference};
+use napi::bindgen_prelude::AsyncGenerator;
 use napi::tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use napi_derive::napi;
 
 use crate::error::{blocking, to_napi};
-use crate::job::{CancelToken, OnProgress, job};
+use crate::job::{CancelHandle, OnProgress, job};
 
 #[napi(object)]
 pub struct GeneratorOptions {
@@ -135,7 +135,7 @@ impl Generator {
     pub async fn load(
         options: GeneratorOptions,
         on_progress: Option<OnProgress>,
-        cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
     ) -> napi::Result<Self> {
         let job = job(on_progress, cancel);
         blocking(move || {
@@ -178,7 +178,7 @@ impl Generator {
         settings: GenerationSettings,
         options: GenerateOptions,
         on_progress: Option<OnProgress>,
-        cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
     ) -> napi::Result<Vec<Answer>> {
         let job = job(on_progress, cancel);
         let given = GivenSettings::from(settings);
@@ -332,7 +332,7 @@ pub struct RejectReport {
 pub async fn reject(
     options: RejectOptions,
     on_progress: Option<OnProgress>,
-    cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<RejectReport> {
     let job: Job = job(on_progress, cancel);
     blocking(move || {

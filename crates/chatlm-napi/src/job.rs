@@ -1,9 +1,9 @@
 //! Cancelling and progress, given to every long call.
 
 use chatlm_job::{Cancel, Job, Reporter};
-use napi::Status;
-use napi::bindgen_prelude::Reference;
+use napi::bindgen_prelude::{FromNapiRef, FromNapiValue, TypeName, ValidateNapiValue};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi::{Status, ValueType};
 use napi_derive::napi;
 
 /// Asks running calls to save and stop; one token may be given to several calls.
@@ -32,6 +32,33 @@ impl CancelToken {
     }
 }
 
+/// A cancel token as an argument: what it shares with the token may go to another thread.
+pub struct CancelHandle(Cancel);
+
+impl TypeName for CancelHandle {
+    fn type_name() -> &'static str {
+        "CancelToken"
+    }
+
+    fn value_type() -> ValueType {
+        ValueType::Object
+    }
+}
+
+impl ValidateNapiValue for CancelHandle {}
+
+impl FromNapiValue for CancelHandle {
+    #[expect(unsafe_code, reason = "the trait's signature")]
+    unsafe fn from_napi_value(
+        env: napi::sys::napi_env,
+        value: napi::sys::napi_value,
+    ) -> napi::Result<Self> {
+        // SAFETY: env and value are passed on as napi gave them; the reference ends here.
+        let token = unsafe { CancelToken::from_napi_ref(env, value)? };
+        Ok(Self(token.cancel.clone()))
+    }
+}
+
 /// How far a call is; told at most ten times a second.
 #[napi(object)]
 pub struct Progress {
@@ -47,8 +74,8 @@ pub struct Progress {
 /// A callback that never throws into Rust and does not keep Node alive.
 pub type OnProgress = ThreadsafeFunction<Progress, (), Progress, Status, false, true>;
 
-pub(crate) fn job(on_progress: Option<OnProgress>, cancel: Option<Reference<CancelToken>>) -> Job {
-    let cancel = cancel.map(|token| token.cancel.clone()).unwrap_or_default();
+pub(crate) fn job(on_progress: Option<OnProgress>, cancel: Option<CancelHandle>) -> Job {
+    let cancel = cancel.map(|handle| handle.0).unwrap_or_default();
     let progress = on_progress.map_or_else(Reporter::silent, |callback| {
         Reporter::new(move |p| {
             let progress = Progress {

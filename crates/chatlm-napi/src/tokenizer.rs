@@ -4,11 +4,10 @@ use std::path::Path;
 
 use chatlm_dataset::{InputOptions, texts};
 use chatlm_tokenizer::{Preset, TrainOptions, train};
-use napi::bindgen_prelude::Reference;
 use napi_derive::napi;
 
 use crate::error::{blocking, guarded};
-use crate::job::{CancelToken, OnProgress, job};
+use crate::job::{CancelHandle, OnProgress, job};
 
 #[napi(object)]
 pub struct TokenizerTrainOptions {
@@ -37,7 +36,7 @@ pub struct TokenizerTrainReport {
 pub async fn train_tokenizer(
     options: TokenizerTrainOptions,
     on_progress: Option<OnProgress>,
-    cancel: Option<Reference<CancelToken>>,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<TokenizerTrainReport> {
     let job = job(on_progress, cancel);
     blocking(move || {

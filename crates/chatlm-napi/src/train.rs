@@ -4,12 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use chatlm_job::Error;
 use chatlm_run::{RunKind, RunOptions, TrainingRun as Core, Worker, verify_resume as run_verify};
-use napi::bindgen_prelude::Reference;
 use napi::tokio::sync::oneshot;
 use napi_derive::napi;
 
 use crate::error::{blocking, json, to_napi};
-use crate::job::{CancelToken, OnProgress, job};
+use crate::job::{CancelHandle, OnProgress, job};
 
 #[napi(object)]
 pub struct TrainingRunOptions {
@@ -57,7 +56,7 @@ impl TrainingRun {
         config: serde_json::Value,
         options: TrainingRunOptions,
         on_progress: Option<OnProgress>,
-        cancel: Option<Reference<CancelToken>>,
+    cancel: Option<CancelHandle>,
     ) -> napi::Result<Self> {
         let job = job(on_progress, cancel);
         blocking(move || {
@@ -111,7 +110,7 @@ pub async fn verify_resume(
     config: serde_json::Value,
     options: VerifyResumeOptions,
     on_progress: Option<OnProgress>,
-    cancel: Option<Reference<CancelToken>>,
+    cancel: Option<CancelHandle>,
 ) -> napi::Result<serde_json::Value> {
     let job = job(on_progress, cancel);
     blocking(move || {
