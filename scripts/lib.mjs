@@ -1,6 +1,5 @@
 // What the scripts share: where things are, running a command, hashing a set of files. No dependency.
 import { spawnSync } from "node:child_process"
-import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs"
 import { homedir } from "node:os"
