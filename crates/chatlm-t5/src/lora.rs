@@ -45,6 +45,9 @@ impl LoraConfig {
         if self.r == 0 {
             return refuse("lora.r", "lora.r must be at least 1".to_owned());
         }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return refuse("lora.dropout", "lora.dropout must be at least 0 and below 1".to_owned());
+        }
         let linear: Vec<(String, usize, usize)> = shapes(config)
             .into_iter()
             .filter_map(|(name, shape)| {
@@ -59,7 +62,8 @@ impl LoraConfig {
         };
         for target in &self.targets {
             if !linear.iter().any(|(module, ..)| hits(target, module)) {
-                return refuse("lora.targets", format!("no linear layer is called {target}"));
+                let message = format!("lora.targets has {target}, but no linear layer is called so");
+                return refuse("lora.targets", message);
             }
         }
         if self.targets.is_empty() {
