@@ -36,6 +36,8 @@ const EPSILON_GRADIENT: f32 = 1e-30;
 const EPSILON_PARAMETER: f64 = 1e-3;
 const CLIP_THRESHOLD: f64 = 1.0;
 const DECAY_RATE: f64 = -0.8;
+/// Columns worth a task of their own.
+const BLOCK: usize = 64;
 
 fn root_mean_square(values: &[f32]) -> f64 {
     (sum_of_squares(values) / values.len().max(1) as f64).sqrt()
@@ -91,7 +93,6 @@ fn matrix_update(grad: &[f32], row: &mut [f32], column: &mut [f32], beta: f32) -
         *row = beta * *row + rest * (mean as f32 + EPSILON_GRADIENT);
     });
     // Columns in blocks, each summed over the rows in order.
-    const BLOCK: usize = 64;
     column.par_chunks_mut(BLOCK).enumerate().for_each(|(block, column)| {
         let mut sums = [0.0f64; BLOCK];
         for at in 0..rows {

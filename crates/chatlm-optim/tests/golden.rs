@@ -1,5 +1,5 @@
 //! The numbers of PyTorch's AdamW and transformers' Adafactor (`test/golden/optim/make.py`).
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests; bits are to be equal")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

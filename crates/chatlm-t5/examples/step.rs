@@ -83,8 +83,8 @@ fn main() {
         let total = started.elapsed();
         if step > 0 {
             forwards.push(forward.as_secs_f64());
-            backwards.push((backward - forward).as_secs_f64());
-            updates.push((total - backward).as_secs_f64());
+            backwards.push(backward.as_secs_f64() - forward.as_secs_f64());
+            updates.push(total.as_secs_f64() - backward.as_secs_f64());
             totals.push(total.as_secs_f64());
         }
         println!("step {step}: {:.3} s, loss {}", total.as_secs_f64(), loss.to_scalar::<f32>().unwrap());

@@ -164,9 +164,10 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn model(mut self) -> Result<Model> {
-        let head = match self.config.tie_word_embeddings {
-            true => None,
-            false => Some(self.tensor("lm_head.weight")?),
+        let head = if self.config.tie_word_embeddings {
+            None
+        } else {
+            Some(self.tensor("lm_head.weight")?)
         };
         Ok(Model {
             config: self.config.clone(),

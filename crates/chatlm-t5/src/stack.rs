@@ -19,17 +19,14 @@ pub(crate) struct FeedForward {
 
 impl FeedForward {
     fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
-        let (inner, drop) = (self.inputs[0].forward(x, pass)?, pass.drop(self.site));
+        let inner = self.inputs[0].forward(x, pass)?;
         let inner = match self.inputs.get(1) {
             // gelu's tanh form, as T5 v1.1's gelu_new.
             Some(linear) => {
                 let gated = (inner.gelu()? * linear.forward(x, pass)?)?;
-                match drop {
-                    Some((keys, site)) => dropout(&gated, keys, site)?,
-                    None => gated,
-                }
+                drop(&gated, self.site, pass)?
             }
-            None => relu(&inner, drop)?,
+            None => relu(&inner, pass.drop(self.site))?,
         };
         self.wo.forward(&inner, pass)
     }
@@ -90,7 +87,7 @@ impl Stack {
         let length = x.dim(1)?;
         let bias = self.bias(0, length, length, x)?;
         let own = View { bias: Some(&bias), mask, causal: self.decoder };
-        let mut x = self.drop(x, self.input_site, pass)?;
+        let mut x = drop(x, self.input_site, pass)?;
         for block in &self.blocks {
             x = block
                 .attention_residual
@@ -135,13 +132,14 @@ impl Stack {
 
     fn finish(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let x = rms_norm(x, &self.final_norm, self.config.layer_norm_epsilon)?;
-        self.drop(&x, self.output_site, pass)
+        drop(&x, self.output_site, pass)
     }
 
-    fn drop(&self, x: &Tensor, site: u64, pass: &Pass<'_>) -> Result<Tensor> {
-        match pass.drop(site) {
-            Some((keys, site)) => dropout(x, keys, site),
-            None => Ok(x.clone()),
-        }
+}
+
+fn drop(x: &Tensor, site: u64, pass: &Pass<'_>) -> Result<Tensor> {
+    match pass.drop(site) {
+        Some((keys, site)) => dropout(x, keys, site),
+        None => Ok(x.clone()),
     }
 }

@@ -1,5 +1,5 @@
 //! The numbers of transformers and PyTorch (`test/golden/t5/make.py`): logits, loss, every gradient.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests; bits are to be equal")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

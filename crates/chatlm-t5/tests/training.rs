@@ -1,6 +1,6 @@
 //! What training relies on: one loss two ways, frozen weights, adapters, dropout that knows neither
 //! neighbours nor threads, and random weights that know neither order nor each other.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests; bits are to be equal")]
 
 use std::collections::BTreeMap;
 

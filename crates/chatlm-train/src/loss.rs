@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Tensor};
 use chatlm_job::{Error, Result};
-use chatlm_kernels::{cross_entropy, log_probabilities};
+use chatlm_kernels::log_probabilities;
 use chatlm_t5::{Model, Pass};
 
 use crate::batch::SequenceBatch;
@@ -11,8 +11,8 @@ use crate::batch::SequenceBatch;
 /// No target is ever this id: padding is left out before.
 const NOTHING: u32 = u32::MAX;
 
-/// Logits of the real target places only, (n, v).
-fn logits(
+/// Hidden states of the real target places only, (n, d).
+fn hidden(
     model: &Model,
     batch: &SequenceBatch,
     encoded: &Tensor,
@@ -28,7 +28,7 @@ fn logits(
             flat.index_select(&batch.places, 0)
         }
     };
-    model.logits(&real(hidden).map_err(Error::internal)?)
+    real(hidden).map_err(Error::internal)
 }
 
 /// The SUM of the cross-entropies of the target tokens in nats (a scalar), and how many they are.
@@ -39,8 +39,8 @@ pub fn sequence_loss(
     smoothing: f64,
 ) -> Result<(Tensor, usize)> {
     let encoded = model.encode(&batch.source, &batch.mask, pass)?;
-    let logits = logits(model, batch, &encoded, pass)?;
-    let sum = cross_entropy(&logits, &batch.labels, NOTHING, smoothing).map_err(Error::internal)?;
+    let hidden = hidden(model, batch, &encoded, pass)?;
+    let sum = model.cross_entropy(&hidden, &batch.labels, NOTHING, smoothing)?;
     Ok((sum, batch.tokens))
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn target_log_probabilities(
     encoded: &Tensor,
     pass: &Pass<'_>,
 ) -> Result<Tensor> {
-    let logits = logits(model, batch, encoded, pass)?;
+    let logits = model.logits(&hidden(model, batch, encoded, pass)?)?;
     let sums = || -> candle_core::Result<Tensor> {
         let each = log_probabilities(&logits, &batch.labels, NOTHING)?;
         Tensor::zeros(batch.len(), DType::F32, each.device())?.index_add(&batch.rows, &each, 0)
