@@ -29,10 +29,10 @@ export declare class CancelToken {
 /** A loaded model on a thread of its own; calls are answered one after the other. */
 export declare class Generator {
   /** Loads a model; rejects with `MODEL_INVALID`, `TOKENIZER_INVALID` or `NOT_FINITE`. */
-  static load(options: GeneratorOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<Generator>
+  static load(options: GeneratorOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<Generator>
   get info(): GeneratorInfo
-  /** Answers all prompts in their order. */
-  generate(prompts: Array<string>, settings: GenerationSettings, options: GenerateOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<Array<Answer>>
+  /** Answers all prompts in their order, `batch` of them together. */
+  generate(prompts: Array<string>, settings: GenerationSettings, batch: number, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<Array<Answer>>
   /** Answers one prompt as a stream of text; `close()` or leaving the loop stops it within a token. */
   stream(prompt: string, settings: GenerationSettings): TokenStream
   /** Frees the model once running answers have ended. */
@@ -70,7 +70,7 @@ export declare class TrainingRun {
    * Opens a run folder: reads configuration, data and model, and goes on from the newest whole
    * checkpoint. `kind` is `pretrain`, `sft` or `dpo`; `config` is the resolved configuration.
    */
-  static open(kind: 'pretrain' | 'sft' | 'dpo', config: object, options: TrainingRunOptions, onProgress?: ((arg: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TrainingRun>
+  static open(kind: 'pretrain' | 'sft' | 'dpo', config: object, options: TrainingRunOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TrainingRun>
   /**
    * Runs up to `steps` optimizer steps with the evaluations and checkpoints that fall due, and
    * tells what happened. Comes back early once the cancel token is set.
@@ -111,7 +111,7 @@ export interface BleuReport {
 }
 
 /** Cleans raw rows into `prompt` and `response` (`prompt`, `chosen`, `rejected` for `dpo`). */
-export declare function clean(options: CleanOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<CleanReport>
+export declare function clean(options: CleanOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<CleanReport>
 
 export interface CleanOptions {
   /** `alpaca`, `belle`, `pairs`, `medical-dialogue`, or `rlhf-pairs` for `dpo`. */
@@ -149,10 +149,10 @@ export interface CleanReport {
 }
 
 /** Writes text for a tokenizer: `prompt[SEP]response[SEP]` a line, text files line by line. */
-export declare function corpus(options: TableOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<TableReport>
+export declare function corpus(options: TableOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TableReport>
 
 /** Drops each row that some earlier row resembles; order is kept. */
-export declare function dedup(options: DedupOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<DedupReport>
+export declare function dedup(options: DedupOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<DedupReport>
 
 export interface DedupOptions {
   inputs: Array<string>
@@ -206,15 +206,10 @@ export interface Encoded {
 }
 
 /** BLEU-4 by characters of greedy answers, or of given predictions. */
-export declare function evaluateBleu(options: BleuOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<BleuReport>
+export declare function evaluateBleu(options: BleuOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<BleuReport>
 
 /** Perplexity of the responses given their prompts. */
-export declare function evaluatePerplexity(options: PerplexityOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<PerplexityReport>
-
-export interface GenerateOptions {
-  /** Prompts answered together. */
-  batch: number
-}
+export declare function evaluatePerplexity(options: PerplexityOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<PerplexityReport>
 
 /** What is left out comes from the model's generation_config.json, then from the defaults. */
 export interface GenerationSettings {
@@ -255,7 +250,7 @@ export interface GeneratorOptions {
 }
 
 /** Counts rows, names columns, draws length histograms and shows a few rows. */
-export declare function inspect(options: InspectOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<{ rows: number; columns: Array<{ name: string; kind: string }>; lengths: Array<{ column: string; min: number; max: number; mean: number; buckets: Array<{ upTo: number; rows: number }> }>; samples: Array<Record<string, unknown>> }>
+export declare function inspect(options: InspectOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<{ rows: number; columns: Array<{ name: string; kind: string }>; lengths: Array<{ column: string; min: number; max: number; mean: number; buckets: Array<{ upTo: number; rows: number }> }>; samples: Array<Record<string, unknown>> }>
 
 export interface InspectOptions {
   inputs: Array<string>
@@ -265,10 +260,10 @@ export interface InspectOptions {
 }
 
 /** Writes the rows of all inputs, in order, into one table. */
-export declare function merge(options: TableOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<TableReport>
+export declare function merge(options: TableOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TableReport>
 
 /** Merges an adapter into its base model and writes a whole model folder. */
-export declare function mergeLora(options: MergeLoraOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<MergeLoraReport>
+export declare function mergeLora(options: MergeLoraOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<MergeLoraReport>
 
 export interface MergeLoraOptions {
   base: string
@@ -313,7 +308,7 @@ export interface Progress {
 }
 
 /** Writes the model's own answers as `rejected` beside the true ones as `chosen`. */
-export declare function reject(options: RejectOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<RejectReport>
+export declare function reject(options: RejectOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<RejectReport>
 
 export interface RejectOptions {
   model: string
@@ -340,7 +335,7 @@ export interface RejectReport {
 export declare function setThreads(threads: number): void
 
 /** Draws each row into one of three tables. */
-export declare function split(options: SplitOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<SplitReport>
+export declare function split(options: SplitOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<SplitReport>
 
 export interface SplitOptions {
   inputs: Array<string>
@@ -448,10 +443,10 @@ export interface TrainingRunOptions {
 }
 
 /** Trains a tokenizer on every text column of the inputs. */
-export declare function trainTokenizer(options: TokenizerTrainOptions, onProgress?: OnProgress | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerTrainReport>
+export declare function trainTokenizer(options: TokenizerTrainOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerTrainReport>
 
 /** Trains in one go and in two, in folders of their own, and compares every part of the state. */
-export declare function verifyResume(kind: 'pretrain' | 'sft' | 'dpo', config: object, options: VerifyResumeOptions, onProgress?: ((arg: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<{ equal: boolean; parts: Record<string, boolean> }>
+export declare function verifyResume(kind: 'pretrain' | 'sft' | 'dpo', config: object, options: VerifyResumeOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<{ equal: boolean; parts: Record<string, boolean> }>
 
 export interface VerifyResumeOptions {
   /** Steps of the undisturbed run. */

@@ -57,7 +57,7 @@ describe("input", () => {
     appendFileSync(dir.at("broken.jsonl"), "{\"prompt\": \n")
     expectError(await chatlm(...clean(dir.at("broken.jsonl"), dir.at("c.parquet"))), 2, "INPUT_[A-Z]+", "broken.jsonl", "300")
     const going = await ok(...clean(dir.at("broken.jsonl"), dir.at("d.parquet")), "--keep-going")
-    expect(going).toMatchObject({ read: 300, kept: 300 })
+    expect(going).toMatchObject({ read: 301, kept: 300, broken: 1 })
   })
 
   it("NaN in weights", async () => {

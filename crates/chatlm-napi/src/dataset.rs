@@ -29,7 +29,7 @@ pub struct TableReport {
 #[napi]
 pub async fn merge(
     options: TableOptions,
-    on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<TableReport> {
     let job = job(on_progress, cancel);
@@ -47,7 +47,7 @@ pub async fn merge(
 #[napi]
 pub async fn corpus(
     options: TableOptions,
-    on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<TableReport> {
     let job = job(on_progress, cancel);
@@ -90,7 +90,7 @@ pub struct SplitReport {
 #[napi]
 pub async fn split(
     options: SplitOptions,
-    on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<SplitReport> {
     let job = job(on_progress, cancel);
@@ -127,7 +127,7 @@ pub struct InspectOptions {
 )]
 pub async fn inspect(
     options: InspectOptions,
-    on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<serde_json::Value> {
     let job = job(on_progress, cancel);

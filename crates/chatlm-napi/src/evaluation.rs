@@ -36,7 +36,7 @@ pub struct BleuReport {
 #[napi]
 pub async fn evaluate_bleu(
     options: BleuOptions,
-    on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<BleuReport> {
     let job = job(on_progress, cancel);
@@ -81,7 +81,7 @@ pub struct PerplexityReport {
 #[napi]
 pub async fn evaluate_perplexity(
     options: PerplexityOptions,
-    on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<PerplexityReport> {
     let job = job(on_progress, cancel);

@@ -65,12 +65,6 @@ impl From<GenerationSettings> for GivenSettings {
 }
 
 #[napi(object)]
-pub struct GenerateOptions {
-    /// Prompts answered together.
-    pub batch: u32,
-}
-
-#[napi(object)]
 pub struct Answer {
     pub prompt: String,
     pub response: String,
@@ -134,7 +128,7 @@ impl Generator {
     #[napi]
     pub async fn load(
         options: GeneratorOptions,
-        on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
     ) -> napi::Result<Self> {
         let job = job(on_progress, cancel);
@@ -170,21 +164,21 @@ impl Generator {
         }
     }
 
-    /// Answers all prompts in their order.
+    /// Answers all prompts in their order, `batch` of them together.
     #[napi]
     pub async fn generate(
         &self,
         prompts: Vec<String>,
         settings: GenerationSettings,
-        options: GenerateOptions,
-        on_progress: Option<OnProgress>,
+        batch: u32,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
     ) -> napi::Result<Vec<Answer>> {
         let job = job(on_progress, cancel);
         let given = GivenSettings::from(settings);
         self.ask(move |core| {
             let settings = core.settings(&given)?;
-            core.answer(&prompts, &settings, options.batch as usize, &job)
+            core.answer(&prompts, &settings, batch as usize, &job)
         })
         .await
         .map(|answers| answers.into_iter().map(Answer::from).collect())
@@ -331,7 +325,7 @@ pub struct RejectReport {
 #[napi]
 pub async fn reject(
     options: RejectOptions,
-    on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<RejectReport> {
     let job: Job = job(on_progress, cancel);

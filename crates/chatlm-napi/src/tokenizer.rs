@@ -35,7 +35,7 @@ pub struct TokenizerTrainReport {
 #[napi]
 pub async fn train_tokenizer(
     options: TokenizerTrainOptions,
-    on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<TokenizerTrainReport> {
     let job = job(on_progress, cancel);

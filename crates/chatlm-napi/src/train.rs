@@ -49,7 +49,7 @@ impl TrainingRun {
     /// Opens a run folder: reads configuration, data and model, and goes on from the newest whole
     /// checkpoint. `kind` is `pretrain`, `sft` or `dpo`; `config` is the resolved configuration.
     #[napi(
-        ts_args_type = "kind: 'pretrain' | 'sft' | 'dpo', config: object, options: TrainingRunOptions, onProgress?: ((arg: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null"
+        ts_args_type = "kind: 'pretrain' | 'sft' | 'dpo', config: object, options: TrainingRunOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null"
     )]
     pub async fn open(
         kind: String,
@@ -102,7 +102,7 @@ pub struct VerifyResumeOptions {
 
 /// Trains in one go and in two, in folders of their own, and compares every part of the state.
 #[napi(
-    ts_args_type = "kind: 'pretrain' | 'sft' | 'dpo', config: object, options: VerifyResumeOptions, onProgress?: ((arg: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null",
+    ts_args_type = "kind: 'pretrain' | 'sft' | 'dpo', config: object, options: VerifyResumeOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null",
     ts_return_type = "Promise<{ equal: boolean; parts: Record<string, boolean> }>"
 )]
 pub async fn verify_resume(
@@ -122,6 +122,7 @@ pub async fn verify_resume(
 
 /// What `advance` tells. `type` says which of the fields are there.
 #[napi(object)]
+#[expect(dead_code, reason = "a type for index.d.ts; events cross as JSON")]
 pub struct TrainEvent {
     #[napi(
         js_name = "type",
