@@ -4,9 +4,7 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{
-    CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail,
-};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::dropout::{Drop, Mask, mask};
@@ -47,17 +45,31 @@ struct Head<'a> {
 
 impl Attention {
     fn head<'a>(&self, q: &'a [f32], kv: &'a [f32], batch: usize, head: usize) -> Head<'a> {
-        let Sizes { queries, keys, heads, inner } = self.sizes;
+        let Sizes {
+            queries,
+            keys,
+            heads,
+            inner,
+        } = self.sizes;
         let width = inner / heads;
         let q = &q[batch * queries * inner..(batch + 1) * queries * inner];
         let kv = &kv[batch * keys * 2 * inner..(batch + 1) * keys * 2 * inner];
-        Head { q: &q[head * width..], k: &kv[head * width..], v: &kv[inner + head * width..] }
+        Head {
+            q: &q[head * width..],
+            k: &kv[head * width..],
+            v: &kv[inner + head * width..],
+        }
     }
 
     /// Drops probabilities `p (queries, keys)` of a batch row's head into `out`.
     #[inline(always)]
     fn drop(&self, mask: &Mask, batch: usize, head: usize, p: &[f32], out: &mut [f32]) {
-        let Sizes { queries, keys, heads, .. } = self.sizes;
+        let Sizes {
+            queries,
+            keys,
+            heads,
+            ..
+        } = self.sizes;
         for query in 0..queries {
             let at = query * keys..(query + 1) * keys;
             let line = mask.line((batch * heads + head) * queries + query);
@@ -66,7 +78,12 @@ impl Attention {
     }
 
     fn forward(&self, q: &[f32], kv: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let Sizes { queries, keys, heads, inner } = self.sizes;
+        let Sizes {
+            queries,
+            keys,
+            heads,
+            inner,
+        } = self.sizes;
         let (width, square) = (inner / heads, queries * keys);
         let mut out = vec![0.0f32; q.len()];
         let rows = q.len() / (queries * inner).max(1);
@@ -82,22 +99,39 @@ impl Attention {
                 for (head, p) in probabilities.chunks_mut(square).enumerate() {
                     let at = self.head(q, kv, batch, head);
                     let (a, b) = (Matrix::rows(at.q, inner), Matrix::columns(at.k, 2 * inner));
-                    Product { m: queries, n: keys, k: width, a, b, scale: 1.0 }
-                        .write_to(p, keys, false, false);
+                    Product {
+                        m: queries,
+                        n: keys,
+                        k: width,
+                        a,
+                        b,
+                        scale: 1.0,
+                    }
+                    .write_to(p, keys, false, false);
                     let bias = bias.map(|bias| &bias[head * square..(head + 1) * square]);
-                    vector(#[inline(always)] || {
-                        for (query, p) in p.chunks_mut(keys).enumerate() {
-                            let bias = bias.map(|bias| &bias[query * keys..(query + 1) * keys]);
-                            self.visible.softmax(p, bias, batch, query, queries);
-                        }
-                        if let Some(mask) = &self.mask {
-                            self.drop(mask, batch, head, p, &mut dropped);
-                        }
-                    });
+                    vector(
+                        #[inline(always)]
+                        || {
+                            for (query, p) in p.chunks_mut(keys).enumerate() {
+                                let bias = bias.map(|bias| &bias[query * keys..(query + 1) * keys]);
+                                self.visible.softmax(p, bias, batch, query, queries);
+                            }
+                            if let Some(mask) = &self.mask {
+                                self.drop(mask, batch, head, p, &mut dropped);
+                            }
+                        },
+                    );
                     let seen = if self.mask.is_some() { &dropped } else { &*p };
                     let (a, b) = (Matrix::rows(seen, keys), Matrix::rows(at.v, 2 * inner));
-                    Product { m: queries, n: width, k: keys, a, b, scale: 1.0 }
-                        .write_to(&mut out[head * width..], inner, false, false);
+                    Product {
+                        m: queries,
+                        n: width,
+                        k: keys,
+                        a,
+                        b,
+                        scale: 1.0,
+                    }
+                    .write_to(&mut out[head * width..], inner, false, false);
                 }
             });
         if self.track {
@@ -109,7 +143,12 @@ impl Attention {
 
     /// The gradients of queries, of keys and values, and of the scores.
     fn backward(&self, q: &[f32], kv: &[f32], grad: &[f32]) -> Result<[Vec<f32>; 3]> {
-        let Sizes { queries, keys, heads, inner } = self.sizes;
+        let Sizes {
+            queries,
+            keys,
+            heads,
+            inner,
+        } = self.sizes;
         let (width, square) = (inner / heads, queries * keys);
         let Some(probabilities) = self.saved.get() else {
             bail!("attention was asked for gradients that its forward did not expect")
@@ -133,39 +172,80 @@ impl Attention {
                     let grad = Matrix::rows(&grad[head * width..], inner);
                     // dp = dy·vᵀ
                     let b = Matrix::columns(at.v, 2 * inner);
-                    Product { m: queries, n: keys, k: width, a: grad, b, scale: 1.0 }
-                        .write_to(ds, keys, false, false);
-                    vector(#[inline(always)] || {
-                        if let Some(mask) = &self.mask {
-                            self.drop(mask, batch, head, p, &mut dropped);
-                            for query in 0..queries {
-                                let line = mask.line((batch * heads + head) * queries + query);
-                                for (place, ds) in
-                                    ds[query * keys..(query + 1) * keys].iter_mut().enumerate()
-                                {
-                                    *ds *= line.factor(place);
+                    Product {
+                        m: queries,
+                        n: keys,
+                        k: width,
+                        a: grad,
+                        b,
+                        scale: 1.0,
+                    }
+                    .write_to(ds, keys, false, false);
+                    vector(
+                        #[inline(always)]
+                        || {
+                            if let Some(mask) = &self.mask {
+                                self.drop(mask, batch, head, p, &mut dropped);
+                                for query in 0..queries {
+                                    let line = mask.line((batch * heads + head) * queries + query);
+                                    for (place, ds) in
+                                        ds[query * keys..(query + 1) * keys].iter_mut().enumerate()
+                                    {
+                                        *ds *= line.factor(place);
+                                    }
                                 }
                             }
-                        }
-                        // ds = p · (dp − Σ p·dp); masked places have p = 0 and so no gradient.
-                        for (ds, p) in ds.chunks_mut(keys).zip(p.chunks(keys)) {
-                            let total = dot(p, ds);
-                            for (ds, p) in ds.iter_mut().zip(p) {
-                                *ds = p * (*ds - total);
+                            // ds = p · (dp − Σ p·dp); masked places have p = 0 and so no gradient.
+                            for (ds, p) in ds.chunks_mut(keys).zip(p.chunks(keys)) {
+                                let total = dot(p, ds);
+                                for (ds, p) in ds.iter_mut().zip(p) {
+                                    *ds = p * (*ds - total);
+                                }
                             }
-                        }
-                    });
+                        },
+                    );
                     // dv = pᵀ·dy, dq = ds·k, dk = dsᵀ·q
                     let seen = if self.mask.is_some() { &dropped } else { p };
                     let a = Matrix::columns(seen, keys);
-                    Product { m: keys, n: width, k: queries, a, b: grad, scale: 1.0 }
-                        .write_to(&mut dkv[inner + head * width..], 2 * inner, false, false);
+                    Product {
+                        m: keys,
+                        n: width,
+                        k: queries,
+                        a,
+                        b: grad,
+                        scale: 1.0,
+                    }
+                    .write_to(
+                        &mut dkv[inner + head * width..],
+                        2 * inner,
+                        false,
+                        false,
+                    );
                     let (a, b) = (Matrix::rows(ds, keys), Matrix::rows(at.k, 2 * inner));
-                    Product { m: queries, n: width, k: keys, a, b, scale: 1.0 }
-                        .write_to(&mut dq[head * width..], inner, false, false);
+                    Product {
+                        m: queries,
+                        n: width,
+                        k: keys,
+                        a,
+                        b,
+                        scale: 1.0,
+                    }
+                    .write_to(&mut dq[head * width..], inner, false, false);
                     let (a, b) = (Matrix::columns(ds, keys), Matrix::rows(at.q, inner));
-                    Product { m: keys, n: width, k: queries, a, b, scale: 1.0 }
-                        .write_to(&mut dkv[head * width..], 2 * inner, false, false);
+                    Product {
+                        m: keys,
+                        n: width,
+                        k: queries,
+                        a,
+                        b,
+                        scale: 1.0,
+                    }
+                    .write_to(
+                        &mut dkv[head * width..],
+                        2 * inner,
+                        false,
+                        false,
+                    );
                 }
             });
         Ok([dq, dkv, ds])
@@ -267,12 +347,19 @@ pub fn attention(
 ) -> Result<Tensor> {
     let ((batch, queries, inner), (rows, keys, both)) = (q.dims3()?, kv.dims3()?);
     if rows != batch || both != 2 * inner || heads == 0 || inner % heads != 0 {
-        bail!("attention of {heads} heads over {:?} and {:?}", q.dims(), kv.dims());
+        bail!(
+            "attention of {heads} heads over {:?} and {:?}",
+            q.dims(),
+            kv.dims()
+        );
     }
     if let Some(bias) = bias
         && bias.dims() != [1, heads, queries, keys]
     {
-        bail!("an attention bias of {:?} for {queries} queries, {keys} keys", bias.dims());
+        bail!(
+            "an attention bias of {:?} for {queries} queries, {keys} keys",
+            bias.dims()
+        );
     }
     if !fused(&[q, kv]) || bias.is_some_and(|bias| !fused(&[bias])) {
         return plain::attention(q, kv, heads, bias, mask, causal, drop);
@@ -280,7 +367,12 @@ pub fn attention(
     let op = Attention {
         visible: Visible::new(mask, batch, keys, causal)?,
         mask: self::mask(drop, &[batch, heads, queries, keys])?,
-        sizes: Sizes { queries, keys, heads, inner },
+        sizes: Sizes {
+            queries,
+            keys,
+            heads,
+            inner,
+        },
         track: q.track_op() || kv.track_op() || bias.is_some_and(Tensor::track_op),
         saved: OnceLock::new(),
     };

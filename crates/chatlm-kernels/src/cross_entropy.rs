@@ -24,24 +24,29 @@ impl Scores {
         let smoothing = self.smoothing as f32;
         let mut out = vec![0.0f32; self.targets.len()];
         let task = rows_a_task(width);
-        out.par_chunks_mut(task).enumerate().for_each(|(chunk, out)| {
-            vector(#[inline(always)] || {
-                for (place, out) in out.iter_mut().enumerate() {
-                    let row = chunk * task + place;
-                    let target = self.targets[row];
-                    if target == self.ignore {
-                        continue;
-                    }
-                    let logits = &logits[row * width..(row + 1) * width];
-                    let norm = log_sum_exp(logits);
-                    let mut score = (1.0 - smoothing) * logits[target as usize];
-                    if smoothing > 0.0 {
-                        score += smoothing * sum(logits) / width as f32;
-                    }
-                    *out = score - norm;
-                }
+        out.par_chunks_mut(task)
+            .enumerate()
+            .for_each(|(chunk, out)| {
+                vector(
+                    #[inline(always)]
+                    || {
+                        for (place, out) in out.iter_mut().enumerate() {
+                            let row = chunk * task + place;
+                            let target = self.targets[row];
+                            if target == self.ignore {
+                                continue;
+                            }
+                            let logits = &logits[row * width..(row + 1) * width];
+                            let norm = log_sum_exp(logits);
+                            let mut score = (1.0 - smoothing) * logits[target as usize];
+                            if smoothing > 0.0 {
+                                score += smoothing * sum(logits) / width as f32;
+                            }
+                            *out = score - norm;
+                        }
+                    },
+                );
             });
-        });
         out
     }
 
@@ -54,19 +59,24 @@ impl Scores {
     ) -> Vec<f32> {
         let smoothing = self.smoothing as f32;
         let mut out = vec![0.0f32; logits.len()];
-        for_rows(&mut out, width, #[inline(always)] |row, out| {
-            let target = self.targets[row];
-            if target == self.ignore {
-                return;
-            }
-            let logits = &logits[row * width..(row + 1) * width];
-            let (norm, grad) = (log_sum_exp(logits), grad(row));
-            let even = smoothing / width as f32;
-            for (out, value) in out.iter_mut().zip(logits) {
-                *out = (even - exp(value - norm)) * grad;
-            }
-            out[target as usize] += (1.0 - smoothing) * grad;
-        });
+        for_rows(
+            &mut out,
+            width,
+            #[inline(always)]
+            |row, out| {
+                let target = self.targets[row];
+                if target == self.ignore {
+                    return;
+                }
+                let logits = &logits[row * width..(row + 1) * width];
+                let (norm, grad) = (log_sum_exp(logits), grad(row));
+                let even = smoothing / width as f32;
+                for (out, value) in out.iter_mut().zip(logits) {
+                    *out = (even - exp(value - norm)) * grad;
+                }
+                out[target as usize] += (1.0 - smoothing) * grad;
+            },
+        );
         out
     }
 }
@@ -95,10 +105,16 @@ impl CustomOp1 for Scores {
             with_slice(logits, |logits| Ok(self.backward(logits, width, |_| grad)))?
         } else {
             with_slice(grad, |grad| {
-                with_slice(logits, |logits| Ok(self.backward(logits, width, |row| grad[row])))
+                with_slice(logits, |logits| {
+                    Ok(self.backward(logits, width, |row| grad[row]))
+                })
             })?
         };
-        Ok(Some(Tensor::from_vec(out, logits.shape(), logits.device())?))
+        Ok(Some(Tensor::from_vec(
+            out,
+            logits.shape(),
+            logits.device(),
+        )?))
     }
 }
 
@@ -113,7 +129,10 @@ pub(crate) fn checked(
     if targets.len() != rows {
         bail!("{} targets for {rows} rows of logits", targets.len());
     }
-    if let Some(bad) = targets.iter().find(|&&t| t != ignore && t as usize >= width) {
+    if let Some(bad) = targets
+        .iter()
+        .find(|&&t| t != ignore && t as usize >= width)
+    {
         bail!("target {bad} is outside a vocabulary of {width}");
     }
     Ok(targets)
@@ -130,7 +149,12 @@ pub fn cross_entropy(
     let (rows, width) = logits.dims2()?;
     let checked = checked(targets, rows, width, ignore)?;
     if fused(&[logits]) {
-        logits.contiguous()?.apply_op1(Scores { targets: checked, ignore, smoothing, summed: true })
+        logits.contiguous()?.apply_op1(Scores {
+            targets: checked,
+            ignore,
+            smoothing,
+            summed: true,
+        })
     } else {
         plain::cross_entropy(logits, targets, ignore, smoothing)
     }

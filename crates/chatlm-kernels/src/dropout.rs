@@ -31,7 +31,9 @@ impl LineMask {
     pub(crate) fn factor(self, place: usize) -> f32 {
         let mut h = (place as u32).wrapping_add(self.first);
         h = (h ^ (h >> 16)).wrapping_mul(0x7FEB_352D);
-        h = (h ^ (h >> 15)).wrapping_add(self.second).wrapping_mul(0x846C_A68B);
+        h = (h ^ (h >> 15))
+            .wrapping_add(self.second)
+            .wrapping_mul(0x846C_A68B);
         h ^= h >> 16;
         if h >= self.threshold { self.scale } else { 0.0 }
     }
@@ -61,9 +63,14 @@ pub(crate) struct Mask {
 impl Mask {
     pub(crate) fn new(keys: &DropoutKeys, site: u64, dims: &[usize]) -> Result<Self> {
         if dims.len() < 2 || dims[0] != keys.rows.len() {
-            bail!("dropout wants one key a row: {} keys for {dims:?}", keys.rows.len());
+            bail!(
+                "dropout wants one key a row: {} keys for {dims:?}",
+                keys.rows.len()
+            );
         }
-        let threshold = (keys.rate * 4_294_967_296.0).round().clamp(0.0, 4_294_967_295.0);
+        let threshold = (keys.rate * 4_294_967_296.0)
+            .round()
+            .clamp(0.0, 4_294_967_295.0);
         let inner = dims[1..dims.len() - 1].to_vec();
         Ok(Self {
             keys: keys.rows.iter().map(|&key| mix(key, site)).collect(),
@@ -92,9 +99,15 @@ impl Mask {
 
     fn apply(&self, x: &[f32], width: usize) -> Vec<f32> {
         let mut out = vec![0.0f32; x.len()];
-        for_rows(&mut out, width, #[inline(always)] |line, out| {
-            self.line(line).apply(&x[line * width..(line + 1) * width], out);
-        });
+        for_rows(
+            &mut out,
+            width,
+            #[inline(always)]
+            |line, out| {
+                self.line(line)
+                    .apply(&x[line * width..(line + 1) * width], out);
+            },
+        );
         out
     }
 }
@@ -139,17 +152,22 @@ impl CustomOp2 for Residual {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, y, width) = (slice(s1, l1)?, slice(s2, l2)?, width(l1));
         let mut out = vec![0.0f32; x.len()];
-        for_rows(&mut out, width, #[inline(always)] |line, out| {
-            let at = line * width..(line + 1) * width;
-            let (x, y) = (&x[at.clone()], &y[at]);
-            match &self.0 {
-                Some(mask) => mask.line(line).apply(y, out),
-                None => out.copy_from_slice(y),
-            }
-            for (out, x) in out.iter_mut().zip(x) {
-                *out += x;
-            }
-        });
+        for_rows(
+            &mut out,
+            width,
+            #[inline(always)]
+            |line, out| {
+                let at = line * width..(line + 1) * width;
+                let (x, y) = (&x[at.clone()], &y[at]);
+                match &self.0 {
+                    Some(mask) => mask.line(line).apply(y, out),
+                    None => out.copy_from_slice(y),
+                }
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out += x;
+                }
+            },
+        );
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
@@ -184,32 +202,47 @@ impl CustomOp1 for Rectifier {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, width) = (slice(storage, layout)?, width(layout));
         let mut out = vec![0.0f32; x.len()];
-        for_rows(&mut out, width, #[inline(always)] |line, out| {
-            let x = &x[line * width..(line + 1) * width];
-            match &self.0 {
-                Some(mask) => mask.line(line).apply(x, out),
-                None => out.copy_from_slice(x),
-            }
-            for out in out {
-                // Not `max`, which would hide a NaN.
-                *out = if *out < 0.0 { 0.0 } else { *out };
-            }
-        });
+        for_rows(
+            &mut out,
+            width,
+            #[inline(always)]
+            |line, out| {
+                let x = &x[line * width..(line + 1) * width];
+                match &self.0 {
+                    Some(mask) => mask.line(line).apply(x, out),
+                    None => out.copy_from_slice(x),
+                }
+                for out in out {
+                    // Not `max`, which would hide a NaN.
+                    *out = if *out < 0.0 { 0.0 } else { *out };
+                }
+            },
+        );
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
     fn bwd(&self, arg: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (scale, width) = (self.0.as_ref().map_or(1.0, |mask| mask.scale), width(arg.layout()));
+        let (scale, width) = (
+            self.0.as_ref().map_or(1.0, |mask| mask.scale),
+            width(arg.layout()),
+        );
         let values = with_slice(res, |res| {
             with_slice(grad, |grad| {
                 let mut out = vec![0.0f32; grad.len()];
-                for_rows(&mut out, width, #[inline(always)] |line, out| {
-                    let at = line * width..(line + 1) * width;
-                    for ((out, res), grad) in out.iter_mut().zip(&res[at.clone()]).zip(&grad[at]) {
-                        let grad = grad * scale;
-                        *out = if *res > 0.0 { grad } else { 0.0 };
-                    }
-                });
+                for_rows(
+                    &mut out,
+                    width,
+                    #[inline(always)]
+                    |line, out| {
+                        let at = line * width..(line + 1) * width;
+                        for ((out, res), grad) in
+                            out.iter_mut().zip(&res[at.clone()]).zip(&grad[at])
+                        {
+                            let grad = grad * scale;
+                            *out = if *res > 0.0 { grad } else { 0.0 };
+                        }
+                    },
+                );
                 Ok(out)
             })
         })?;
@@ -229,7 +262,9 @@ pub(crate) fn mask(drop: Drop<'_>, dims: &[usize]) -> Result<Option<Mask>> {
 
 /// Drops values of `x (batch, …)` and scales the rest. `site` names the place in the network.
 pub fn dropout(x: &Tensor, keys: &DropoutKeys, site: u64) -> Result<Tensor> {
-    let Some(mask) = mask(Some((keys, site)), x.dims())? else { return Ok(x.clone()) };
+    let Some(mask) = mask(Some((keys, site)), x.dims())? else {
+        return Ok(x.clone());
+    };
     if fused(&[x]) {
         return x.contiguous()?.apply_op1(Dropout(mask));
     }
@@ -244,7 +279,9 @@ pub fn residual(x: &Tensor, y: &Tensor, drop: Drop<'_>) -> Result<Tensor> {
         bail!("a residual of {:?} for {:?}", y.dims(), x.dims());
     }
     if fused(&[x, y]) {
-        return x.contiguous()?.apply_op2(&y.contiguous()?, Residual(mask(drop, y.dims())?));
+        return x
+            .contiguous()?
+            .apply_op2(&y.contiguous()?, Residual(mask(drop, y.dims())?));
     }
     match drop {
         Some((keys, site)) => x + dropout(y, keys, site)?,

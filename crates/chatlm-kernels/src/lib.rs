@@ -4,7 +4,10 @@
 //! reduction inside one row and in a fixed order, so any number of threads gives the same bits);
 //! everywhere else they run the twin in [`plain`].
 
-#![expect(clippy::inline_always, reason = "only what is inlined takes its caller's vector width")]
+#![expect(
+    clippy::inline_always,
+    reason = "only what is inlined takes its caller's vector width"
+)]
 
 mod attention;
 mod cross_entropy;

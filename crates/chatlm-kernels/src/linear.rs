@@ -55,7 +55,15 @@ impl CustomOp2 for Linear {
             let dx = if x.track_op() {
                 let dx = with_slice(weight, |w| {
                     let (a, b) = (Matrix::rows(g, out), Matrix::rows(w, inner));
-                    Ok(Product { m: rows, n: inner, k: out, a, b, scale }.new_matrix())
+                    Ok(Product {
+                        m: rows,
+                        n: inner,
+                        k: out,
+                        a,
+                        b,
+                        scale,
+                    }
+                    .new_matrix())
                 })?;
                 Some(Tensor::from_vec(dx, x.shape(), x.device())?)
             } else {
@@ -64,7 +72,15 @@ impl CustomOp2 for Linear {
             let dw = if weight.track_op() {
                 let dw = with_slice(x, |x| {
                     let (a, b) = (Matrix::columns(g, out), Matrix::rows(x, inner));
-                    Ok(Product { m: out, n: inner, k: rows, a, b, scale }.new_matrix())
+                    Ok(Product {
+                        m: out,
+                        n: inner,
+                        k: rows,
+                        a,
+                        b,
+                        scale,
+                    }
+                    .new_matrix())
                 })?;
                 Some(Tensor::from_vec(dw, weight.shape(), weight.device())?)
             } else {
@@ -83,7 +99,12 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 /// The same times a number.
 pub fn linear_scaled(x: &Tensor, weight: &Tensor, scale: f64) -> Result<Tensor> {
     if fused(&[x, weight]) {
-        x.contiguous()?.apply_op2(&weight.contiguous()?, Linear { scale: scale as f32 })
+        x.contiguous()?.apply_op2(
+            &weight.contiguous()?,
+            Linear {
+                scale: scale as f32,
+            },
+        )
     } else {
         plain::linear(x, weight)? * scale
     }

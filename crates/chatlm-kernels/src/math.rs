@@ -52,8 +52,7 @@ pub(crate) fn sum(values: &[f32]) -> f32 {
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    let ((a_chunks, a_rest), (b_chunks, b_rest)) =
-        (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let ((a_chunks, a_rest), (b_chunks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (x, y) in a_chunks.iter().zip(b_chunks) {
         for lane in 0..LANES {
             lanes[lane] += x[lane] * y[lane];
@@ -70,10 +69,18 @@ pub(crate) fn max(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
         for lane in 0..LANES {
-            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+            lanes[lane] = if chunk[lane] > lanes[lane] {
+                chunk[lane]
+            } else {
+                lanes[lane]
+            };
         }
     }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+    lanes
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// Replaces the values by `exp(value - shift)` and answers their sum.
@@ -123,8 +130,13 @@ mod tests {
 
     #[test]
     fn wide_and_narrow_vectors_give_the_same_bits() {
-        let values: Vec<f32> = (0..1003).map(|i| ((i * 37 % 101) as f32 - 50.0) / 9.0).collect();
-        let wide = vector(#[inline(always)] || (sum(&values), dot(&values, &values), log_sum_exp(&values)));
+        let values: Vec<f32> = (0..1003)
+            .map(|i| ((i * 37 % 101) as f32 - 50.0) / 9.0)
+            .collect();
+        let wide = vector(
+            #[inline(always)]
+            || (sum(&values), dot(&values, &values), log_sum_exp(&values)),
+        );
         let narrow = (sum(&values), dot(&values, &values), log_sum_exp(&values));
         assert_eq!(format!("{wide:?}"), format!("{narrow:?}"));
     }

@@ -31,13 +31,18 @@ impl CustomOp2 for RmsNorm {
         let (x, weight) = (slice(s1, l1)?, slice(s2, l2)?);
         let width = weight.len();
         let mut out = vec![0.0f32; x.len()];
-        for_rows(&mut out, width, #[inline(always)] |row, out| {
-            let x = &x[row * width..(row + 1) * width];
-            let scale = scale(x, self.eps);
-            for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                *out = x * scale * w;
-            }
-        });
+        for_rows(
+            &mut out,
+            width,
+            #[inline(always)]
+            |row, out| {
+                let x = &x[row * width..(row + 1) * width];
+                let scale = scale(x, self.eps);
+                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                    *out = x * scale * w;
+                }
+            },
+        );
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
@@ -60,7 +65,13 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-fn backward(x: &[f32], weight: &[f32], grad: &[f32], width: usize, eps: f64) -> (Vec<f32>, Vec<f32>) {
+fn backward(
+    x: &[f32],
+    weight: &[f32],
+    grad: &[f32],
+    width: usize,
+    eps: f64,
+) -> (Vec<f32>, Vec<f32>) {
     use rayon::prelude::*;
     let mut dx = vec![0.0f32; x.len()];
     let task = rows_a_task(width) * width;
@@ -71,23 +82,32 @@ fn backward(x: &[f32], weight: &[f32], grad: &[f32], width: usize, eps: f64) -> 
         .zip(grad.par_chunks(task))
         .map(|((dx, x), grad)| {
             let mut dw = vec![0.0f32; width];
-            vector(#[inline(always)] || {
-                let rows = dx.chunks_mut(width).zip(x.chunks(width)).zip(grad.chunks(width));
-                for ((dx, x), grad) in rows {
-                    let s = scale(x, eps);
-                    for (((dx, dw), g), (x, w)) in
-                        dx.iter_mut().zip(&mut dw).zip(grad).zip(x.iter().zip(weight))
-                    {
-                        *dx = g * w;
-                        *dw += g * x * s;
+            vector(
+                #[inline(always)]
+                || {
+                    let rows = dx
+                        .chunks_mut(width)
+                        .zip(x.chunks(width))
+                        .zip(grad.chunks(width));
+                    for ((dx, x), grad) in rows {
+                        let s = scale(x, eps);
+                        for (((dx, dw), g), (x, w)) in dx
+                            .iter_mut()
+                            .zip(&mut dw)
+                            .zip(grad)
+                            .zip(x.iter().zip(weight))
+                        {
+                            *dx = g * w;
+                            *dw += g * x * s;
+                        }
+                        let mean = dot(dx, x) / width as f32;
+                        let cubed = s * s * s * mean;
+                        for (dx, x) in dx.iter_mut().zip(x) {
+                            *dx = s * *dx - x * cubed;
+                        }
                     }
-                    let mean = dot(dx, x) / width as f32;
-                    let cubed = s * s * s * mean;
-                    for (dx, x) in dx.iter_mut().zip(x) {
-                        *dx = s * *dx - x * cubed;
-                    }
-                }
-            });
+                },
+            );
             dw
         })
         .collect();
@@ -103,7 +123,8 @@ fn backward(x: &[f32], weight: &[f32], grad: &[f32], width: usize, eps: f64) -> 
 /// Normalizes the last dimension of `x (…, d)` and scales it by `weight (d)`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if fused(&[x, weight]) {
-        x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps })
+        x.contiguous()?
+            .apply_op2(&weight.contiguous()?, RmsNorm { eps })
     } else {
         plain::rms_norm(x, weight, eps)
     }

@@ -8,7 +8,9 @@ use crate::dropout::{Drop, dropout};
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let wide = x.to_dtype(DType::F32)?;
     let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
-    wide.broadcast_div(&(mean + eps)?.sqrt()?)?.to_dtype(x.dtype())?.broadcast_mul(weight)
+    wide.broadcast_div(&(mean + eps)?.sqrt()?)?
+        .to_dtype(x.dtype())?
+        .broadcast_mul(weight)
 }
 
 pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -18,7 +20,9 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if let Some(last) = dims.last_mut() {
         *last = out;
     }
-    x.reshape((rows, inner))?.matmul(&weight.t()?)?.reshape(dims)
+    x.reshape((rows, inner))?
+        .matmul(&weight.t()?)?
+        .reshape(dims)
 }
 
 pub fn attention_probabilities(
@@ -56,7 +60,9 @@ pub fn attention_probabilities(
 /// (batch, length, heads · width) → (batch, heads, length, width)
 fn split(x: &Tensor, heads: usize) -> Result<Tensor> {
     let (batch, length, inner) = x.dims3()?;
-    x.reshape((batch, length, heads, inner / heads))?.transpose(1, 2)?.contiguous()
+    x.reshape((batch, length, heads, inner / heads))?
+        .transpose(1, 2)?
+        .contiguous()
 }
 
 pub fn attention(
@@ -76,7 +82,10 @@ pub fn attention(
     if let Some((keys, site)) = drop {
         p = dropout(&p, keys, site)?;
     }
-    p.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((batch, queries, inner))
+    p.matmul(&v)?
+        .transpose(1, 2)?
+        .contiguous()?
+        .reshape((batch, queries, inner))
 }
 
 /// Log-probabilities of all the vocabulary.
@@ -91,7 +100,10 @@ fn log_softmax(logits: &Tensor) -> Result<Tensor> {
 fn gathered(targets: &Tensor, ignore: u32, dtype: DType) -> Result<(Tensor, Tensor)> {
     let counted = targets.ne(ignore)?;
     let zero = targets.zeros_like()?;
-    Ok((counted.where_cond(targets, &zero)?, counted.to_dtype(dtype)?))
+    Ok((
+        counted.where_cond(targets, &zero)?,
+        counted.to_dtype(dtype)?,
+    ))
 }
 
 pub fn cross_entropy(
@@ -110,5 +122,8 @@ pub fn cross_entropy(
 
 pub fn log_probabilities(logits: &Tensor, targets: &Tensor, ignore: u32) -> Result<Tensor> {
     let (targets, counted) = gathered(targets, ignore, logits.dtype())?;
-    log_softmax(logits)?.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)? * counted
+    log_softmax(logits)?
+        .gather(&targets.unsqueeze(1)?, 1)?
+        .squeeze(1)?
+        * counted
 }

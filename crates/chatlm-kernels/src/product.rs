@@ -13,12 +13,20 @@ pub(crate) struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// Row-major, `width` values from row to row.
     pub(crate) fn rows(values: &'a [f32], width: usize) -> Self {
-        Self { values, row: width, column: 1 }
+        Self {
+            values,
+            row: width,
+            column: 1,
+        }
     }
 
     /// The transpose of the row-major matrix.
     pub(crate) fn columns(values: &'a [f32], width: usize) -> Self {
-        Self { values, row: 1, column: width }
+        Self {
+            values,
+            row: 1,
+            column: width,
+        }
     }
 
     fn holds(&self, rows: usize, columns: usize) -> bool {
@@ -62,7 +70,9 @@ impl Product<'_> {
         }
         if self.k == 0 {
             if !add {
-                c.chunks_mut(row).take(self.m).for_each(|c| c[..self.n].fill(0.0));
+                c.chunks_mut(row)
+                    .take(self.m)
+                    .for_each(|c| c[..self.n].fill(0.0));
             }
             return;
         }
@@ -77,9 +87,16 @@ impl Product<'_> {
     #[expect(unsafe_code, reason = "gemm takes pointers and strides")]
     unsafe fn write(&self, c: *mut f32, row: usize, add: bool, parallel: bool) {
         assert!(self.a.holds(self.m, self.k) && self.b.holds(self.k, self.n));
-        let threads = if parallel { rayon::current_num_threads() } else { 1 };
-        let parallelism =
-            if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
+        let threads = if parallel {
+            rayon::current_num_threads()
+        } else {
+            1
+        };
+        let parallelism = if threads > 1 {
+            Parallelism::Rayon(threads)
+        } else {
+            Parallelism::None
+        };
         let (a, b) = (self.a, self.b);
         let kept = if add { 1.0 } else { 0.0 };
         // SAFETY: the assertion holds every index of a and b inside their slices; c is the caller's.

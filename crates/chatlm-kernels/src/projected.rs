@@ -67,29 +67,59 @@ impl Projected {
             let x = &hidden[from * inner..(from + count) * inner];
             let logits = &mut logits[..count * width];
             let (a, b) = (Matrix::rows(x, inner), Matrix::columns(weight, inner));
-            Product { m: count, n: width, k: inner, a, b, scale }.write_to(logits, width, false, true);
+            Product {
+                m: count,
+                n: width,
+                k: inner,
+                a,
+                b,
+                scale,
+            }
+            .write_to(logits, width, false, true);
             let task = rows_a_task(width);
             losses[from..from + count]
                 .par_chunks_mut(task)
                 .zip(logits.par_chunks_mut(task * width))
                 .zip(self.targets[from..from + count].par_chunks(task))
                 .for_each(|((losses, logits), targets)| {
-                    vector(#[inline(always)] || {
-                        let rows = losses.iter_mut().zip(logits.chunks_mut(width)).zip(targets);
-                        for ((loss, logits), &target) in rows {
-                            *loss = self.row(logits, target);
-                        }
-                    });
+                    vector(
+                        #[inline(always)]
+                        || {
+                            let rows = losses.iter_mut().zip(logits.chunks_mut(width)).zip(targets);
+                            for ((loss, logits), &target) in rows {
+                                *loss = self.row(logits, target);
+                            }
+                        },
+                    );
                 });
             if want_hidden {
                 let (a, b) = (Matrix::rows(logits, width), Matrix::rows(weight, inner));
-                Product { m: count, n: inner, k: width, a, b, scale }
-                    .write_to(&mut dx[from * inner..(from + count) * inner], inner, false, true);
+                Product {
+                    m: count,
+                    n: inner,
+                    k: width,
+                    a,
+                    b,
+                    scale,
+                }
+                .write_to(
+                    &mut dx[from * inner..(from + count) * inner],
+                    inner,
+                    false,
+                    true,
+                );
             }
             if want_weight {
                 let (a, b) = (Matrix::columns(logits, width), Matrix::rows(x, inner));
-                Product { m: width, n: inner, k: count, a, b, scale }
-                    .write_to(&mut dw, inner, from > 0, true);
+                Product {
+                    m: width,
+                    n: inner,
+                    k: count,
+                    a,
+                    b,
+                    scale,
+                }
+                .write_to(&mut dw, inner, from > 0, true);
             }
         }
         if want_hidden || want_weight {
@@ -103,11 +133,16 @@ impl Projected {
 fn times(values: &[f32], grad: f32, like: &Tensor) -> Result<Tensor> {
     let mut out = vec![0.0f32; values.len()];
     let width = like.dims().last().copied().unwrap_or(1);
-    for_rows(&mut out, width, #[inline(always)] |row, out| {
-        for (out, value) in out.iter_mut().zip(&values[row * width..(row + 1) * width]) {
-            *out = value * grad;
-        }
-    });
+    for_rows(
+        &mut out,
+        width,
+        #[inline(always)]
+        |row, out| {
+            for (out, value) in out.iter_mut().zip(&values[row * width..(row + 1) * width]) {
+                *out = value * grad;
+            }
+        },
+    );
     Tensor::from_vec(out, like.shape(), like.device())
 }
 
@@ -140,7 +175,10 @@ impl CustomOp2 for Projected {
         };
         let (grad, (want_hidden, want_weight)) = (grad.to_scalar::<f32>()?, self.wants);
         let dx = want_hidden.then(|| times(dx, grad, hidden)).transpose()?;
-        Ok((dx, want_weight.then(|| times(dw, grad, weight)).transpose()?))
+        Ok((
+            dx,
+            want_weight.then(|| times(dw, grad, weight)).transpose()?,
+        ))
     }
 }
 

@@ -7,7 +7,9 @@ use crate::math::vector;
 
 /// Whether the kernels of this crate apply; otherwise the plain twin runs.
 pub(crate) fn fused(tensors: &[&Tensor]) -> bool {
-    tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
+    tensors
+        .iter()
+        .all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
 }
 
 /// The values of a contiguous tensor.
@@ -30,13 +32,18 @@ pub(crate) fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut 
         return;
     }
     let task = rows_a_task(width);
-    out.par_chunks_mut(task * width).enumerate().for_each(|(chunk, rows)| {
-        vector(#[inline(always)] || {
-            for (row, out) in rows.chunks_mut(width).enumerate() {
-                work(chunk * task + row, out);
-            }
+    out.par_chunks_mut(task * width)
+        .enumerate()
+        .for_each(|(chunk, rows)| {
+            vector(
+                #[inline(always)]
+                || {
+                    for (row, out) in rows.chunks_mut(width).enumerate() {
+                        work(chunk * task + row, out);
+                    }
+                },
+            );
         });
-    });
 }
 
 /// Calls `work` with the values of a contiguous CPU tensor.

@@ -23,7 +23,10 @@ impl Visible {
     ) -> Result<Self> {
         let mask = match mask {
             Some(mask) if mask.dims() != [batch, keys] => {
-                bail!("an attention mask of {:?} for {batch} rows, {keys} keys", mask.dims())
+                bail!(
+                    "an attention mask of {:?} for {batch} rows, {keys} keys",
+                    mask.dims()
+                )
             }
             Some(mask) => mask.flatten_all()?.to_vec1::<u8>()?,
             None => Vec::new(),
@@ -48,7 +51,11 @@ impl Visible {
             }
         }
         // Fewer queries than keys are the last ones: the last of all sees every key.
-        let seen = if self.causal { (keys + query + 1).saturating_sub(queries) } else { keys };
+        let seen = if self.causal {
+            (keys + query + 1).saturating_sub(queries)
+        } else {
+            keys
+        };
         row[seen.min(keys)..].fill(f32::NEG_INFINITY);
         if !self.mask.is_empty() {
             let mask = &self.mask[batch * keys..(batch + 1) * keys];
@@ -79,14 +86,22 @@ impl Probabilities {
     fn forward(&self, scores: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let (_, heads, queries, keys) = self.dims;
         let mut out = vec![0.0f32; scores.len()];
-        for_rows(&mut out, keys, #[inline(always)] |line, out| {
-            let (query, head, batch) =
-                (line % queries, line / queries % heads, line / queries / heads);
-            out.copy_from_slice(&scores[line * keys..(line + 1) * keys]);
-            let from = (head * queries + query) * keys;
-            let bias = bias.map(|bias| &bias[from..from + keys]);
-            self.visible.softmax(out, bias, batch, query, queries);
-        });
+        for_rows(
+            &mut out,
+            keys,
+            #[inline(always)]
+            |line, out| {
+                let (query, head, batch) = (
+                    line % queries,
+                    line / queries % heads,
+                    line / queries / heads,
+                );
+                out.copy_from_slice(&scores[line * keys..(line + 1) * keys]);
+                let from = (head * queries + query) * keys;
+                let bias = bias.map(|bias| &bias[from..from + keys]);
+                self.visible.softmax(out, bias, batch, query, queries);
+            },
+        );
         out
     }
 
@@ -96,14 +111,19 @@ impl Probabilities {
         with_slice(probabilities, |p| {
             with_slice(grad, |grad| {
                 let mut out = vec![0.0f32; p.len()];
-                for_rows(&mut out, keys, #[inline(always)] |line, out| {
-                    let at = line * keys..(line + 1) * keys;
-                    let (p, grad) = (&p[at.clone()], &grad[at]);
-                    let total = dot(p, grad);
-                    for ((out, p), grad) in out.iter_mut().zip(p).zip(grad) {
-                        *out = p * (grad - total);
-                    }
-                });
+                for_rows(
+                    &mut out,
+                    keys,
+                    #[inline(always)]
+                    |line, out| {
+                        let at = line * keys..(line + 1) * keys;
+                        let (p, grad) = (&p[at.clone()], &grad[at]);
+                        let total = dot(p, grad);
+                        for ((out, p), grad) in out.iter_mut().zip(p).zip(grad) {
+                            *out = p * (grad - total);
+                        }
+                    },
+                );
                 Ok(out)
             })
         })
@@ -155,7 +175,10 @@ impl CustomOp2 for Probabilities {
         } else {
             None
         };
-        Ok((Some(Tensor::from_vec(ds, scores.shape(), scores.device())?), db))
+        Ok((
+            Some(Tensor::from_vec(ds, scores.shape(), scores.device())?),
+            db,
+        ))
     }
 }
 
@@ -164,13 +187,18 @@ impl CustomOp2 for Probabilities {
 pub(crate) fn bias_gradient(ds: &[f32], bias: &Tensor, keys: usize) -> Result<Tensor> {
     let count = bias.elem_count();
     let mut db = vec![0.0f32; count];
-    for_rows(&mut db, keys, #[inline(always)] |line, db| {
-        for row in ds.chunks(count) {
-            for (db, ds) in db.iter_mut().zip(&row[line * keys..(line + 1) * keys]) {
-                *db += ds;
+    for_rows(
+        &mut db,
+        keys,
+        #[inline(always)]
+        |line, db| {
+            for row in ds.chunks(count) {
+                for (db, ds) in db.iter_mut().zip(&row[line * keys..(line + 1) * keys]) {
+                    *db += ds;
+                }
             }
-        }
-    });
+        },
+    );
     Tensor::from_vec(db, bias.shape(), bias.device())
 }
 
@@ -188,7 +216,10 @@ pub fn attention_probabilities(
         return plain::attention_probabilities(scores, bias, mask, causal);
     }
     let dims = scores.dims4()?;
-    let op = Probabilities { visible: Visible::new(mask, dims.0, dims.3, causal)?, dims };
+    let op = Probabilities {
+        visible: Visible::new(mask, dims.0, dims.3, causal)?,
+        dims,
+    };
     let scores = scores.contiguous()?;
     match bias {
         Some(bias) => scores.apply_op2(&bias.contiguous()?, op),

@@ -12,7 +12,10 @@ use chatlm_kernels::{
 use common::{any_threads, bits, close, differences, random, twins, values};
 
 fn keys(rows: u64) -> DropoutKeys {
-    DropoutKeys { rows: (0..rows).map(|row| row * 77 + 5).collect(), rate: 0.3 }
+    DropoutKeys {
+        rows: (0..rows).map(|row| row * 77 + 5).collect(),
+        rate: 0.3,
+    }
 }
 
 fn drops(keys: &DropoutKeys) -> [Drop<'_>; 2] {
@@ -33,15 +36,29 @@ fn residual_and_relu_are_what_they_stand_for() {
                 Some((keys, site)) => dropout(t, keys, site),
                 None => Ok(t.clone()),
             };
-            twins("residual", &[&x, &y], |t| residual(t[0], t[1], drop), |t| t[0] + dropped(t[1])?);
-            twins("relu", &[&x], |t| relu(t[0], drop), |t| dropped(&t[0].relu()?));
+            twins(
+                "residual",
+                &[&x, &y],
+                |t| residual(t[0], t[1], drop),
+                |t| t[0] + dropped(t[1])?,
+            );
+            twins(
+                "relu",
+                &[&x],
+                |t| relu(t[0], drop),
+                |t| dropped(&t[0].relu()?),
+            );
         }
     }
 }
 
 fn heads(batch: usize, queries: usize, keys: usize) -> (Var, Var, Var) {
     // Two heads of width 4.
-    (random(1, &[batch, queries, 8]), random(2, &[batch, keys, 16]), random(3, &[1, 2, queries, keys]))
+    (
+        random(1, &[batch, queries, 8]),
+        random(2, &[batch, keys, 16]),
+        random(3, &[1, 2, queries, keys]),
+    )
 }
 
 #[test]
@@ -49,14 +66,25 @@ fn attention_is_its_twin() {
     let (keys, mask) = (keys(2), mask());
     for queries in [1, 3, 5] {
         let (q, kv, bias) = heads(2, queries, 5);
-        for (causal, mask) in [(false, None), (true, None), (false, Some(&mask)), (true, Some(&mask))] {
+        for (causal, mask) in [
+            (false, None),
+            (true, None),
+            (false, Some(&mask)),
+            (true, Some(&mask)),
+        ] {
             for drop in drops(&keys) {
-                twins("attention with bias", &[&q, &kv, &bias],
+                twins(
+                    "attention with bias",
+                    &[&q, &kv, &bias],
                     |t| attention(t[0], t[1], 2, Some(t[2]), mask, causal, drop),
-                    |t| plain::attention(t[0], t[1], 2, Some(t[2]), mask, causal, drop));
-                twins("attention", &[&q, &kv],
+                    |t| plain::attention(t[0], t[1], 2, Some(t[2]), mask, causal, drop),
+                );
+                twins(
+                    "attention",
+                    &[&q, &kv],
                     |t| attention(t[0], t[1], 2, None, mask, causal, drop),
-                    |t| plain::attention(t[0], t[1], 2, None, mask, causal, drop));
+                    |t| plain::attention(t[0], t[1], 2, None, mask, causal, drop),
+                );
             }
         }
     }
@@ -95,7 +123,12 @@ fn attention_refuses_shapes_that_do_not_fit() {
 }
 
 fn targets(rows: u32, width: u32) -> Tensor {
-    Tensor::from_vec((0..rows).map(|r| r * 5 % width).collect::<Vec<_>>(), rows as usize, &Device::Cpu).unwrap()
+    Tensor::from_vec(
+        (0..rows).map(|r| r * 5 % width).collect::<Vec<_>>(),
+        rows as usize,
+        &Device::Cpu,
+    )
+    .unwrap()
 }
 
 #[test]
@@ -105,9 +138,12 @@ fn the_projected_loss_is_that_of_the_logits() {
         let (x, w) = (random(1, &[rows, inner]), random(2, &[width, inner]));
         let targets = targets(rows as u32, width as u32);
         for smoothing in [0.0, 0.1] {
-            twins("projected cross-entropy", &[&x, &w],
+            twins(
+                "projected cross-entropy",
+                &[&x, &w],
                 |t| projected_cross_entropy(t[0], t[1], 0.5, &targets, 0, smoothing),
-                |t| cross_entropy(&linear_scaled(t[0], t[1], 0.5)?, &targets, 0, smoothing));
+                |t| cross_entropy(&linear_scaled(t[0], t[1], 0.5)?, &targets, 0, smoothing),
+            );
         }
     }
 }
@@ -121,27 +157,48 @@ fn the_projected_loss_gives_only_the_gradients_that_are_wanted() {
     let both = loss(&x, &w).backward().unwrap();
     let one = loss(&x, &w.as_detached_tensor()).backward().unwrap();
     assert!(one.get(&w).is_none());
-    close(one.get(&x).unwrap(), both.get(&x).unwrap(), 0.0, "hidden states alone");
+    close(
+        one.get(&x).unwrap(),
+        both.get(&x).unwrap(),
+        0.0,
+        "hidden states alone",
+    );
     let other = loss(&x.as_detached_tensor(), &w).backward().unwrap();
     assert!(other.get(&x).is_none());
-    close(other.get(&w).unwrap(), both.get(&w).unwrap(), 0.0, "the weight alone");
+    close(
+        other.get(&w).unwrap(),
+        both.get(&w).unwrap(),
+        0.0,
+        "the weight alone",
+    );
     let neither = loss(&x.as_detached_tensor(), &w.as_detached_tensor());
     close(&neither, &loss(&x, &w), 0.0, "no gradient");
-    differences("hidden states", &x, |t| projected_cross_entropy(t, &w, 1.0, &targets, 0, 0.1));
-    differences("weight", &w, |t| projected_cross_entropy(&x, t, 1.0, &targets, 0, 0.1));
+    differences("hidden states", &x, |t| {
+        projected_cross_entropy(t, &w, 1.0, &targets, 0, 0.1)
+    });
+    differences("weight", &w, |t| {
+        projected_cross_entropy(&x, t, 1.0, &targets, 0, 0.1)
+    });
 }
 
 #[test]
 fn one_and_three_threads_give_the_same_bits() {
     any_threads("attention", || {
-        let (q, kv, bias) = (random(1, &[5, 70, 96]), random(2, &[5, 70, 192]), random(3, &[1, 3, 70, 70]));
+        let (q, kv, bias) = (
+            random(1, &[5, 70, 96]),
+            random(2, &[5, 70, 192]),
+            random(3, &[1, 3, 70, 70]),
+        );
         let keys = keys(5);
         let y = attention(&q, &kv, 3, Some(&bias), None, true, Some((&keys, 1))).unwrap();
         bits(&[&q, &kv, &bias], &y)
     });
     any_threads("projected cross-entropy", || {
         let (x, w) = (random(1, &[700, 64]), random(2, &[9000, 64]));
-        bits(&[&x, &w], &projected_cross_entropy(&x, &w, 0.125, &targets(700, 9000), 0, 0.1).unwrap())
+        bits(
+            &[&x, &w],
+            &projected_cross_entropy(&x, &w, 0.125, &targets(700, 9000), 0, 0.1).unwrap(),
+        )
     });
     any_threads("residual of relu", || {
         let (x, keys) = (random(1, &[300, 9, 65]), keys(300));
@@ -156,8 +213,27 @@ fn a_row_of_attention_knows_neither_neighbours_nor_padding() {
     let keys = keys(2);
     let both = attention(&q, &kv, 2, None, Some(&mask()), true, Some((&keys, 1))).unwrap();
     // Row 1 alone, without its two padded places.
-    let part = |t: &Tensor| t.narrow(0, 1, 1).unwrap().narrow(1, 0, 3).unwrap().contiguous().unwrap();
-    let alone = DropoutKeys { rows: vec![keys.rows[1]], rate: keys.rate };
-    let one = attention(&part(&q), &part(&kv), 2, None, None, true, Some((&alone, 1))).unwrap();
+    let part = |t: &Tensor| {
+        t.narrow(0, 1, 1)
+            .unwrap()
+            .narrow(1, 0, 3)
+            .unwrap()
+            .contiguous()
+            .unwrap()
+    };
+    let alone = DropoutKeys {
+        rows: vec![keys.rows[1]],
+        rate: keys.rate,
+    };
+    let one = attention(
+        &part(&q),
+        &part(&kv),
+        2,
+        None,
+        None,
+        true,
+        Some((&alone, 1)),
+    )
+    .unwrap();
     close(&one, &part(&both), 1e-6, "alone");
 }

@@ -27,28 +27,55 @@ fn targets() -> Tensor {
 fn operators_are_their_twins() {
     for (rows, width) in [(1, 1), (3, 17), (5, 513), (130, 64)] {
         let (x, w) = (random(1, &[rows, width]), random(2, &[width]));
-        twins("rms_norm", &[&x, &w], |t| rms_norm(t[0], t[1], 1e-6), |t| plain::rms_norm(t[0], t[1], 1e-6));
+        twins(
+            "rms_norm",
+            &[&x, &w],
+            |t| rms_norm(t[0], t[1], 1e-6),
+            |t| plain::rms_norm(t[0], t[1], 1e-6),
+        );
         let w = random(3, &[7, width]);
-        twins("linear", &[&x, &w], |t| linear(t[0], t[1]), |t| plain::linear(t[0], t[1]));
-        let targets = Tensor::from_vec((0..rows).map(|r| (r % width) as u32).collect(), rows, &Device::Cpu).unwrap();
+        twins(
+            "linear",
+            &[&x, &w],
+            |t| linear(t[0], t[1]),
+            |t| plain::linear(t[0], t[1]),
+        );
+        let targets = Tensor::from_vec(
+            (0..rows).map(|r| (r % width) as u32).collect(),
+            rows,
+            &Device::Cpu,
+        )
+        .unwrap();
         for smoothing in [0.0, 0.1] {
-            twins("cross_entropy", &[&x],
+            twins(
+                "cross_entropy",
+                &[&x],
                 |t| cross_entropy(t[0], &targets, 0, smoothing),
-                |t| plain::cross_entropy(t[0], &targets, 0, smoothing));
+                |t| plain::cross_entropy(t[0], &targets, 0, smoothing),
+            );
         }
-        twins("log_probabilities", &[&x],
+        twins(
+            "log_probabilities",
+            &[&x],
             |t| log_probabilities(t[0], &targets, 0),
-            |t| plain::log_probabilities(t[0], &targets, 0));
+            |t| plain::log_probabilities(t[0], &targets, 0),
+        );
     }
     let (s, b) = (random(4, &[2, 2, 3, 3]), random(5, &[1, 2, 3, 3]));
     for causal in [false, true] {
         for mask in [None, Some(mask())] {
-            twins("attention", &[&s, &b],
+            twins(
+                "attention",
+                &[&s, &b],
                 |t| attention_probabilities(t[0], Some(t[1]), mask.as_ref(), causal),
-                |t| plain::attention_probabilities(t[0], Some(t[1]), mask.as_ref(), causal));
-            twins("attention without bias", &[&s],
+                |t| plain::attention_probabilities(t[0], Some(t[1]), mask.as_ref(), causal),
+            );
+            twins(
+                "attention without bias",
+                &[&s],
                 |t| attention_probabilities(t[0], None, mask.as_ref(), causal),
-                |t| plain::attention_probabilities(t[0], None, mask.as_ref(), causal));
+                |t| plain::attention_probabilities(t[0], None, mask.as_ref(), causal),
+            );
         }
     }
 }
@@ -61,13 +88,24 @@ fn gradients_are_finite_differences() {
     let w = random(13, &[3, 17]);
     differences("linear x", &x, |t| linear(t, &w));
     differences("linear weight", &w, |t| linear(&x, t));
-    differences("cross_entropy", &x, |t| cross_entropy(t, &targets(), 0, 0.1));
-    differences("log_probabilities", &x, |t| log_probabilities(t, &targets(), 0));
+    differences("cross_entropy", &x, |t| {
+        cross_entropy(t, &targets(), 0, 0.1)
+    });
+    differences("log_probabilities", &x, |t| {
+        log_probabilities(t, &targets(), 0)
+    });
     let (s, b) = (random(14, &[2, 2, 3, 3]), random(15, &[1, 2, 3, 3]));
     let m = mask();
-    differences("attention scores", &s, |t| attention_probabilities(t, Some(&b), Some(&m), true));
-    differences("attention bias", &b, |t| attention_probabilities(&s, Some(t), Some(&m), true));
-    let keys = DropoutKeys { rows: vec![1, 2, 3, 4], rate: 0.4 };
+    differences("attention scores", &s, |t| {
+        attention_probabilities(t, Some(&b), Some(&m), true)
+    });
+    differences("attention bias", &b, |t| {
+        attention_probabilities(&s, Some(t), Some(&m), true)
+    });
+    let keys = DropoutKeys {
+        rows: vec![1, 2, 3, 4],
+        rate: 0.4,
+    };
     differences("dropout", &x, |t| dropout(t, &keys, 9));
 }
 
@@ -82,11 +120,18 @@ fn a_query_that_may_see_nothing_gets_zeros() {
 #[test]
 fn one_and_three_threads_give_the_same_bits() {
     any_threads("norm, linear, cross-entropy", || {
-        let (x, w, o) = (random(1, &[300, 64]), random(2, &[64]), random(3, &[700, 64]));
+        let (x, w, o) = (
+            random(1, &[300, 64]),
+            random(2, &[64]),
+            random(3, &[700, 64]),
+        );
         let logits = linear(&rms_norm(&x, &w, 1e-6).unwrap(), &o).unwrap();
         let targets: Vec<u32> = (0..300u32).collect();
         let targets = Tensor::from_vec(targets, 300, &Device::Cpu).unwrap();
-        bits(&[&x, &w, &o], &cross_entropy(&logits, &targets, 0, 0.1).unwrap())
+        bits(
+            &[&x, &w, &o],
+            &cross_entropy(&logits, &targets, 0, 0.1).unwrap(),
+        )
     });
     any_threads("log-probabilities", || {
         let x = random(1, &[300, 700]);

@@ -9,16 +9,20 @@ use crate::state::{TASK, sum_of_squares};
 #[derive(Debug, Clone)]
 pub(crate) enum Factors {
     /// For matrices `(rows, columns)`: means over the other dimension.
-    Matrix { row: Vec<f32>, column: Vec<f32> },
+    Matrix {
+        row: Vec<f32>,
+        column: Vec<f32>,
+    },
     Whole(Vec<f32>),
 }
 
 impl Factors {
     pub(crate) fn new(shape: &[usize]) -> Self {
         match shape {
-            [rows, columns] => {
-                Self::Matrix { row: vec![0.0; *rows], column: vec![0.0; *columns] }
-            }
+            [rows, columns] => Self::Matrix {
+                row: vec![0.0; *rows],
+                column: vec![0.0; *columns],
+            },
             _ => Self::Whole(vec![0.0; shape.iter().product()]),
         }
     }
@@ -56,7 +60,11 @@ impl Adafactor {
     ) {
         let mut rate = learning_rate;
         if self.relative_step {
-            let least = if self.warmup_init { 1e-6 * step as f64 } else { 1e-2 };
+            let least = if self.warmup_init {
+                1e-6 * step as f64
+            } else {
+                1e-2
+            };
             rate = least.min(1.0 / (step as f64).sqrt());
         }
         if self.scale_parameter {
@@ -76,11 +84,14 @@ impl Adafactor {
         };
         let size = (rate / (root_mean_square(&update) / CLIP_THRESHOLD).max(1.0)) as f32;
         let keep = (1.0 - self.weight_decay * rate) as f32;
-        weights.par_chunks_mut(TASK).zip(update.par_chunks_mut(TASK)).for_each(|(weights, update)| {
-            for (w, u) in weights.iter_mut().zip(update) {
-                *w = *w * keep - size * *u;
-            }
-        });
+        weights
+            .par_chunks_mut(TASK)
+            .zip(update.par_chunks_mut(TASK))
+            .for_each(|(weights, update)| {
+                for (w, u) in weights.iter_mut().zip(update) {
+                    *w = *w * keep - size * *u;
+                }
+            });
     }
 }
 
@@ -93,29 +104,34 @@ fn matrix_update(grad: &[f32], row: &mut [f32], column: &mut [f32], beta: f32) -
         *row = beta * *row + rest * (mean as f32 + EPSILON_GRADIENT);
     });
     // Columns in blocks, each summed over the rows in order.
-    column.par_chunks_mut(BLOCK).enumerate().for_each(|(block, column)| {
-        let mut sums = [0.0f64; BLOCK];
-        for at in 0..rows {
-            let from = at * columns + block * BLOCK;
-            for (sum, g) in sums.iter_mut().zip(&grad[from..from + column.len()]) {
-                *sum += f64::from(g * g);
+    column
+        .par_chunks_mut(BLOCK)
+        .enumerate()
+        .for_each(|(block, column)| {
+            let mut sums = [0.0f64; BLOCK];
+            for at in 0..rows {
+                let from = at * columns + block * BLOCK;
+                for (sum, g) in sums.iter_mut().zip(&grad[from..from + column.len()]) {
+                    *sum += f64::from(g * g);
+                }
             }
-        }
-        for (column, sum) in column.iter_mut().zip(sums) {
-            *column = beta * *column + rest * ((sum / rows as f64) as f32 + EPSILON_GRADIENT);
-        }
-    });
+            for (column, sum) in column.iter_mut().zip(sums) {
+                *column = beta * *column + rest * ((sum / rows as f64) as f32 + EPSILON_GRADIENT);
+            }
+        });
     let mean = (row.iter().map(|&r| f64::from(r)).sum::<f64>() / rows as f64) as f32;
     let column: Vec<f32> = column.iter().map(|c| 1.0 / c.sqrt()).collect();
     let mut update = vec![0.0f32; grad.len()];
-    update.par_chunks_mut(columns).zip(grad.par_chunks(columns)).zip(row.par_iter()).for_each(
-        |((update, grad), row)| {
+    update
+        .par_chunks_mut(columns)
+        .zip(grad.par_chunks(columns))
+        .zip(row.par_iter())
+        .for_each(|((update, grad), row)| {
             let scale = 1.0 / (row / mean).sqrt();
             for ((u, g), c) in update.iter_mut().zip(grad).zip(&column) {
                 *u = g * scale * c;
             }
-        },
-    );
+        });
     update
 }
 

@@ -13,7 +13,10 @@ pub(crate) struct Moments {
 
 impl Moments {
     pub(crate) fn new(count: usize) -> Self {
-        Self { first: vec![0.0; count], second: vec![0.0; count] }
+        Self {
+            first: vec![0.0; count],
+            second: vec![0.0; count],
+        }
     }
 }
 

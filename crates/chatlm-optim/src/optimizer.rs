@@ -12,12 +12,26 @@ use crate::state::update;
 
 /// Which optimizer, and its constants.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "lowercase", rename_all_fields = "camelCase")]
+#[serde(
+    tag = "name",
+    rename_all = "lowercase",
+    rename_all_fields = "camelCase"
+)]
 pub enum OptimizerConfig {
     /// PyTorch's defaults: 0.9, 0.999, 1e-8, 0.01.
-    AdamW { beta1: f64, beta2: f64, epsilon: f64, weight_decay: f64 },
+    AdamW {
+        beta1: f64,
+        beta2: f64,
+        epsilon: f64,
+        weight_decay: f64,
+    },
     /// transformers' `Adafactor`. With `relative_step` the given learning rate is not used.
-    Adafactor { relative_step: bool, scale_parameter: bool, warmup_init: bool, weight_decay: f64 },
+    Adafactor {
+        relative_step: bool,
+        scale_parameter: bool,
+        warmup_init: bool,
+        weight_decay: f64,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -51,7 +65,11 @@ impl Optimizer {
                 (name.clone(), (shape.clone(), slot))
             })
             .collect();
-        Self { config, step: 0, slots }
+        Self {
+            config,
+            step: 0,
+            slots,
+        }
     }
 
     /// Steps done.
@@ -74,10 +92,20 @@ impl Optimizer {
             };
             update(var, grad, |weights, grad| match (config, slot) {
                 (
-                    OptimizerConfig::AdamW { beta1, beta2, epsilon, weight_decay },
+                    OptimizerConfig::AdamW {
+                        beta1,
+                        beta2,
+                        epsilon,
+                        weight_decay,
+                    },
                     Slot::AdamW(moments),
-                ) => AdamW { beta1, beta2, epsilon, weight_decay }
-                    .update(weights, grad, moments, learning_rate, step),
+                ) => AdamW {
+                    beta1,
+                    beta2,
+                    epsilon,
+                    weight_decay,
+                }
+                .update(weights, grad, moments, learning_rate, step),
                 (
                     OptimizerConfig::Adafactor {
                         relative_step,
@@ -86,8 +114,13 @@ impl Optimizer {
                         weight_decay,
                     },
                     Slot::Adafactor(factors),
-                ) => Adafactor { relative_step, scale_parameter, warmup_init, weight_decay }
-                    .update(weights, grad, factors, learning_rate, step),
+                ) => Adafactor {
+                    relative_step,
+                    scale_parameter,
+                    warmup_init,
+                    weight_decay,
+                }
+                .update(weights, grad, factors, learning_rate, step),
                 // Slots are made from the configuration.
                 _ => {}
             })

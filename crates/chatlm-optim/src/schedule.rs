@@ -55,16 +55,35 @@ mod tests {
 
     /// In ten-thousandths.
     fn rates(kind: ScheduleKind) -> Vec<i64> {
-        let schedule = Schedule { kind, base: 1.0, warmup: 2, total: 6 };
-        (0..7).map(|step| (schedule.at(step) * 1e4).round() as i64).collect()
+        let schedule = Schedule {
+            kind,
+            base: 1.0,
+            warmup: 2,
+            total: 6,
+        };
+        (0..7)
+            .map(|step| (schedule.at(step) * 1e4).round() as i64)
+            .collect()
     }
 
     /// Values of transformers 5.23's `get_scheduler` with 2 warm-up and 6 total steps.
     #[test]
     fn rates_are_those_of_transformers() {
-        assert_eq!(rates(ScheduleKind::Constant), [0, 5000, 10000, 10000, 10000, 10000, 10000]);
-        assert_eq!(rates(ScheduleKind::Linear), [0, 5000, 10000, 7500, 5000, 2500, 0]);
-        assert_eq!(rates(ScheduleKind::Cosine), [0, 5000, 10000, 8536, 5000, 1464, 0]);
-        assert_eq!(rates(ScheduleKind::InverseSqrt), [0, 5000, 10000, 8165, 7071, 6325, 5774]);
+        assert_eq!(
+            rates(ScheduleKind::Constant),
+            [0, 5000, 10000, 10000, 10000, 10000, 10000]
+        );
+        assert_eq!(
+            rates(ScheduleKind::Linear),
+            [0, 5000, 10000, 7500, 5000, 2500, 0]
+        );
+        assert_eq!(
+            rates(ScheduleKind::Cosine),
+            [0, 5000, 10000, 8536, 5000, 1464, 0]
+        );
+        assert_eq!(
+            rates(ScheduleKind::InverseSqrt),
+            [0, 5000, 10000, 8165, 7071, 6325, 5774]
+        );
     }
 }

@@ -7,7 +7,11 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, Var, bail};
 pub(crate) const TASK: usize = 1 << 14;
 
 /// Calls `work(weights, gradient)` on the values of a weight, in place.
-pub(crate) fn update(var: &Var, grad: &Tensor, work: impl FnOnce(&mut [f32], &[f32])) -> Result<()> {
+pub(crate) fn update(
+    var: &Var,
+    grad: &Tensor,
+    work: impl FnOnce(&mut [f32], &[f32]),
+) -> Result<()> {
     struct Update<F>(std::cell::Cell<Option<F>>);
 
     impl<F: FnOnce(&mut [f32], &[f32])> InplaceOp2 for Update<F> {
@@ -15,11 +19,18 @@ pub(crate) fn update(var: &Var, grad: &Tensor, work: impl FnOnce(&mut [f32], &[f
             "optimizer-update"
         }
 
-        fn cpu_fwd(&self, s1: &mut CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<()> {
+        fn cpu_fwd(
+            &self,
+            s1: &mut CpuStorage,
+            l1: &Layout,
+            s2: &CpuStorage,
+            l2: &Layout,
+        ) -> Result<()> {
             let (CpuStorage::F32(weights), CpuStorage::F32(grad)) = (s1, s2) else {
                 bail!("optimizers work on f32")
             };
-            let (Some((a, b)), Some((c, d))) = (l1.contiguous_offsets(), l2.contiguous_offsets()) else {
+            let (Some((a, b)), Some((c, d))) = (l1.contiguous_offsets(), l2.contiguous_offsets())
+            else {
                 bail!("optimizers work on contiguous tensors")
             };
             if b - a != d - c {
@@ -33,7 +44,8 @@ pub(crate) fn update(var: &Var, grad: &Tensor, work: impl FnOnce(&mut [f32], &[f
     }
 
     let grad = grad.contiguous()?;
-    var.as_tensor().inplace_op2(&grad, &Update(std::cell::Cell::new(Some(work))))
+    var.as_tensor()
+        .inplace_op2(&grad, &Update(std::cell::Cell::new(Some(work))))
 }
 
 /// The sum of squares in f64: tasks in parallel, added in their order.

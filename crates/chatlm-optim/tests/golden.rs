@@ -1,5 +1,9 @@
 //! The numbers of PyTorch's AdamW and transformers' Adafactor (`test/golden/optim/make.py`).
-#![expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests; bits are to be equal")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    reason = "tests; bits are to be equal"
+)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -10,32 +14,61 @@ use chatlm_optim::{Optimizer, OptimizerConfig, clip};
 const NAMES: [&str; 3] = ["matrix", "vector", "wide"];
 
 fn golden() -> HashMap<String, Tensor> {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../test/golden/optim/optim.safetensors");
+    let file =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../test/golden/optim/optim.safetensors");
     candle_core::safetensors::load(file, &Device::Cpu).unwrap()
 }
 
 fn start(golden: &HashMap<String, Tensor>) -> Vec<(String, Var)> {
     NAMES
         .iter()
-        .map(|&n| (n.to_owned(), Var::from_tensor(&golden[&format!("start.{n}")]).unwrap()))
+        .map(|&n| {
+            (
+                n.to_owned(),
+                Var::from_tensor(&golden[&format!("start.{n}")]).unwrap(),
+            )
+        })
         .collect()
 }
 
 fn grads(golden: &HashMap<String, Tensor>, step: usize) -> BTreeMap<String, Tensor> {
-    NAMES.iter().map(|&n| (n.to_owned(), golden[&format!("grad.{step}.{n}")].copy().unwrap())).collect()
+    NAMES
+        .iter()
+        .map(|&n| {
+            (
+                n.to_owned(),
+                golden[&format!("grad.{step}.{n}")].copy().unwrap(),
+            )
+        })
+        .collect()
 }
 
 fn shapes(parameters: &[(String, Var)]) -> Vec<(String, Vec<usize>)> {
-    parameters.iter().map(|(name, var)| (name.clone(), var.dims().to_vec())).collect()
+    parameters
+        .iter()
+        .map(|(name, var)| (name.clone(), var.dims().to_vec()))
+        .collect()
 }
 
 fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    (a - b)
+        .unwrap()
+        .abs()
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .max(0)
+        .unwrap()
+        .to_scalar()
+        .unwrap()
 }
 
-const ADAMW: OptimizerConfig =
-    OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+const ADAMW: OptimizerConfig = OptimizerConfig::AdamW {
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weight_decay: 0.01,
+};
 
 fn adafactor(relative: bool) -> OptimizerConfig {
     OptimizerConfig::Adafactor {
@@ -57,7 +90,9 @@ fn every_step_is_that_of_the_reference() {
         let parameters = start(&golden);
         let mut optimizer = Optimizer::new(config, &shapes(&parameters));
         for step in 0..5 {
-            optimizer.step(&parameters, &grads(&golden, step), 1e-2).unwrap();
+            optimizer
+                .step(&parameters, &grads(&golden, step), 1e-2)
+                .unwrap();
             for (name, var) in &parameters {
                 let off = difference(var, &golden[&format!("{run}.{step}.{name}")]);
                 assert!(off < 1e-6, "{run} step {step} {name}: {off}");

@@ -27,11 +27,17 @@ fn median(mut seconds: Vec<f64>) -> f64 {
 
 fn main() {
     // SAFETY: sets an option of the allocator; a plain store, valid at any time.
-    #[expect(unsafe_code, reason = "mimalloc's options are set through its C interface")]
+    #[expect(
+        unsafe_code,
+        reason = "mimalloc's options are set through its C interface"
+    )]
     unsafe {
         libmimalloc_sys::mi_option_set(PURGE_DELAY, -1);
     }
-    let steps: u64 = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(10);
+    let steps: u64 = std::env::args()
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(10);
     let config = Config {
         vocab_size: 8000,
         d_model: 256,
@@ -42,18 +48,27 @@ fn main() {
     };
     let device = Device::Cpu;
     let parameters = Parameters::random(&config, 1, &device).unwrap();
-    let vars: Vec<(String, Var)> =
-        parameters.iter().map(|(name, var)| (name.to_owned(), var.clone())).collect();
-    let shapes: Vec<_> =
-        vars.iter().map(|(name, var)| (name.clone(), var.dims().to_vec())).collect();
-    let adamw =
-        OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let vars: Vec<(String, Var)> = parameters
+        .iter()
+        .map(|(name, var)| (name.to_owned(), var.clone()))
+        .collect();
+    let shapes: Vec<_> = vars
+        .iter()
+        .map(|(name, var)| (name.clone(), var.dims().to_vec()))
+        .collect();
+    let adamw = OptimizerConfig::AdamW {
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+    };
     let mut optimizer = Optimizer::new(adamw, &shapes);
     let model = Model::new(&config, &parameters, None, true).unwrap();
     let mut random = Random::new(1);
     let mut ids = |length: usize| {
-        let values: Vec<u32> =
-            (0..BATCH * length).map(|_| 2 + random.below(7998) as u32).collect();
+        let values: Vec<u32> = (0..BATCH * length)
+            .map(|_| 2 + random.below(7998) as u32)
+            .collect();
         Tensor::from_vec(values, (BATCH, length), &device).unwrap()
     };
     let (source_ids, target_ids) = (ids(SOURCE), ids(TARGET));
@@ -62,13 +77,20 @@ fn main() {
     // The first step, which asks the system for its memory, is not counted.
     for step in 0..=steps {
         let started = Instant::now();
-        let keys =
-            DropoutKeys { rows: (0..BATCH as u64).map(|r| r + 100 * step).collect(), rate: 0.1 };
-        let pass = Pass { dropout: Some(&keys), adapter: true };
+        let keys = DropoutKeys {
+            rows: (0..BATCH as u64).map(|r| r + 100 * step).collect(),
+            rate: 0.1,
+        };
+        let pass = Pass {
+            dropout: Some(&keys),
+            adapter: true,
+        };
         let encoded = model.encode(&source_ids, &mask, &pass).unwrap();
         let hidden = model.decode(&target_ids, &encoded, &mask, &pass).unwrap();
         let targets = target_ids.flatten_all().unwrap();
-        let loss = model.cross_entropy(&hidden.flatten_to(1).unwrap(), &targets, 0, 0.0).unwrap();
+        let loss = model
+            .cross_entropy(&hidden.flatten_to(1).unwrap(), &targets, 0, 0.0)
+            .unwrap();
         let loss = (loss / (BATCH * TARGET) as f64).unwrap();
         drop((encoded, hidden));
         let forward = started.elapsed();
@@ -87,7 +109,11 @@ fn main() {
             updates.push(total.as_secs_f64() - backward.as_secs_f64());
             totals.push(total.as_secs_f64());
         }
-        println!("step {step}: {:.3} s, loss {}", total.as_secs_f64(), loss.to_scalar::<f32>().unwrap());
+        println!(
+            "step {step}: {:.3} s, loss {}",
+            total.as_secs_f64(),
+            loss.to_scalar::<f32>().unwrap()
+        );
     }
     println!(
         "seconds a step {:.3} (median of {steps}; forward {:.3}, backward {:.3}, update {:.3})",

@@ -35,10 +35,15 @@ impl Linear {
 
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let y = linear(x, &self.weight)?;
-        let Some(adapter) = self.active(pass) else { return Ok(y) };
+        let Some(adapter) = self.active(pass) else {
+            return Ok(y);
+        };
         let x = match pass.dropout {
             Some(keys) if adapter.dropout > 0.0 => {
-                let keys = DropoutKeys { rows: keys.rows.clone(), rate: adapter.dropout };
+                let keys = DropoutKeys {
+                    rows: keys.rows.clone(),
+                    rate: adapter.dropout,
+                };
                 dropout(x, &keys, adapter.site)?
             }
             _ => x.clone(),
@@ -72,7 +77,9 @@ impl Attention {
     /// (batch, length, heads · width) → (batch, heads, length, width)
     fn split(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, length, inner) = x.dims3()?;
-        x.reshape((batch, length, self.heads, inner / self.heads))?.transpose(1, 2)?.contiguous()
+        x.reshape((batch, length, self.heads, inner / self.heads))?
+            .transpose(1, 2)?
+            .contiguous()
     }
 
     /// One step's queries over keys and values of the cache, each (batch, heads, length, width).
@@ -109,7 +116,10 @@ impl Attention {
         let kv = if self.k.active(pass).is_none() && self.v.active(pass).is_none() {
             linear(source, &Tensor::cat(&[&self.k.weight, &self.v.weight], 0)?)?
         } else {
-            Tensor::cat(&[self.k.forward(source, pass)?, self.v.forward(source, pass)?], 2)?
+            Tensor::cat(
+                &[self.k.forward(source, pass)?, self.v.forward(source, pass)?],
+                2,
+            )?
         };
         let drop = pass.drop(self.site);
         let seen = attention(&q, &kv, self.heads, view.bias, view.mask, view.causal, drop)?;

@@ -7,7 +7,12 @@ use crate::config::Config;
 
 /// The bucket of `key − query`. The first half of the buckets holds exact distances, the second
 /// grows logarithmically up to `max_distance`.
-pub(crate) fn bucket(distance: i64, bidirectional: bool, buckets: usize, max_distance: usize) -> u32 {
+pub(crate) fn bucket(
+    distance: i64,
+    bidirectional: bool,
+    buckets: usize,
+    max_distance: usize,
+) -> u32 {
     let (mut buckets, mut base) = (buckets as i64, 0);
     let place = if bidirectional {
         buckets /= 2;

@@ -43,11 +43,19 @@ impl LayerCache {
     pub(crate) fn new(cross_key: Tensor, cross_value: Tensor) -> Result<Self> {
         let (batch, heads, _, width) = cross_key.dims4()?;
         let empty = || -> Result<Growing> {
-            let room =
-                Tensor::zeros((batch, heads, 0, width), cross_key.dtype(), cross_key.device())?;
+            let room = Tensor::zeros(
+                (batch, heads, 0, width),
+                cross_key.dtype(),
+                cross_key.device(),
+            )?;
             Ok(Growing { room })
         };
-        Ok(Self { key: empty()?, value: empty()?, cross_key, cross_value })
+        Ok(Self {
+            key: empty()?,
+            value: empty()?,
+            cross_key,
+            cross_value,
+        })
     }
 
     pub(crate) fn push(

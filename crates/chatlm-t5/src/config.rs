@@ -99,14 +99,20 @@ impl Config {
             ("num_layers", self.num_layers),
             ("num_decoder_layers", self.decoder_layers()),
             ("num_heads", self.num_heads),
-            ("relative_attention_max_distance", self.relative_attention_max_distance),
+            (
+                "relative_attention_max_distance",
+                self.relative_attention_max_distance,
+            ),
         ] {
             if value == 0 {
                 return refuse(field, "must be at least 1");
             }
         }
         if self.relative_attention_num_buckets < 4 || self.relative_attention_num_buckets % 2 == 1 {
-            return refuse("relative_attention_num_buckets", "must be even and at least 4");
+            return refuse(
+                "relative_attention_num_buckets",
+                "must be even and at least 4",
+            );
         }
         if !matches!(self.feed_forward_proj.as_str(), "relu" | "gated-gelu") {
             return refuse("feed_forward_proj", "must be relu or gated-gelu");
@@ -128,7 +134,10 @@ impl Config {
 
     /// Values in all weights, tied ones counted once.
     pub fn parameter_count(&self) -> u64 {
-        crate::parameters::shapes(self).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+        crate::parameters::shapes(self)
+            .iter()
+            .map(|(_, shape)| shape.iter().product::<usize>() as u64)
+            .sum()
     }
 }
 

@@ -39,14 +39,21 @@ impl LoraConfig {
     /// The linear layers that get an adapter: module name, input and output width.
     pub fn modules(&self, config: &Config) -> Result<Vec<(String, usize, usize)>> {
         let refuse = |field: &str, message: String| {
-            Err(Error::new(Code::ConfigInvalid, message, "for a T5: q, k, v, o, wi, wo (wi_0, wi_1)")
-                .with("field", field))
+            Err(Error::new(
+                Code::ConfigInvalid,
+                message,
+                "for a T5: q, k, v, o, wi, wo (wi_0, wi_1)",
+            )
+            .with("field", field))
         };
         if self.r == 0 {
             return refuse("lora.r", "lora.r must be at least 1".to_owned());
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return refuse("lora.dropout", "lora.dropout must be at least 0 and below 1".to_owned());
+            return refuse(
+                "lora.dropout",
+                "lora.dropout must be at least 0 and below 1".to_owned(),
+            );
         }
         let linear: Vec<(String, usize, usize)> = shapes(config)
             .into_iter()
@@ -62,7 +69,8 @@ impl LoraConfig {
         };
         for target in &self.targets {
             if !linear.iter().any(|(module, ..)| hits(target, module)) {
-                let message = format!("lora.targets has {target}, but no linear layer is called so");
+                let message =
+                    format!("lora.targets has {target}, but no linear layer is called so");
                 return refuse("lora.targets", message);
             }
         }
@@ -85,7 +93,10 @@ impl LoraConfig {
     ) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for (module, input, output) in self.modules(config)? {
-            let (a, b) = (format!("{module}.lora_A.weight"), format!("{module}.lora_B.weight"));
+            let (a, b) = (
+                format!("{module}.lora_A.weight"),
+                format!("{module}.lora_B.weight"),
+            );
             let bound = 1.0 / (input as f64).sqrt();
             let mut random = Random::new(name_key(seed, &a));
             let values: Vec<f32> = (0..self.r * input)
@@ -94,7 +105,10 @@ impl LoraConfig {
             let device = Device::Cpu;
             let tensors = [
                 (a, Tensor::from_vec(values, (self.r, input), &device)),
-                (b, Tensor::zeros((output, self.r), candle_core::DType::F32, &device)),
+                (
+                    b,
+                    Tensor::zeros((output, self.r), candle_core::DType::F32, &device),
+                ),
             ];
             for (name, tensor) in tensors {
                 let var = Var::from_tensor(&tensor.map_err(tensor_error)?).map_err(tensor_error)?;

@@ -24,7 +24,10 @@ pub struct Pass<'a> {
 impl<'a> Pass<'a> {
     /// No dropout, adapters on.
     pub fn inference() -> Self {
-        Self { dropout: None, adapter: true }
+        Self {
+            dropout: None,
+            adapter: true,
+        }
     }
 
     /// Dropout at a place in the network.
@@ -62,7 +65,14 @@ impl Model {
         lora: Option<&LoraConfig>,
         trainable: &dyn Fn(&str) -> bool,
     ) -> Result<Self> {
-        Builder { config, parameters, lora, trainable, site: 0 }.model()
+        Builder {
+            config,
+            parameters,
+            lora,
+            trainable,
+            site: 0,
+        }
+        .model()
     }
 
     pub fn config(&self) -> &Config {
@@ -128,7 +138,9 @@ impl Model {
     fn embed(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
         // (batch, length) → (batch, length, d)
         let (batch, length) = ids.dims2()?;
-        self.shared.embedding(&ids.flatten_all()?)?.reshape((batch, length, self.config.d_model))
+        self.shared
+            .embedding(&ids.flatten_all()?)?
+            .reshape((batch, length, self.config.d_model))
     }
 
     /// Prepares decoding: keys and values of the encoder's output, once.
@@ -140,8 +152,17 @@ impl Model {
             let (key, value) = cross.keys_and_values(encoded, pass)?;
             LayerCache::new(key, value)
         };
-        let layers = self.decoder.blocks.iter().map(layer).collect::<candle_core::Result<Vec<_>>>();
-        Ok(Cache { layers: layers.map_err(tensor_error)?, mask: mask.clone(), length: 0 })
+        let layers = self
+            .decoder
+            .blocks
+            .iter()
+            .map(layer)
+            .collect::<candle_core::Result<Vec<_>>>();
+        Ok(Cache {
+            layers: layers.map_err(tensor_error)?,
+            mask: mask.clone(),
+            length: 0,
+        })
     }
 
     /// One token a row, `ids (b, 1)`, to scores over the next one, `(b, v)`.
@@ -188,7 +209,11 @@ impl Builder<'_> {
             .parameters
             .get(name)
             .ok_or_else(|| Error::internal(format!("the weight {name} is missing")))?;
-        Ok(if (self.trainable)(name) { var.as_tensor().clone() } else { var.as_detached_tensor() })
+        Ok(if (self.trainable)(name) {
+            var.as_tensor().clone()
+        } else {
+            var.as_detached_tensor()
+        })
     }
 
     fn linear(&mut self, module: &str) -> Result<Linear> {
@@ -205,7 +230,10 @@ impl Builder<'_> {
             }),
             _ => None,
         };
-        Ok(Linear { weight: self.tensor(&format!("{module}.weight"))?, adapter })
+        Ok(Linear {
+            weight: self.tensor(&format!("{module}.weight"))?,
+            adapter,
+        })
     }
 
     fn attention(&mut self, at: &str) -> Result<Attention> {
@@ -242,7 +270,11 @@ impl Builder<'_> {
                 None
             };
             let last = at(if decoder { 2 } else { 1 });
-            let inputs: &[&str] = if self.config.gated() { &["wi_0", "wi_1"] } else { &["wi"] };
+            let inputs: &[&str] = if self.config.gated() {
+                &["wi_0", "wi_1"]
+            } else {
+                &["wi"]
+            };
             let mut linears = Vec::new();
             for input in inputs {
                 linears.push(self.linear(&format!("{last}.DenseReluDense.{input}"))?);
@@ -261,8 +293,7 @@ impl Builder<'_> {
                 feed_forward_residual,
             });
         }
-        let bias =
-            format!("{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
+        let bias = format!("{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
         Ok(Stack {
             config: self.config.clone(),
             decoder,

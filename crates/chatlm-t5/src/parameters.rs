@@ -15,9 +15,10 @@ pub(crate) fn shapes(config: &Config) -> Vec<(String, Vec<usize>)> {
     if !config.tie_word_embeddings {
         all.push(("lm_head.weight".to_owned(), vec![config.vocab_size, model]));
     }
-    for (stack, layers) in
-        [("encoder", config.num_layers), ("decoder", config.decoder_layers())]
-    {
+    for (stack, layers) in [
+        ("encoder", config.num_layers),
+        ("decoder", config.decoder_layers()),
+    ] {
         all.push((format!("{stack}.final_layer_norm.weight"), vec![model]));
         for block in 0..layers {
             let mut sublayers = vec!["SelfAttention"];
@@ -29,7 +30,11 @@ pub(crate) fn shapes(config: &Config) -> Vec<(String, Vec<usize>)> {
                 let at = format!("{stack}.block.{block}.layer.{layer}");
                 all.push((format!("{at}.layer_norm.weight"), vec![model]));
                 if name == "DenseReluDense" {
-                    let inputs: &[&str] = if config.gated() { &["wi_0", "wi_1"] } else { &["wi"] };
+                    let inputs: &[&str] = if config.gated() {
+                        &["wi_0", "wi_1"]
+                    } else {
+                        &["wi"]
+                    };
                     for wi in inputs {
                         all.push((format!("{at}.{name}.{wi}.weight"), vec![ff, model]));
                     }
@@ -55,8 +60,10 @@ pub(crate) fn shapes(config: &Config) -> Vec<(String, Vec<usize>)> {
 
 /// Names that a file may hold beside the weights: copies of tied ones.
 fn is_copy(config: &Config, name: &str) -> bool {
-    matches!(name, "encoder.embed_tokens.weight" | "decoder.embed_tokens.weight")
-        || (config.tie_word_embeddings && name == "lm_head.weight")
+    matches!(
+        name,
+        "encoder.embed_tokens.weight" | "decoder.embed_tokens.weight"
+    ) || (config.tie_word_embeddings && name == "lm_head.weight")
 }
 
 /// Weights in f32 that an optimizer may change in place.
@@ -78,7 +85,9 @@ impl Parameters {
                 vec![config.initializer_factor as f32; count]
             } else {
                 let mut random = Random::new(name_key(seed, &name));
-                (0..count).map(|_| (random.normal() * deviation) as f32).collect()
+                (0..count)
+                    .map(|_| (random.normal() * deviation) as f32)
+                    .collect()
             };
             let tensor = Tensor::from_vec(values, shape, device).map_err(tensor_error)?;
             map.insert(name, Var::from_tensor(&tensor).map_err(tensor_error)?);
@@ -109,8 +118,9 @@ impl Parameters {
             tensors.insert("shared.weight".to_owned(), copy);
         }
         for (name, shape) in shapes(config) {
-            let tensor =
-                tensors.remove(&name).ok_or_else(|| refuse(&name, "is missing".to_owned()))?;
+            let tensor = tensors
+                .remove(&name)
+                .ok_or_else(|| refuse(&name, "is missing".to_owned()))?;
             if tensor.dims() != shape {
                 let message = format!("has shape {:?}, not {shape:?}", tensor.dims());
                 return Err(refuse(&name, message));
@@ -149,12 +159,19 @@ impl Parameters {
 /// The key of a weight's random stream.
 pub(crate) fn name_key(seed: u64, name: &str) -> u64 {
     let digest = sha256_bytes(name.as_bytes());
-    mix(seed, u64::from_str_radix(&digest[..16], 16).unwrap_or_default())
+    mix(
+        seed,
+        u64::from_str_radix(&digest[..16], 16).unwrap_or_default(),
+    )
 }
 
 /// Standard deviations of transformers' `T5PreTrainedModel._init_weights`.
 fn deviation(config: &Config, name: &str) -> f64 {
-    let (model, kv, ff) = (config.d_model as f64, config.d_kv as f64, config.d_ff as f64);
+    let (model, kv, ff) = (
+        config.d_model as f64,
+        config.d_kv as f64,
+        config.d_ff as f64,
+    );
     let inner = config.inner() as f64;
     let scale = match name.rsplit('.').nth(1).unwrap_or_default() {
         "q" => (model * kv).powf(-0.5),

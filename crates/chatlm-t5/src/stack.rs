@@ -86,14 +86,22 @@ impl Stack {
     ) -> Result<Tensor> {
         let length = x.dim(1)?;
         let bias = self.bias(0, length, length, x)?;
-        let own = View { bias: Some(&bias), mask, causal: self.decoder };
+        let own = View {
+            bias: Some(&bias),
+            mask,
+            causal: self.decoder,
+        };
         let mut x = drop(x, self.input_site, pass)?;
         for block in &self.blocks {
             x = block
                 .attention_residual
                 .around(&x, pass, |x| block.attention.forward(x, x, own, pass))?;
             if let (Some((cross, residual)), Some((source, mask))) = (&block.cross, source) {
-                let view = View { bias: None, mask: Some(mask), causal: false };
+                let view = View {
+                    bias: None,
+                    mask: Some(mask),
+                    causal: false,
+                };
                 x = residual.around(&x, pass, |x| cross.forward(x, source, view, pass))?;
             }
             x = block
@@ -107,14 +115,22 @@ impl Stack {
     pub(crate) fn step(&self, x: &Tensor, cache: &mut Cache, pass: &Pass<'_>) -> Result<Tensor> {
         let length = cache.length;
         let bias = self.bias(length, 1, length + 1, x)?;
-        let own = View { bias: Some(&bias), mask: None, causal: false };
+        let own = View {
+            bias: Some(&bias),
+            mask: None,
+            causal: false,
+        };
         let mut x = x.clone();
         for (block, layer) in self.blocks.iter().zip(&mut cache.layers) {
-            x = block
-                .attention_residual
-                .around(&x, pass, |x| block.attention.step(x, layer, length, own, pass))?;
+            x = block.attention_residual.around(&x, pass, |x| {
+                block.attention.step(x, layer, length, own, pass)
+            })?;
             if let Some((cross, residual)) = &block.cross {
-                let view = View { bias: None, mask: Some(&cache.mask), causal: false };
+                let view = View {
+                    bias: None,
+                    mask: Some(&cache.mask),
+                    causal: false,
+                };
                 x = residual.around(&x, pass, |x| cross.step_cross(x, layer, view, pass))?;
             }
             x = block
@@ -127,14 +143,21 @@ impl Stack {
 
     fn bias(&self, from: usize, queries: usize, keys: usize, like: &Tensor) -> Result<Tensor> {
         let weight = &self.relative_attention_bias;
-        relative_bias(weight, &self.config, !self.decoder, from, queries, keys, like.device())
+        relative_bias(
+            weight,
+            &self.config,
+            !self.decoder,
+            from,
+            queries,
+            keys,
+            like.device(),
+        )
     }
 
     fn finish(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let x = rms_norm(x, &self.final_norm, self.config.layer_norm_epsilon)?;
         drop(&x, self.output_site, pass)
     }
-
 }
 
 fn drop(x: &Tensor, site: u64, pass: &Pass<'_>) -> Result<Tensor> {

@@ -1,5 +1,9 @@
 //! The numbers of transformers and PyTorch (`test/golden/t5/make.py`): logits, loss, every gradient.
-#![expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests; bits are to be equal")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    reason = "tests; bits are to be equal"
+)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,7 +25,10 @@ fn golden(name: &str) -> Golden {
     let (_, meta) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     let config = meta.metadata().as_ref().unwrap()["config"].clone();
     let tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
-    Golden { config: serde_json::from_str(&config).unwrap(), tensors: tensors.into_iter().collect() }
+    Golden {
+        config: serde_json::from_str(&config).unwrap(),
+        tensors: tensors.into_iter().collect(),
+    }
 }
 
 impl Golden {
@@ -48,11 +55,26 @@ impl Golden {
 }
 
 fn norm(t: &Tensor) -> f32 {
-    t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
+    t.sqr()
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .to_scalar::<f32>()
+        .unwrap()
+        .sqrt()
 }
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
-    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    (a - b)
+        .unwrap()
+        .abs()
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .max(0)
+        .unwrap()
+        .to_scalar()
+        .unwrap()
 }
 
 #[test]
@@ -63,19 +85,38 @@ fn logits_loss_and_gradients_are_those_of_transformers() {
         let model = Model::new(&golden.config, &parameters, None, true).unwrap();
         let (mask, pass) = (golden.mask(), Pass::inference());
         let encoded = model.encode(&golden.ids("source"), &mask, &pass).unwrap();
-        let hidden = model.decode(&golden.ids("decoder"), &encoded, &mask, &pass).unwrap();
+        let hidden = model
+            .decode(&golden.ids("decoder"), &encoded, &mask, &pass)
+            .unwrap();
         let logits = model.logits(&hidden).unwrap();
-        assert!(largest_difference(&logits, &golden.tensors["logits"]) < 1e-4, "{name} logits");
+        assert!(
+            largest_difference(&logits, &golden.tensors["logits"]) < 1e-4,
+            "{name} logits"
+        );
 
         let flat = logits.flatten_to(1).unwrap();
         let targets = golden.ids("target").flatten_all().unwrap();
-        let smooth = cross_entropy(&flat, &targets, 0, 0.1).unwrap().to_scalar::<f32>().unwrap();
-        assert!((smooth / golden.scalar("smooth") - 1.0).abs() < 1e-5, "{name} smoothed loss");
+        let smooth = cross_entropy(&flat, &targets, 0, 0.1)
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
+        assert!(
+            (smooth / golden.scalar("smooth") - 1.0).abs() < 1e-5,
+            "{name} smoothed loss"
+        );
 
-        let tokens = targets.to_vec1::<u32>().unwrap().iter().filter(|&&t| t != 0).count();
+        let tokens = targets
+            .to_vec1::<u32>()
+            .unwrap()
+            .iter()
+            .filter(|&&t| t != 0)
+            .count();
         let loss = (cross_entropy(&flat, &targets, 0, 0.0).unwrap() / tokens as f64).unwrap();
         let value = loss.to_scalar::<f32>().unwrap();
-        assert!((value - golden.scalar("loss")).abs() < 1e-5, "{name} loss {value}");
+        assert!(
+            (value - golden.scalar("loss")).abs() < 1e-5,
+            "{name} loss {value}"
+        );
 
         let grads = loss.backward().unwrap();
         let mut compared = 0;
@@ -108,7 +149,9 @@ fn steps_with_a_cache_give_the_logits_of_teacher_forcing() {
             ids = ids.index_select(&keep, 0).unwrap();
             expected = expected.index_select(&keep, 0).unwrap();
         }
-        let logits = model.step(&ids.narrow(1, step, 1).unwrap(), &mut cache, &pass).unwrap();
+        let logits = model
+            .step(&ids.narrow(1, step, 1).unwrap(), &mut cache, &pass)
+            .unwrap();
         let expected = expected.narrow(1, step, 1).unwrap().squeeze(1).unwrap();
         assert!(largest_difference(&logits, &expected) < 1e-4, "step {step}");
     }
@@ -127,8 +170,17 @@ fn padding_and_the_future_have_no_influence() {
     let (source, decoder) = (golden.ids("source"), golden.ids("decoder"));
     let before = run(&source, &decoder);
     // Other ids under the padding, and in the decoder's future.
-    let hidden = (mask.to_dtype(DType::F32).unwrap().affine(-1.0, 1.0).unwrap() * 7.0).unwrap();
-    let source = (source.to_dtype(DType::F32).unwrap() + hidden).unwrap().to_dtype(DType::U32).unwrap();
+    let hidden = (mask
+        .to_dtype(DType::F32)
+        .unwrap()
+        .affine(-1.0, 1.0)
+        .unwrap()
+        * 7.0)
+        .unwrap();
+    let source = (source.to_dtype(DType::F32).unwrap() + hidden)
+        .unwrap()
+        .to_dtype(DType::U32)
+        .unwrap();
     let mut changed: Vec<Vec<u32>> = decoder.to_vec2().unwrap();
     for row in &mut changed {
         row[9..].fill(33);

@@ -18,13 +18,18 @@ pub(crate) fn values(t: &Tensor) -> Vec<f32> {
 pub(crate) fn close(a: &Tensor, b: &Tensor, tolerance: f32, what: &str) {
     assert_eq!(a.dims(), b.dims(), "{what}");
     for (x, y) in values(a).iter().zip(values(b)) {
-        assert!((x - y).abs() <= tolerance * (1.0 + y.abs()), "{what}: {x} and {y}");
+        assert!(
+            (x - y).abs() <= tolerance * (1.0 + y.abs()),
+            "{what}: {x} and {y}"
+        );
     }
 }
 
 /// A scalar of `y` that weights its values unevenly.
 pub(crate) fn scalar(y: &Tensor) -> Result<Tensor> {
-    let weights: Vec<f32> = (0..y.elem_count()).map(|i| ((i * 7 % 11) as f32 - 4.0) / 5.0).collect();
+    let weights: Vec<f32> = (0..y.elem_count())
+        .map(|i| ((i * 7 % 11) as f32 - 4.0) / 5.0)
+        .collect();
     (y * Tensor::from_vec(weights, y.shape(), y.device())?)?.sum_all()
 }
 
@@ -38,10 +43,17 @@ pub(crate) fn twins(
     let tensors: Vec<&Tensor> = inputs.iter().map(|v| v.as_tensor()).collect();
     let (a, b) = (ours(&tensors).unwrap(), theirs(&tensors).unwrap());
     close(&a, &b, 2e-5, what);
-    let (ga, gb) =
-        (scalar(&a).unwrap().backward().unwrap(), scalar(&b).unwrap().backward().unwrap());
+    let (ga, gb) = (
+        scalar(&a).unwrap().backward().unwrap(),
+        scalar(&b).unwrap().backward().unwrap(),
+    );
     for (n, v) in inputs.iter().enumerate() {
-        close(ga.get(v).unwrap(), gb.get(v).unwrap(), 1e-4, &format!("{what}, gradient {n}"));
+        close(
+            ga.get(v).unwrap(),
+            gb.get(v).unwrap(),
+            1e-4,
+            &format!("{what}, gradient {n}"),
+        );
     }
 }
 
@@ -60,7 +72,11 @@ pub(crate) fn differences(what: &str, input: &Var, run: impl Fn(&Tensor) -> Resu
         };
         let expected = (at(1e-2) - at(-1e-2)) / 2e-2;
         let error = (f64::from(grads[place]) - expected).abs();
-        assert!(error < 5e-3 * (1.0 + expected.abs()), "{what} at {place}: {} and {expected}", grads[place]);
+        assert!(
+            error < 5e-3 * (1.0 + expected.abs()),
+            "{what} at {place}: {} and {expected}",
+            grads[place]
+        );
     }
 }
 
@@ -68,11 +84,19 @@ pub(crate) fn differences(what: &str, input: &Var, run: impl Fn(&Tensor) -> Resu
 pub(crate) fn bits(inputs: &[&Var], y: &Tensor) -> Vec<Vec<u32>> {
     let grads = scalar(y).unwrap().backward().unwrap();
     let tensors = inputs.iter().map(|v| grads.get(v).unwrap());
-    std::iter::once(y).chain(tensors).map(|t| values(t).iter().map(|f| f.to_bits()).collect()).collect()
+    std::iter::once(y)
+        .chain(tensors)
+        .map(|t| values(t).iter().map(|f| f.to_bits()).collect())
+        .collect()
 }
 
 /// `run` must give the same with one thread and with three.
 pub(crate) fn any_threads<R: PartialEq + Send>(what: &str, run: impl Fn() -> R + Sync) {
-    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let pool = |threads| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap()
+    };
     assert!(pool(1).install(&run) == pool(3).install(&run), "{what}");
 }
