@@ -26,11 +26,11 @@ fn median(mut seconds: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    // SAFETY: sets an option of the allocator; a plain store, valid at any time.
     #[expect(
         unsafe_code,
         reason = "mimalloc's options are set through its C interface"
     )]
+    // SAFETY: sets an option of the allocator; a plain store, valid at any time.
     unsafe {
         libmimalloc_sys::mi_option_set(PURGE_DELAY, -1);
     }
