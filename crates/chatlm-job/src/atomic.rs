@@ -30,13 +30,16 @@ fn parent(target: &Path) -> PathBuf {
 }
 
 fn name(target: &Path) -> Result<String> {
-    target.file_name().map(|name| name.to_string_lossy().into_owned()).ok_or_else(|| {
-        Error::new(
-            Code::Usage,
-            format!("{} is not a file name", target.display()),
-            "name a file or folder to write",
-        )
-    })
+    target
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .ok_or_else(|| {
+            Error::new(
+                Code::Usage,
+                format!("{} is not a file name", target.display()),
+                "name a file or folder to write",
+            )
+        })
 }
 
 /// Makes the parent folder, removes leavings of dead processes, and names this process's own.
@@ -54,8 +57,9 @@ fn remove_leavings(folder: &Path, name: &str) {
     let prefix = format!(".{name}.");
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let file = entry.file_name().to_string_lossy().into_owned();
-        let Some(middle) =
-            file.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(&format!(".{SUFFIX}")))
+        let Some(middle) = file
+            .strip_prefix(&prefix)
+            .and_then(|rest| rest.strip_suffix(&format!(".{SUFFIX}")))
         else {
             continue;
         };
@@ -69,7 +73,11 @@ fn remove_leavings(folder: &Path, name: &str) {
 
 fn remove(path: &Path) {
     // Best effort: a leaving that cannot be removed does no harm.
-    let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let _ = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
 }
 
 fn sync_folder(folder: &Path) -> Result<()> {
@@ -129,7 +137,8 @@ impl AtomicFile {
     /// Writes a whole file at once.
     pub fn write_all(target: &Path, force: bool, bytes: &[u8]) -> Result<()> {
         let mut file = Self::create(target, force)?;
-        file.write(bytes).map_err(|e| Error::io(&e, "write", target))?;
+        file.write(bytes)
+            .map_err(|e| Error::io(&e, "write", target))?;
         file.commit()
     }
 }
@@ -167,7 +176,10 @@ impl AtomicDir {
         check_target(target, force)?;
         let temporary = temporary(target)?;
         fs::create_dir_all(&temporary).map_err(|e| Error::io(&e, "create", target))?;
-        Ok(Self { target: target.to_owned(), temporary })
+        Ok(Self {
+            target: target.to_owned(),
+            temporary,
+        })
     }
 
     /// Where to write the files.

@@ -191,7 +191,12 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "error[{}]: {}", self.0.code.as_str(), self.0.message)
+        write!(
+            formatter,
+            "error[{}]: {}",
+            self.0.code.as_str(),
+            self.0.message
+        )
     }
 }
 
@@ -207,14 +212,21 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for code in Code::ALL {
             assert!(seen.insert(code.as_str()));
-            assert!(code.as_str().chars().all(|c| c.is_ascii_uppercase() || c == '_'));
+            assert!(
+                code.as_str()
+                    .chars()
+                    .all(|c| c.is_ascii_uppercase() || c == '_')
+            );
         }
     }
 
     #[test]
     fn full_disk_and_missing_file_have_their_own_codes() {
         let full = Error::io(&io::Error::from(io::ErrorKind::StorageFull), "write", "/x");
-        assert_eq!((full.code(), full.code().kind()), (Code::DiskFull, Kind::Environment));
+        assert_eq!(
+            (full.code(), full.code().kind()),
+            (Code::DiskFull, Kind::Environment)
+        );
         let gone = Error::io(&io::Error::from(io::ErrorKind::NotFound), "read", "/x");
         assert_eq!(gone.code().kind(), Kind::Input);
         let json: Value = serde_json::from_str(&gone.with("row", 3).to_json()).unwrap();

@@ -10,10 +10,12 @@ use sha2::{Digest, Sha256};
 use crate::{Error, Result};
 
 fn hex(digest: &[u8]) -> String {
-    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    digest
+        .iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 pub fn sha256_bytes(bytes: &[u8]) -> String {
@@ -26,7 +28,9 @@ pub fn sha256_file(path: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
     loop {
-        let read = file.read(&mut buffer).map_err(|e| Error::io(&e, "read", path))?;
+        let read = file
+            .read(&mut buffer)
+            .map_err(|e| Error::io(&e, "read", path))?;
         if read == 0 {
             return Ok(hex(&hasher.finalize()));
         }

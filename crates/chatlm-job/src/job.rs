@@ -24,7 +24,11 @@ impl Cancel {
 
     /// Fails with `CANCELLED` once the flag is set; call it once per row group, batch or step.
     pub fn check(&self) -> Result<()> {
-        if self.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+        if self.is_cancelled() {
+            Err(Error::cancelled())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -53,7 +57,10 @@ impl Reporter {
     const PAUSE: Duration = Duration::from_millis(100);
 
     pub fn new(sink: impl Fn(Progress) + Send + Sync + 'static) -> Self {
-        Self { sink: Arc::new(sink), last: Arc::default() }
+        Self {
+            sink: Arc::new(sink),
+            last: Arc::default(),
+        }
     }
 
     /// A reporter that nobody listens to.
@@ -64,13 +71,20 @@ impl Reporter {
     pub fn report(&self, stage: &str, done: u64, total: Option<u64>, unit: &str) {
         let now = Instant::now();
         if total != Some(done) {
-            let Ok(mut last) = self.last.lock() else { return };
+            let Ok(mut last) = self.last.lock() else {
+                return;
+            };
             if last.is_some_and(|before| now.duration_since(before) < Self::PAUSE) {
                 return;
             }
             *last = Some(now);
         }
-        (self.sink)(Progress { stage: stage.to_owned(), done, total, unit: unit.to_owned() });
+        (self.sink)(Progress {
+            stage: stage.to_owned(),
+            done,
+            total,
+            unit: unit.to_owned(),
+        });
     }
 }
 
@@ -90,7 +104,10 @@ pub struct Job {
 impl Job {
     /// A job that is never cancelled and reports to nobody: for tests.
     pub fn quiet() -> Self {
-        Self { cancel: Cancel::default(), progress: Reporter::silent() }
+        Self {
+            cancel: Cancel::default(),
+            progress: Reporter::silent(),
+        }
     }
 }
 

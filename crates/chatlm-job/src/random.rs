@@ -74,7 +74,11 @@ pub struct Permutation {
 impl Permutation {
     pub fn new(len: u64, key: u64) -> Self {
         let bits = 64 - len.saturating_sub(1).leading_zeros();
-        Self { len, half: bits.div_ceil(2).max(1), key }
+        Self {
+            len,
+            half: bits.div_ceil(2).max(1),
+            key,
+        }
     }
 
     /// Where `index` goes; a bijection on `0..len`. Indices outside map to themselves.

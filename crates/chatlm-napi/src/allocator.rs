@@ -10,8 +10,11 @@ const PURGE_DELAY: i32 = 15;
 /// Runs when Node loads the addon, before any large allocation.
 #[napi_derive::module_init]
 fn keep_pages() {
+    #[expect(
+        unsafe_code,
+        reason = "mimalloc's options are set through its C interface"
+    )]
     // SAFETY: sets an option of the allocator; a plain store, valid at any time.
-    #[expect(unsafe_code, reason = "mimalloc's options are set through its C interface")]
     unsafe {
         libmimalloc_sys::mi_option_set(PURGE_DELAY, -1);
     }

@@ -27,7 +27,9 @@ pub struct MergeLoraReport {
 #[napi]
 pub async fn merge_lora(
     options: MergeLoraOptions,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<MergeLoraReport> {
     let job = job(on_progress, cancel);

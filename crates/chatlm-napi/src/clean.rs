@@ -48,7 +48,9 @@ pub struct CleanReport {
 #[napi]
 pub async fn clean(
     options: CleanOptions,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<CleanReport> {
     let job = job(on_progress, cancel);

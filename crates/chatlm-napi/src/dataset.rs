@@ -29,16 +29,24 @@ pub struct TableReport {
 #[napi]
 pub async fn merge(
     options: TableOptions,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<TableReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
         let started = Instant::now();
-        let input = InputOptions { encoding: options.encoding, keep_going: options.keep_going };
+        let input = InputOptions {
+            encoding: options.encoding,
+            keep_going: options.keep_going,
+        };
         let output = Path::new(&options.output);
         let rows = run_merge(&options.inputs, &input, output, options.force, &job)?;
-        Ok(TableReport { rows: rows as i64, seconds: started.elapsed().as_secs_f64() })
+        Ok(TableReport {
+            rows: rows as i64,
+            seconds: started.elapsed().as_secs_f64(),
+        })
     })
     .await
 }
@@ -47,16 +55,24 @@ pub async fn merge(
 #[napi]
 pub async fn corpus(
     options: TableOptions,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<TableReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
         let started = Instant::now();
-        let input = InputOptions { encoding: options.encoding, keep_going: options.keep_going };
+        let input = InputOptions {
+            encoding: options.encoding,
+            keep_going: options.keep_going,
+        };
         let output = Path::new(&options.output);
         let rows = run_corpus(&options.inputs, &input, output, options.force, &job)?;
-        Ok(TableReport { rows: rows as i64, seconds: started.elapsed().as_secs_f64() })
+        Ok(TableReport {
+            rows: rows as i64,
+            seconds: started.elapsed().as_secs_f64(),
+        })
     })
     .await
 }
@@ -90,18 +106,30 @@ pub struct SplitReport {
 #[napi]
 pub async fn split(
     options: SplitOptions,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<SplitReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
         let started = Instant::now();
-        let input = InputOptions { encoding: options.encoding, keep_going: options.keep_going };
+        let input = InputOptions {
+            encoding: options.encoding,
+            keep_going: options.keep_going,
+        };
         let shares = [options.train, options.valid, options.test];
         let output = Path::new(&options.output);
         let seed = options.seed as u64;
-        let counts =
-            run_split(&options.inputs, &input, output, shares, seed, options.force, &job)?;
+        let counts = run_split(
+            &options.inputs,
+            &input,
+            output,
+            shares,
+            seed,
+            options.force,
+            &job,
+        )?;
         Ok(SplitReport {
             rows: counts.rows as i64,
             train: counts.train as i64,
@@ -127,13 +155,23 @@ pub struct InspectOptions {
 )]
 pub async fn inspect(
     options: InspectOptions,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<serde_json::Value> {
     let job = job(on_progress, cancel);
     blocking(move || {
-        let input = InputOptions { encoding: options.encoding, keep_going: false };
-        json(&run_inspect(&options.inputs, &input, options.rows as usize, &job)?)
+        let input = InputOptions {
+            encoding: options.encoding,
+            keep_going: false,
+        };
+        json(&run_inspect(
+            &options.inputs,
+            &input,
+            options.rows as usize,
+            &job,
+        )?)
     })
     .await
 }

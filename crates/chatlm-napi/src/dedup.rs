@@ -41,7 +41,9 @@ pub struct DedupReport {
 #[napi]
 pub async fn dedup(
     options: DedupOptions,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<DedupReport> {
     let job = job(on_progress, cancel);

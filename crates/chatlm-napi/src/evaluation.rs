@@ -36,7 +36,9 @@ pub struct BleuReport {
 #[napi]
 pub async fn evaluate_bleu(
     options: BleuOptions,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<BleuReport> {
     let job = job(on_progress, cancel);
@@ -54,7 +56,10 @@ pub async fn evaluate_bleu(
             },
             &job,
         )?;
-        Ok(BleuReport { bleu4: report.bleu4, rows: report.rows as i64 })
+        Ok(BleuReport {
+            bleu4: report.bleu4,
+            rows: report.rows as i64,
+        })
     })
     .await
 }
@@ -81,7 +86,9 @@ pub struct PerplexityReport {
 #[napi]
 pub async fn evaluate_perplexity(
     options: PerplexityOptions,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<PerplexityReport> {
     let job = job(on_progress, cancel);

@@ -74,7 +74,11 @@ pub struct Answer {
 
 impl From<CoreAnswer> for Answer {
     fn from(answer: CoreAnswer) -> Self {
-        Self { prompt: answer.prompt, response: answer.response, tokens: answer.tokens }
+        Self {
+            prompt: answer.prompt,
+            response: answer.response,
+            tokens: answer.tokens,
+        }
     }
 }
 
@@ -108,7 +112,10 @@ impl Generator {
         self.submit(task, move |result| {
             let _ = reply.send(result);
         })?;
-        answer.await.unwrap_or_else(|_| Err(closed())).map_err(|e| to_napi(&e))
+        answer
+            .await
+            .unwrap_or_else(|_| Err(closed()))
+            .map_err(|e| to_napi(&e))
     }
 
     fn submit<R: Send + 'static>(
@@ -117,7 +124,10 @@ impl Generator {
         reply: impl FnOnce(chatlm_job::Result<R>) + Send + 'static,
     ) -> napi::Result<()> {
         let guard = self.worker.lock().map_err(|_| to_napi(&closed()))?;
-        guard.as_ref().ok_or_else(|| to_napi(&closed()))?.submit(task, reply);
+        guard
+            .as_ref()
+            .ok_or_else(|| to_napi(&closed()))?
+            .submit(task, reply);
         Ok(())
     }
 }
@@ -128,8 +138,9 @@ impl Generator {
     #[napi]
     pub async fn load(
         options: GeneratorOptions,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
-    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
+        #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")]
+        on_progress: Option<OnProgress>,
+        #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
     ) -> napi::Result<Self> {
         let job = job(on_progress, cancel);
         blocking(move || {
@@ -171,8 +182,9 @@ impl Generator {
         prompts: Vec<String>,
         settings: GenerationSettings,
         batch: u32,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
-    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
+        #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")]
+        on_progress: Option<OnProgress>,
+        #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
     ) -> napi::Result<Vec<Answer>> {
         let job = job(on_progress, cancel);
         let given = GivenSettings::from(settings);
@@ -186,7 +198,11 @@ impl Generator {
 
     /// Answers one prompt as a stream of text; `close()` or leaving the loop stops it within a token.
     #[napi(catch_unwind)]
-    pub fn stream(&self, prompt: String, settings: GenerationSettings) -> napi::Result<TokenStream> {
+    pub fn stream(
+        &self,
+        prompt: String,
+        settings: GenerationSettings,
+    ) -> napi::Result<TokenStream> {
         let given = GivenSettings::from(settings);
         let cancel = Cancel::default();
         let (pieces, receiver) = mpsc::channel(64);
@@ -204,7 +220,10 @@ impl Generator {
                 }
             },
         )?;
-        Ok(TokenStream { pieces: Arc::new(AsyncMutex::new(receiver)), cancel })
+        Ok(TokenStream {
+            pieces: Arc::new(AsyncMutex::new(receiver)),
+            cancel,
+        })
     }
 
     /// Frees the model once running answers have ended.
@@ -325,7 +344,9 @@ pub struct RejectReport {
 #[napi]
 pub async fn reject(
     options: RejectOptions,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<RejectReport> {
     let job: Job = job(on_progress, cancel);

@@ -2,12 +2,19 @@
 //! out. No logic and no defaults live here. The doc comments are the documentation of `index.d.ts`.
 
 // Border types are taken apart by the macro; their names and passing are the border's, not Rust's.
-#![allow(clippy::needless_pass_by_value, clippy::unused_async, reason = "napi's calling convention")]
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::unused_async,
+    reason = "napi's calling convention"
+)]
 #![allow(unreachable_pub, reason = "exported to Node by the macro")]
 
+// The macro exports nothing in test builds, which clippy looks at too.
+#![cfg_attr(test, allow(dead_code, reason = "exported to Node outside tests"))]
+
 mod allocator;
-mod clean;
 mod checkpoint;
+mod clean;
 mod dataset;
 mod dedup;
 mod doctor;

@@ -35,7 +35,9 @@ pub struct TokenizerTrainReport {
 #[napi]
 pub async fn train_tokenizer(
     options: TokenizerTrainOptions,
-    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<OnProgress>,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
     #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
 ) -> napi::Result<TokenizerTrainReport> {
     let job = job(on_progress, cancel);
@@ -45,9 +47,18 @@ pub async fn train_tokenizer(
             vocab_size: options.vocab_size as usize,
             min_frequency: u64::from(options.min_frequency),
         };
-        let input = InputOptions { encoding: options.encoding, keep_going: false };
+        let input = InputOptions {
+            encoding: options.encoding,
+            keep_going: false,
+        };
         let rows = texts(&options.inputs, &input)?;
-        let report = train(rows, &settings, Path::new(&options.output), options.force, &job)?;
+        let report = train(
+            rows,
+            &settings,
+            Path::new(&options.output),
+            options.force,
+            &job,
+        )?;
         Ok(TokenizerTrainReport {
             vocab_size: report.vocab_size as i64,
             merges: report.merges as i64,
@@ -84,7 +95,10 @@ impl Tokenizer {
     pub fn encode(&self, text: String) -> napi::Result<Encoded> {
         guarded(|| {
             let ids = self.inner.encode(&text)?;
-            Ok(Encoded { tokens: self.inner.tokens(&ids), ids })
+            Ok(Encoded {
+                tokens: self.inner.tokens(&ids),
+                ids,
+            })
         })
     }
 

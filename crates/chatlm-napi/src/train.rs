@@ -36,11 +36,17 @@ impl TrainingRun {
         let (reply, answer) = oneshot::channel();
         {
             let guard = self.worker.lock().map_err(|_| to_napi(&closed()))?;
-            guard.as_ref().ok_or_else(|| to_napi(&closed()))?.submit(task, move |result| {
-                let _ = reply.send(result);
-            });
+            guard
+                .as_ref()
+                .ok_or_else(|| to_napi(&closed()))?
+                .submit(task, move |result| {
+                    let _ = reply.send(result);
+                });
         }
-        answer.await.unwrap_or_else(|_| Err(closed())).map_err(|e| to_napi(&e))
+        answer
+            .await
+            .unwrap_or_else(|_| Err(closed()))
+            .map_err(|e| to_napi(&e))
     }
 }
 
@@ -56,15 +62,20 @@ impl TrainingRun {
         config: serde_json::Value,
         options: TrainingRunOptions,
         on_progress: Option<OnProgress>,
-    cancel: Option<CancelHandle>,
+        cancel: Option<CancelHandle>,
     ) -> napi::Result<Self> {
         let job = job(on_progress, cancel);
         blocking(move || {
             let kind = kind.parse::<RunKind>()?;
-            let options = RunOptions { fresh: options.fresh, force: options.force };
-            let run = Core::open(kind, config, &options, job)?;
+            let options = RunOptions {
+                fresh: options.fresh,
+                force: options.force,
+            };
+            let run = Core::open(kind, config, options, job)?;
             let worker = Worker::start("chatlm-train", run)?;
-            Ok(Self { worker: Arc::new(Mutex::new(Some(worker))) })
+            Ok(Self {
+                worker: Arc::new(Mutex::new(Some(worker))),
+            })
         })
         .await
     }
@@ -73,13 +84,15 @@ impl TrainingRun {
     /// tells what happened. Comes back early once the cancel token is set.
     #[napi(ts_return_type = "Promise<TrainEvent[]>")]
     pub async fn advance(&self, steps: u32) -> napi::Result<serde_json::Value> {
-        self.ask(move |run| json(&run.advance(u64::from(steps))?)).await
+        self.ask(move |run| json(&run.advance(u64::from(steps))?))
+            .await
     }
 
     /// Saves a checkpoint at the current step and answers its folder.
     #[napi]
     pub async fn interrupt(&self) -> napi::Result<Option<String>> {
-        self.ask(|run| Ok(run.interrupt()?.map(|path| path.display().to_string()))).await
+        self.ask(|run| Ok(run.interrupt()?.map(|path| path.display().to_string())))
+            .await
     }
 
     /// Ends the run without saving.
@@ -115,14 +128,20 @@ pub async fn verify_resume(
     let job = job(on_progress, cancel);
     blocking(move || {
         let kind = kind.parse::<RunKind>()?;
-        json(&run_verify(kind, config, u64::from(options.steps), u64::from(options.at), &job)?)
+        json(&run_verify(
+            kind,
+            config,
+            u64::from(options.steps),
+            u64::from(options.at),
+            &job,
+        )?)
     })
     .await
 }
 
 /// What `advance` tells. `type` says which of the fields are there.
 #[napi(object)]
-#[expect(dead_code, reason = "a type for index.d.ts; events cross as JSON")]
+#[allow(dead_code, reason = "a type for index.d.ts; events cross as JSON")]
 pub struct TrainEvent {
     #[napi(
         js_name = "type",

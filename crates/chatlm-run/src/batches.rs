@@ -8,7 +8,7 @@ use chatlm_train::{PreferenceBatch, SequenceBatch};
 use crate::reference::ReferenceScores;
 
 /// Prompt and response rows; only the first `keep`.
-pub fn sequence_batch(batch: &Batch, keep: usize, pad: u32) -> Result<SequenceBatch> {
+pub(crate) fn sequence_batch(batch: &Batch, keep: usize, pad: u32) -> Result<SequenceBatch> {
     SequenceBatch::new(
         &batch.keys[..keep],
         &batch.fields[0][..keep],
@@ -19,7 +19,7 @@ pub fn sequence_batch(batch: &Batch, keep: usize, pad: u32) -> Result<SequenceBa
 }
 
 /// Prompt, chosen, rejected rows with their reference scores; only the first `keep`.
-pub fn preference_batch(
+pub(crate) fn preference_batch(
     batch: &Batch,
     keep: usize,
     pad: u32,

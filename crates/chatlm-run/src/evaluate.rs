@@ -49,7 +49,7 @@ pub struct BleuReport {
 }
 
 /// Loss over the first `limit` rows of an unshuffled loader, from its start.
-pub fn mean_loss(
+pub(crate) fn mean_loss(
     model: &Model,
     rows: &mut Loader,
     limit: u64,
@@ -71,13 +71,20 @@ pub fn mean_loss(
             model.device(),
         )?;
         let (loss, count) = sequence_loss(model, &sequences, &Pass::inference(), 0.0)?;
-        sum += loss.to_scalar::<f32>().map(f64::from).map_err(Error::internal)?;
+        sum += loss
+            .to_scalar::<f32>()
+            .map(f64::from)
+            .map_err(Error::internal)?;
         tokens += count as u64;
         seen += keep as u64;
         progress(seen, total);
     }
     let loss = sum / (tokens.max(1)) as f64;
-    Ok(PerplexityReport { perplexity: loss.exp(), loss, tokens })
+    Ok(PerplexityReport {
+        perplexity: loss.exp(),
+        loss,
+        tokens,
+    })
 }
 
 /// Perplexity of the responses of `inputs` given their prompts.
@@ -98,15 +105,24 @@ pub fn evaluate_perplexity(options: &PerplexityOptions, job: &Job) -> Result<Per
         generator.tokenizer(),
         &job.cancel,
     )?;
-    mean_loss(generator.model(), &mut rows, u64::MAX, &job.cancel, &mut |done, total| {
-        job.progress.report("evaluate", done, Some(total), "rows");
-    })
+    mean_loss(
+        generator.model(),
+        &mut rows,
+        u64::MAX,
+        &job.cancel,
+        &mut |done, total| {
+            job.progress.report("evaluate", done, Some(total), "rows");
+        },
+    )
 }
 
 /// BLEU-4 by characters: the mean over rows of greedy answers, or of predictions in a file.
 pub fn evaluate_bleu(options: &BleuOptions, job: &Job) -> Result<BleuReport> {
     let limit = options.limit.unwrap_or(u64::MAX) as usize;
-    let input = InputOptions { encoding: options.encoding.clone(), keep_going: false };
+    let input = InputOptions {
+        encoding: options.encoding.clone(),
+        keep_going: false,
+    };
     let read = |paths: &[String], first: &str, second: &str| -> Result<Vec<(String, String)>> {
         Rows::open(paths, &input)?
             .take(limit)
@@ -151,8 +167,14 @@ pub fn evaluate_bleu(options: &BleuOptions, job: &Job) -> Result<BleuReport> {
             "check the input; an empty table has no BLEU",
         ));
     }
-    let sum: f64 = pairs.iter().map(|(label, output)| bleu4(label, output)).sum();
-    Ok(BleuReport { bleu4: sum / pairs.len() as f64, rows: pairs.len() as u64 })
+    let sum: f64 = pairs
+        .iter()
+        .map(|(label, output)| bleu4(label, output))
+        .sum();
+    Ok(BleuReport {
+        bleu4: sum / pairs.len() as f64,
+        rows: pairs.len() as u64,
+    })
 }
 
 /// Labels beside the model's answers.
@@ -165,6 +187,8 @@ fn answers(
 ) -> Result<Vec<(String, String)>> {
     let (prompts, labels): (Vec<String>, Vec<String>) = rows.into_iter().unzip();
     let answers = generator.answer(&prompts, settings, batch, job)?;
-    Ok(labels.into_iter().zip(answers.into_iter().map(|answer| answer.response)).collect())
+    Ok(labels
+        .into_iter()
+        .zip(answers.into_iter().map(|answer| answer.response))
+        .collect())
 }
-

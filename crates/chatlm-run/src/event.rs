@@ -4,7 +4,11 @@ use serde::Serialize;
 
 /// One thing that happened. Crosses the border as an object with a `type`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(
+    tag = "type",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
 pub enum Event {
     Started {
         step: u64,
@@ -19,10 +23,24 @@ pub enum Event {
     },
     Step(StepEvent),
     Evaluated(Evaluated),
-    Sample { step: u64, prompt: String, response: String, label: String },
-    Saved { step: u64, path: String },
-    Skipped { step: u64, reason: String },
-    Finished { step: u64, reason: FinishReason },
+    Sample {
+        step: u64,
+        prompt: String,
+        response: String,
+        label: String,
+    },
+    Saved {
+        step: u64,
+        path: String,
+    },
+    Skipped {
+        step: u64,
+        reason: String,
+    },
+    Finished {
+        step: u64,
+        reason: FinishReason,
+    },
 }
 
 /// Why a run came to its end.

@@ -97,7 +97,11 @@ impl Generator {
         check_vocabulary(&folder.config, &tokenizer, &options.model)?;
         job.cancel.check()?;
         let lora = match &options.adapter {
-            Some(adapter) => Some(load_adapter(adapter, &folder.config, &mut folder.parameters)?),
+            Some(adapter) => Some(load_adapter(
+                adapter,
+                &folder.config,
+                &mut folder.parameters,
+            )?),
             None => None,
         };
         let model = Model::new(&folder.config, &folder.parameters, lora.as_ref(), false)?;
@@ -112,7 +116,13 @@ impl Generator {
 
     /// A generator over a model that is there already, such as one in training.
     pub fn around(model: Model, tokenizer: Tokenizer, max_length: usize) -> Self {
-        Self { model, tokenizer, folder: PathBuf::new(), defaults: Value::Null, max_length }
+        Self {
+            model,
+            tokenizer,
+            folder: PathBuf::new(),
+            defaults: Value::Null,
+            max_length,
+        }
     }
 
     pub fn model(&self) -> &Model {
@@ -150,7 +160,10 @@ impl Generator {
     ) -> Result<Vec<Answer>> {
         let mut requests = Vec::with_capacity(prompts.len());
         for (row, prompt) in prompts.iter().enumerate() {
-            requests.push(Request { ids: self.encode(prompt)?, key: mix(settings.seed, row as u64) });
+            requests.push(Request {
+                ids: self.encode(prompt)?,
+                key: mix(settings.seed, row as u64),
+            });
         }
         let mut order: Vec<usize> = (0..requests.len()).collect();
         order.sort_by_key(|&row| std::cmp::Reverse(requests[row].ids.len()));
@@ -159,14 +172,25 @@ impl Generator {
         for rows in order.chunks(batch.max(1)) {
             job.cancel.check()?;
             let group: Vec<Request> = rows.iter().map(|&row| requests[row].clone()).collect();
-            let tokens =
-                generate(&self.model, &group, settings, true, &job.cancel, &mut |_, _| {})?;
+            let tokens = generate(
+                &self.model,
+                &group,
+                settings,
+                true,
+                &job.cancel,
+                &mut |_, _| {},
+            )?;
             for (&row, tokens) in rows.iter().zip(tokens) {
                 let response = self.tokenizer.decode(&tokens)?;
-                answers[row] = Some(Answer { prompt: prompts[row].clone(), response, tokens });
+                answers[row] = Some(Answer {
+                    prompt: prompts[row].clone(),
+                    response,
+                    tokens,
+                });
             }
             done += rows.len() as u64;
-            job.progress.report("generate", done, Some(prompts.len() as u64), "answers");
+            job.progress
+                .report("generate", done, Some(prompts.len() as u64), "answers");
         }
         answers
             .into_iter()
@@ -182,7 +206,10 @@ impl Generator {
         cancel: &Cancel,
         emit: &mut dyn FnMut(Piece) -> bool,
     ) -> Result<()> {
-        let request = Request { ids: self.encode(prompt)?, key: mix(settings.seed, 0) };
+        let request = Request {
+            ids: self.encode(prompt)?,
+            key: mix(settings.seed, 0),
+        };
         let mut text = self.tokenizer.stream();
         let mut count = 0;
         let mut failure = None;
@@ -191,8 +218,12 @@ impl Generator {
                 count += 1;
                 match push(&mut text, id) {
                     Ok(Some(piece)) => {
-                        let piece =
-                            Piece { text: piece, tokens: count, done: false, finish_reason: None };
+                        let piece = Piece {
+                            text: piece,
+                            tokens: count,
+                            done: false,
+                            finish_reason: None,
+                        };
                         if !emit(piece) {
                             cancel.cancel();
                         }
@@ -204,7 +235,14 @@ impl Generator {
                     }
                 }
             };
-            generate(&self.model, &[request], settings, true, cancel, &mut on_token)
+            generate(
+                &self.model,
+                &[request],
+                settings,
+                true,
+                cancel,
+                &mut on_token,
+            )
         };
         if let Some(error) = failure {
             return Err(error);
@@ -216,7 +254,12 @@ impl Generator {
             Err(error) => return Err(error),
         };
         let rest = text.finish()?.unwrap_or_default();
-        emit(Piece { text: rest, tokens: count, done: true, finish_reason: Some(finish_reason) });
+        emit(Piece {
+            text: rest,
+            tokens: count,
+            done: true,
+            finish_reason: Some(finish_reason),
+        });
         Ok(())
     }
 }
@@ -226,7 +269,7 @@ fn push(text: &mut DecodeStream, id: u32) -> Result<Option<String>> {
 }
 
 /// Only f32 is built so far.
-pub fn require_f32(dtype: &str) -> Result<()> {
+pub(crate) fn require_f32(dtype: &str) -> Result<()> {
     match dtype {
         "f32" => Ok(()),
         "bf16" | "f16" | "int8" => Err(Error::new(
@@ -243,7 +286,7 @@ pub fn require_f32(dtype: &str) -> Result<()> {
 }
 
 /// Every id the tokenizer can give must have a row in the embedding.
-pub fn check_vocabulary(
+pub(crate) fn check_vocabulary(
     config: &chatlm_t5::Config,
     tokenizer: &Tokenizer,
     folder: &Path,
@@ -268,7 +311,10 @@ fn resolve(given: &GivenSettings, folder: &Value) -> Result<Settings> {
     let number = |name: &str| folder.get(name).and_then(Value::as_f64);
     let count = |name: &str| folder.get(name).and_then(Value::as_u64).map(|n| n as usize);
     let defaults = Settings::default();
-    let sampled = folder.get("do_sample").and_then(Value::as_bool).unwrap_or(false);
+    let sampled = folder
+        .get("do_sample")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
     let search = match given.search.as_deref() {
         Some("greedy") => Search::Greedy,
         Some("sample") => Search::Sample,
@@ -299,8 +345,14 @@ fn resolve(given: &GivenSettings, folder: &Value) -> Result<Settings> {
             .temperature
             .or_else(|| number("temperature"))
             .unwrap_or(defaults.temperature),
-        top_k: given.top_k.or_else(|| count("top_k")).unwrap_or(defaults.top_k),
-        top_p: given.top_p.or_else(|| number("top_p")).unwrap_or(defaults.top_p),
+        top_k: given
+            .top_k
+            .or_else(|| count("top_k"))
+            .unwrap_or(defaults.top_k),
+        top_p: given
+            .top_p
+            .or_else(|| number("top_p"))
+            .unwrap_or(defaults.top_p),
         repetition_penalty: given
             .repetition_penalty
             .or_else(|| number("repetition_penalty"))
@@ -312,9 +364,17 @@ fn resolve(given: &GivenSettings, folder: &Value) -> Result<Settings> {
         seed: given.seed.unwrap_or(defaults.seed),
     };
     let range = |ok: bool, message: &str, help: &str| {
-        if ok { Ok(()) } else { Err(Error::new(Code::Usage, message, help)) }
+        if ok {
+            Ok(())
+        } else {
+            Err(Error::new(Code::Usage, message, help))
+        }
     };
-    range(settings.max_new_tokens > 0, "--max-new-tokens must be at least 1", "320 is the default")?;
+    range(
+        settings.max_new_tokens > 0,
+        "--max-new-tokens must be at least 1",
+        "320 is the default",
+    )?;
     range(
         settings.temperature > 0.0 && settings.temperature.is_finite(),
         "--temperature must be above 0",
@@ -342,7 +402,10 @@ mod tests {
     #[test]
     fn given_beats_folder_beats_default() {
         let folder = json!({"max_new_tokens": 50, "top_k": 7, "do_sample": true});
-        let given = GivenSettings { top_k: Some(3), ..GivenSettings::default() };
+        let given = GivenSettings {
+            top_k: Some(3),
+            ..GivenSettings::default()
+        };
         let settings = resolve(&given, &folder).unwrap();
         assert_eq!((settings.top_k, settings.max_new_tokens), (3, 50));
         assert_eq!(settings.search, Search::Sample);
@@ -353,12 +416,27 @@ mod tests {
     #[test]
     fn values_out_of_range_are_wrong_usage() {
         for given in [
-            GivenSettings { top_p: Some(0.0), ..GivenSettings::default() },
-            GivenSettings { temperature: Some(-1.0), ..GivenSettings::default() },
-            GivenSettings { max_new_tokens: Some(0), ..GivenSettings::default() },
-            GivenSettings { search: Some("beam".into()), ..GivenSettings::default() },
+            GivenSettings {
+                top_p: Some(0.0),
+                ..GivenSettings::default()
+            },
+            GivenSettings {
+                temperature: Some(-1.0),
+                ..GivenSettings::default()
+            },
+            GivenSettings {
+                max_new_tokens: Some(0),
+                ..GivenSettings::default()
+            },
+            GivenSettings {
+                search: Some("beam".into()),
+                ..GivenSettings::default()
+            },
         ] {
-            assert_eq!(resolve(&given, &Value::Null).unwrap_err().code(), Code::Usage);
+            assert_eq!(
+                resolve(&given, &Value::Null).unwrap_err().code(),
+                Code::Usage
+            );
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::event::{Evaluated, Rewards, StepEvent};
 
 /// One appended file.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     path: PathBuf,
     file: File,
     length: u64,
@@ -20,7 +20,7 @@ pub struct Journal {
 
 impl Journal {
     /// Opens `path`, keeping only its first `keep` bytes.
-    pub fn open(path: &Path, keep: u64) -> Result<Self> {
+    pub(crate) fn open(path: &Path, keep: u64) -> Result<Self> {
         let failed = |e: &std::io::Error| Error::io(e, "write", path);
         let mut file = OpenOptions::new()
             .create(true)
@@ -31,15 +31,19 @@ impl Journal {
         let length = file.metadata().map_err(|e| failed(&e))?.len().min(keep);
         file.set_len(length).map_err(|e| failed(&e))?;
         file.seek(SeekFrom::Start(length)).map_err(|e| failed(&e))?;
-        Ok(Self { path: path.to_owned(), file, length })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            length,
+        })
     }
 
     /// Bytes written so far; a checkpoint remembers it.
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.length
     }
 
-    pub fn append(&mut self, line: &Value) -> Result<()> {
+    pub(crate) fn append(&mut self, line: &Value) -> Result<()> {
         let text = format!("{line}\n");
         self.file
             .write_all(text.as_bytes())
@@ -63,7 +67,7 @@ fn add_rewards(line: &mut Map<String, Value>, rewards: Option<Rewards>, prefix: 
 }
 
 /// A step as a line of `metrics.jsonl`.
-pub fn step_line(event: &StepEvent) -> Value {
+pub(crate) fn step_line(event: &StepEvent) -> Value {
     let mut line = Map::new();
     line.insert("step".into(), json!(event.step));
     line.insert("epoch".into(), json!(event.epoch));
@@ -76,7 +80,7 @@ pub fn step_line(event: &StepEvent) -> Value {
 }
 
 /// An evaluation as a line of `metrics.jsonl`.
-pub fn evaluation_line(event: &Evaluated, epoch: f64) -> Value {
+pub(crate) fn evaluation_line(event: &Evaluated, epoch: f64) -> Value {
     let mut line = Map::new();
     line.insert("step".into(), json!(event.step));
     line.insert("epoch".into(), json!(epoch));
@@ -105,6 +109,9 @@ mod tests {
         let mut journal = Journal::open(&path, known).unwrap();
         journal.append(&json!({"step": 2})).unwrap();
         drop(journal);
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n");
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "{\"step\":1}\n{\"step\":2}\n"
+        );
     }
 }

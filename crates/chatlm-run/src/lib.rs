@@ -22,9 +22,7 @@ pub use evaluate::{
     evaluate_perplexity,
 };
 pub use event::{Evaluated, Event, FinishReason as RunEnd, Rewards, StepEvent};
-pub use generator::{
-    Answer, FinishReason, Generator, GeneratorOptions, GivenSettings, Piece,
-};
+pub use generator::{Answer, FinishReason, Generator, GeneratorOptions, GivenSettings, Piece};
 pub use machine::{Doctor, doctor, peak_rss_bytes, set_threads};
 pub use merge::{MergeOptions, MergeReport, merge_lora};
 pub use reject::{RejectOptions, RejectReport, reject};

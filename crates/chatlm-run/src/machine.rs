@@ -60,7 +60,16 @@ fn features() -> Vec<String> {
     macro_rules! look {
         ($($name:tt),*) => { $(if std::is_x86_feature_detected!($name) { found.push($name.to_owned()); })* };
     }
-    look!("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16");
+    look!(
+        "avx2",
+        "fma",
+        "f16c",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512vnni",
+        "avx512bf16"
+    );
     found
 }
 
@@ -71,11 +80,14 @@ fn features() -> Vec<String> {
 
 /// Sets the size of the thread pool that all stages share; 0 is one thread a core.
 pub fn set_threads(threads: usize) -> Result<()> {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|_| {
-        Error::new(
-            Code::Usage,
-            "the number of threads was set after work had begun",
-            "set it once, before anything else is called",
-        )
-    })
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|_| {
+            Error::new(
+                Code::Usage,
+                "the number of threads was set after work had begun",
+                "set it once, before anything else is called",
+            )
+        })
 }

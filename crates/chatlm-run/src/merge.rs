@@ -38,7 +38,12 @@ pub fn merge_lora(options: &MergeOptions, job: &Job) -> Result<MergeReport> {
     drop(with_adapter);
     job.cancel.check()?;
     let merged = merge(&mut folder.parameters, &lora)?;
-    let after = probe(&Model::new(&folder.config, &folder.parameters, None, false)?)?;
+    let after = probe(&Model::new(
+        &folder.config,
+        &folder.parameters,
+        None,
+        false,
+    )?)?;
     let max_logit_difference = largest_difference(&before, &after).map_err(Error::internal)?;
     if max_logit_difference.is_nan() || max_logit_difference > BOUND {
         return Err(Error::new(
@@ -52,7 +57,10 @@ pub fn merge_lora(options: &MergeOptions, job: &Job) -> Result<MergeReport> {
     save_model(dir.path(), &folder.config, &folder.parameters)?;
     tokenizer.copy_to(dir.path())?;
     dir.commit()?;
-    Ok(MergeReport { max_logit_difference, merged })
+    Ok(MergeReport {
+        max_logit_difference,
+        merged,
+    })
 }
 
 /// Logits of fixed random inputs: 4 rows of 16 source and 8 target ids.
@@ -60,13 +68,14 @@ fn probe(model: &Model) -> Result<Tensor> {
     let mut random = Random::new(23_333);
     let vocabulary = model.config().vocab_size as u64;
     let mut ids = |rows: usize, columns: usize| {
-        let values: Vec<u32> =
-            (0..rows * columns).map(|_| random.below(vocabulary) as u32).collect();
+        let values: Vec<u32> = (0..rows * columns)
+            .map(|_| random.below(vocabulary) as u32)
+            .collect();
         Tensor::from_vec(values, (rows, columns), model.device()).map_err(Error::internal)
     };
     let (source, target) = (ids(4, 16)?, ids(4, 8)?);
-    let mask = Tensor::ones((4, 16), candle_core::DType::U8, model.device())
-        .map_err(Error::internal)?;
+    let mask =
+        Tensor::ones((4, 16), candle_core::DType::U8, model.device()).map_err(Error::internal)?;
     let pass = Pass::inference();
     let encoded = model.encode(&source, &mask, &pass)?;
     let hidden = model.decode(&target, &encoded, &mask, &pass)?;

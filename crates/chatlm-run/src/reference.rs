@@ -16,14 +16,14 @@ use crate::batches::preference_batch;
 use crate::setup::{RunKind, open_rows};
 
 /// One chosen and one rejected score a row, summed over the tokens, in nats.
-pub struct ReferenceScores {
+pub(crate) struct ReferenceScores {
     chosen: Vec<f32>,
     rejected: Vec<f32>,
 }
 
 impl ReferenceScores {
     /// Reads the cache in `out`, or computes and writes it.
-    pub fn open(
+    pub(crate) fn open(
         out: &Path,
         config: &TrainConfig,
         model: &Model,
@@ -33,8 +33,10 @@ impl ReferenceScores {
         job: &Job,
     ) -> Result<Self> {
         // Each row once, whatever its weight: a row's index does not depend on weights.
-        let sets: Vec<SetSpec> =
-            sets.into_iter().map(|set| SetSpec { weight: 1.0, ..set }).collect();
+        let sets: Vec<SetSpec> = sets
+            .into_iter()
+            .map(|set| SetSpec { weight: 1.0, ..set })
+            .collect();
         let file = cache_file(out, config, model_hash, &sets, tokenizer)?;
         if let Some(scores) = read(&file) {
             return Ok(scores);
@@ -46,7 +48,10 @@ impl ReferenceScores {
             chosen: vec![0.0; total as usize],
             rejected: vec![0.0; total as usize],
         };
-        let pass = Pass { adapter: false, ..Pass::inference() };
+        let pass = Pass {
+            adapter: false,
+            ..Pass::inference()
+        };
         let mut done = 0;
         while done < total {
             job.cancel.check()?;
@@ -69,9 +74,12 @@ impl ReferenceScores {
     }
 
     /// The scores of the given rows.
-    pub fn of(&self, indices: &[u64]) -> ReferenceBatch {
+    pub(crate) fn of(&self, indices: &[u64]) -> ReferenceBatch {
         let pick = |all: &[f32]| indices.iter().map(|&index| all[index as usize]).collect();
-        ReferenceBatch { chosen: pick(&self.chosen), rejected: pick(&self.rejected) }
+        ReferenceBatch {
+            chosen: pick(&self.chosen),
+            rejected: pick(&self.rejected),
+        }
     }
 
     fn write(&self, file: &Path) -> Result<()> {
@@ -94,7 +102,10 @@ impl ReferenceScores {
 fn read(file: &Path) -> Option<ReferenceScores> {
     let tensors = candle_core::safetensors::load(file, &Device::Cpu).ok()?;
     let values = |name: &str| tensors.get(name)?.to_vec1::<f32>().ok();
-    Some(ReferenceScores { chosen: values("chosen")?, rejected: values("rejected")? })
+    Some(ReferenceScores {
+        chosen: values("chosen")?,
+        rejected: values("rejected")?,
+    })
 }
 
 fn cache_file(
@@ -104,7 +115,11 @@ fn cache_file(
     sets: &[SetSpec],
     tokenizer: &Tokenizer,
 ) -> Result<PathBuf> {
-    let mut parts = vec![model_hash.to_owned(), tokenizer.hash(), config.max_length.to_string()];
+    let mut parts = vec![
+        model_hash.to_owned(),
+        tokenizer.hash(),
+        config.max_length.to_string(),
+    ];
     for set in sets {
         for path in chatlm_dataset::expand(&set.paths)? {
             parts.push(sha256_file(&path)?);

@@ -52,10 +52,16 @@ pub fn reject(options: &RejectOptions, job: &Job) -> Result<RejectReport> {
         max_new_tokens: Some(options.max_new_tokens),
         ..GivenSettings::default()
     })?;
-    let input = InputOptions { encoding: options.encoding.clone(), keep_going: false };
+    let input = InputOptions {
+        encoding: options.encoding.clone(),
+        keep_going: false,
+    };
     let mut rows = Rows::open(&options.inputs, &input)?;
-    let columns =
-        [("prompt", ColumnKind::Text), ("chosen", ColumnKind::Text), ("rejected", ColumnKind::Text)];
+    let columns = [
+        ("prompt", ColumnKind::Text),
+        ("chosen", ColumnKind::Text),
+        ("rejected", ColumnKind::Text),
+    ];
     let mut table = TableWriter::create(&options.output, &columns, options.force)?;
     let (mut read, mut same) = (0, 0);
     loop {
@@ -83,5 +89,10 @@ pub fn reject(options: &RejectOptions, job: &Job) -> Result<RejectReport> {
         read += group.len() as u64;
     }
     let kept = table.finish()?;
-    Ok(RejectReport { rows: read, kept, same, seconds: started.elapsed().as_secs_f64() })
+    Ok(RejectReport {
+        rows: read,
+        kept,
+        same,
+        seconds: started.elapsed().as_secs_f64(),
+    })
 }

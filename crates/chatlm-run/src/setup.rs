@@ -61,7 +61,7 @@ impl FromStr for RunKind {
 }
 
 /// Reads the configuration and refuses what this build cannot do, before any work.
-pub fn read_config(value: Value) -> Result<TrainConfig> {
+pub(crate) fn read_config(value: Value) -> Result<TrainConfig> {
     let config: TrainConfig = serde_json::from_value(value).map_err(|e| {
         Error::new(
             Code::ConfigInvalid,
@@ -75,16 +75,16 @@ pub fn read_config(value: Value) -> Result<TrainConfig> {
 }
 
 /// Tokenizer and weights, with the base model's identity.
-pub struct Prepared {
-    pub tokenizer: Tokenizer,
-    pub config: Config,
-    pub parameters: Parameters,
-    pub lora: Option<LoraConfig>,
+pub(crate) struct Prepared {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) config: Config,
+    pub(crate) parameters: Parameters,
+    pub(crate) lora: Option<LoraConfig>,
     /// A hash of the base weights' file, or of the configuration and seed that make them.
-    pub model_hash: String,
+    pub(crate) model_hash: String,
 }
 
-pub fn prepare(kind: RunKind, config: &TrainConfig) -> Result<Prepared> {
+pub(crate) fn prepare(kind: RunKind, config: &TrainConfig) -> Result<Prepared> {
     let tokenizer = Tokenizer::load(Path::new(&config.tokenizer))?;
     let device = Device::Cpu;
     let (mut model, mut parameters, model_hash) = match &config.model {
@@ -107,7 +107,11 @@ pub fn prepare(kind: RunKind, config: &TrainConfig) -> Result<Prepared> {
             let model = fresh_config(inline.as_ref(), &tokenizer)?;
             let parameters = Parameters::random(&model, config.seed, &device)?;
             let text = serde_json::to_string(&model).map_err(Error::internal)?;
-            (model, parameters, sha256_bytes(format!("{text}{}", config.seed).as_bytes()))
+            (
+                model,
+                parameters,
+                sha256_bytes(format!("{text}{}", config.seed).as_bytes()),
+            )
         }
     };
     // The run's own dropout is used, whatever the folder says.
@@ -116,7 +120,13 @@ pub fn prepare(kind: RunKind, config: &TrainConfig) -> Result<Prepared> {
     if let Some(lora) = &lora {
         lora.attach(&model, &mut parameters, config.seed)?;
     }
-    Ok(Prepared { tokenizer, config: model, parameters, lora, model_hash })
+    Ok(Prepared {
+        tokenizer,
+        config: model,
+        parameters,
+        lora,
+        model_hash,
+    })
 }
 
 /// The 0.2 B preset, or the configuration given inline; vocabulary and special ids follow the tokenizer.
@@ -126,7 +136,9 @@ fn fresh_config(inline: Option<&Value>, tokenizer: &Tokenizer) -> Result<Config>
         Some(value) => {
             let mut value = value.clone();
             if let Value::Object(fields) = &mut value {
-                fields.entry("vocab_size").or_insert_with(|| json!(tokenizer.vocab_size()));
+                fields
+                    .entry("vocab_size")
+                    .or_insert_with(|| json!(tokenizer.vocab_size()));
             }
             serde_json::from_value(value).map_err(|e| {
                 Error::new(
@@ -153,12 +165,15 @@ fn hash_weights(folder: &Path) -> Result<String> {
         .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
         .collect();
     files.sort();
-    let hashes = files.iter().map(|file| sha256_file(file)).collect::<Result<Vec<_>>>()?;
+    let hashes = files
+        .iter()
+        .map(|file| sha256_file(file))
+        .collect::<Result<Vec<_>>>()?;
     Ok(sha256_bytes(hashes.join("\n").as_bytes()))
 }
 
 /// Opens the rows of `sets`.
-pub fn open_rows(
+pub(crate) fn open_rows(
     kind: RunKind,
     config: &TrainConfig,
     sets: Vec<SetSpec>,
@@ -181,16 +196,24 @@ pub fn open_rows(
     )
 }
 
-pub fn train_sets(config: &TrainConfig) -> Vec<SetSpec> {
+pub(crate) fn train_sets(config: &TrainConfig) -> Vec<SetSpec> {
     config
         .train
         .iter()
-        .map(|set| SetSpec { paths: set.paths.clone(), weight: set.weight })
+        .map(|set| SetSpec {
+            paths: set.paths.clone(),
+            weight: set.weight,
+        })
         .collect()
 }
 
 /// What must be the same for a checkpoint to belong to a run. Other keys may change between runs.
-pub fn identity(kind: RunKind, config: &TrainConfig, prepared: &Prepared, rows: u64) -> Result<Value> {
+pub(crate) fn identity(
+    kind: RunKind,
+    config: &TrainConfig,
+    prepared: &Prepared,
+    rows: u64,
+) -> Result<Value> {
     let lora = serde_json::to_value(&config.lora).map_err(Error::internal)?;
     Ok(json!({
         "kind": kind.as_str(),
@@ -209,7 +232,7 @@ pub fn identity(kind: RunKind, config: &TrainConfig, prepared: &Prepared, rows: 
 }
 
 /// Refuses a checkpoint of another run, naming the first key that differs.
-pub fn check_identity(ours: &Value, theirs: &Value, folder: &Path) -> Result<()> {
+pub(crate) fn check_identity(ours: &Value, theirs: &Value, folder: &Path) -> Result<()> {
     for (key, value) in ours.as_object().into_iter().flatten() {
         if theirs.get(key) != Some(value) {
             let before = theirs.get(key).unwrap_or(&Value::Null);
@@ -229,7 +252,7 @@ pub fn check_identity(ours: &Value, theirs: &Value, folder: &Path) -> Result<()>
 }
 
 /// Prompt and response rows in their order, for measuring.
-pub fn open_evaluation_rows(
+pub(crate) fn open_evaluation_rows(
     inputs: &[String],
     batch_size: usize,
     max_length: usize,
@@ -238,7 +261,10 @@ pub fn open_evaluation_rows(
 ) -> Result<Loader> {
     Loader::open(
         LoaderOptions {
-            sets: vec![SetSpec { paths: inputs.to_vec(), weight: 1.0 }],
+            sets: vec![SetSpec {
+                paths: inputs.to_vec(),
+                weight: 1.0,
+            }],
             columns: RunKind::Pretrain.columns(),
             batch_size: batch_size.max(1),
             max_length,

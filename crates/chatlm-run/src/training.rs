@@ -107,26 +107,49 @@ pub struct TrainingRun {
 }
 
 impl TrainingRun {
-    pub fn open(kind: RunKind, config: Value, options: &RunOptions, job: Job) -> Result<Self> {
+    pub fn open(kind: RunKind, config: Value, options: RunOptions, job: Job) -> Result<Self> {
         let resolved = config.clone();
         let config = read_config(config)?;
         let out = PathBuf::from(&config.out);
         make_room(&out, options)?;
         let prepared = prepare(kind, &config)?;
-        let rows =
-            open_rows(kind, &config, train_sets(&config), true, &prepared.tokenizer, &job.cancel)?;
+        let rows = open_rows(
+            kind,
+            &config,
+            train_sets(&config),
+            true,
+            &prepared.tokenizer,
+            &job.cancel,
+        )?;
         let valid = match &config.valid {
             Some(path) => {
-                let set = SetSpec { paths: vec![path.clone()], weight: 1.0 };
-                Some(open_rows(kind, &config, vec![set], false, &prepared.tokenizer, &job.cancel)?)
+                let set = SetSpec {
+                    paths: vec![path.clone()],
+                    weight: 1.0,
+                };
+                Some(open_rows(
+                    kind,
+                    &config,
+                    vec![set],
+                    false,
+                    &prepared.tokenizer,
+                    &job.cancel,
+                )?)
             }
             None => None,
         };
-        let steps_per_epoch =
-            rows.batches_per_epoch().div_ceil(config.gradient_accumulation.max(1) as u64);
+        let steps_per_epoch = rows
+            .batches_per_epoch()
+            .div_ceil(config.gradient_accumulation.max(1) as u64);
         let total = config.max_steps.unwrap_or(config.epochs * steps_per_epoch);
         let identity = identity(kind, &config, &prepared, rows.rows())?;
-        let Prepared { tokenizer, config: model, parameters, lora, model_hash } = prepared;
+        let Prepared {
+            tokenizer,
+            config: model,
+            parameters,
+            lora,
+            model_hash,
+        } = prepared;
         let trainer = Trainer::new(&config, model, parameters, lora, total)?;
 
         fs::create_dir_all(&out).map_err(|e| Error::io(&e, "create", &out))?;
@@ -139,7 +162,10 @@ impl TrainingRun {
             };
             reference = Some(scores(train_sets(&config))?);
             if let Some(path) = &config.valid {
-                let set = SetSpec { paths: vec![path.clone()], weight: 1.0 };
+                let set = SetSpec {
+                    paths: vec![path.clone()],
+                    weight: 1.0,
+                };
                 valid_reference = Some(scores(vec![set])?);
             }
         }
@@ -176,7 +202,13 @@ impl TrainingRun {
         let loaded = self.checkpoints.newest()?;
         let mut skipped = Vec::new();
         let mut resumed_from = None;
-        if let Some(Loaded { path, state, skipped: broken, .. }) = &loaded {
+        if let Some(Loaded {
+            path,
+            state,
+            skipped: broken,
+            ..
+        }) = &loaded
+        {
             check_identity(&self.identity, &state["identity"], &self.out)?;
             self.state = serde_json::from_value(state["run"].clone()).map_err(|e| {
                 Error::new(
@@ -240,7 +272,10 @@ impl TrainingRun {
                 } else {
                     FinishReason::Steps
                 };
-                events.push(Event::Finished { step: self.state.step, reason });
+                events.push(Event::Finished {
+                    step: self.state.step,
+                    reason,
+                });
                 break;
             }
             if done == steps || self.job.cancel.is_cancelled() {
@@ -281,7 +316,10 @@ impl TrainingRun {
         if self.valid.is_some() && (due || last) && self.state.evaluated != Some(step) {
             self.evaluate(events)?;
         }
-        let stop = self.config.early_stop.is_some_and(|patience| self.state.worse >= patience);
+        let stop = self
+            .config
+            .early_stop
+            .is_some_and(|patience| self.state.worse >= patience);
         let finished = last || stop;
         let save = self.config.save_every > 0 && step.is_multiple_of(self.config.save_every);
         if finished && !self.state.finished {
@@ -299,13 +337,18 @@ impl TrainingRun {
         let batches = self.next_batches()?;
         let report = self.train(&batches)?;
         let state = &mut self.state;
-        let Some(last) = batches.last() else { return Ok(()) };
+        let Some(last) = batches.last() else {
+            return Ok(());
+        };
         state.step += 1;
         state.epoch_ended = last.next.epoch > last.epoch;
         state.cursor = last.next;
         if report.skipped {
             let reason = "the loss or a gradient was not finite".to_owned();
-            events.push(Event::Skipped { step: state.step, reason });
+            events.push(Event::Skipped {
+                step: state.step,
+                reason,
+            });
         } else {
             add(&mut state.window, &report, started.elapsed().as_secs_f64());
         }
@@ -362,7 +405,12 @@ impl TrainingRun {
             tokens_per_second: window.tokens as f64 / window.seconds.max(1e-9),
             rewards: window.rewards.map(|sum| {
                 let [chosen, rejected, margins, accuracies] = sum.map(|value| value / steps);
-                Rewards { chosen, rejected, margins, accuracies }
+                Rewards {
+                    chosen,
+                    rejected,
+                    margins,
+                    accuracies,
+                }
             }),
         }
     }
@@ -376,7 +424,9 @@ impl TrainingRun {
     fn evaluate(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let step = self.state.step;
         let epoch = self.epoch();
-        let Some(valid) = &mut self.valid else { return Ok(()) };
+        let Some(valid) = &mut self.valid else {
+            return Ok(());
+        };
         let model = self.trainer.model(false)?;
         let measured = if self.kind == RunKind::Dpo {
             let reference = self.valid_reference.as_ref();
@@ -384,10 +434,11 @@ impl TrainingRun {
         } else {
             measure(&model, valid, &self.config, &self.job)?
         };
-        let generator =
-            Generator::around(model, self.tokenizer.clone(), self.config.max_length);
-        let settings =
-            Settings { max_new_tokens: self.config.max_length, ..Settings::default() };
+        let generator = Generator::around(model, self.tokenizer.clone(), self.config.max_length);
+        let settings = Settings {
+            max_new_tokens: self.config.max_length,
+            ..Settings::default()
+        };
         let count = self.config.samples.max(self.config.bleu_rows) as usize;
         let shown = crate::validation::sample_rows(self.kind, &self.config, count)?;
         let prompts: Vec<String> = shown.iter().map(|(prompt, _)| prompt.clone()).collect();
@@ -403,17 +454,30 @@ impl TrainingRun {
                 .sum();
             sum / rows as f64
         });
-        for ((prompt, label), answer) in
-            shown.into_iter().zip(answers).take(self.config.samples as usize)
+        for ((prompt, label), answer) in shown
+            .into_iter()
+            .zip(answers)
+            .take(self.config.samples as usize)
         {
             let response = answer.response;
             self.samples.append(&json!({
                 "step": step, "prompt": prompt, "response": response, "label": label,
             }))?;
-            events.push(Event::Sample { step, prompt, response, label });
+            events.push(Event::Sample {
+                step,
+                prompt,
+                response,
+                label,
+            });
         }
         let best = self.state.best.is_none_or(|before| loss < before);
-        let event = Evaluated { step, eval_loss: loss, eval_bleu4: bleu, rewards, best };
+        let event = Evaluated {
+            step,
+            eval_loss: loss,
+            eval_bleu4: bleu,
+            rewards,
+            best,
+        };
         self.metrics.append(&evaluation_line(&event, epoch))?;
         events.push(Event::Evaluated(event));
         if best {
@@ -450,10 +514,15 @@ impl TrainingRun {
         let run = serde_json::to_value(&self.state).map_err(Error::internal)?;
         let state = json!({ "identity": self.identity, "run": run });
         let step = self.state.step;
-        let path = self.checkpoints.save(step, &self.trainer.state()?, &state)?;
+        let path = self
+            .checkpoints
+            .save(step, &self.trainer.state()?, &state)?;
         self.checkpoints.retain(self.config.keep)?;
         self.saved = Some(step);
-        events.push(Event::Saved { step, path: path.display().to_string() });
+        events.push(Event::Saved {
+            step,
+            path: path.display().to_string(),
+        });
         Ok(())
     }
 }
@@ -466,32 +535,51 @@ fn add(window: &mut Window, report: &StepReport, seconds: f64) {
     window.seconds += seconds;
     if let Some(r) = &report.rewards {
         let sum = window.rewards.get_or_insert([0.0; 4]);
-        for (sum, value) in sum.iter_mut().zip([r.chosen, r.rejected, r.margins, r.accuracies]) {
+        for (sum, value) in sum
+            .iter_mut()
+            .zip([r.chosen, r.rejected, r.margins, r.accuracies])
+        {
             *sum += value;
         }
     }
 }
 
 /// With `fresh`, clears the run folder of an earlier run; refuses to lose one without `force`.
-fn make_room(out: &Path, options: &RunOptions) -> Result<()> {
-    const OWN: [&str; 6] =
-        ["checkpoints", "best", "last", "metrics.jsonl", "samples.jsonl", "config.json"];
+fn make_room(out: &Path, options: RunOptions) -> Result<()> {
+    const OWN: [&str; 6] = [
+        "checkpoints",
+        "best",
+        "last",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "config.json",
+    ];
     if !options.fresh {
         return Ok(());
     }
-    let there: Vec<PathBuf> =
-        OWN.iter().map(|name| out.join(name)).filter(|path| path.exists()).collect();
+    let there: Vec<PathBuf> = OWN
+        .iter()
+        .map(|name| out.join(name))
+        .filter(|path| path.exists())
+        .collect();
     if let (Some(first), false) = (there.first(), options.force) {
         return Err(Error::new(
             Code::TargetExists,
-            format!("--fresh would throw away the run in {} ({})", out.display(), first.display()),
+            format!(
+                "--fresh would throw away the run in {} ({})",
+                out.display(),
+                first.display()
+            ),
             "leave --fresh out to go on with it, or add --force to throw it away",
         )
         .with("file", out.display().to_string()));
     }
     for path in there {
-        let removed =
-            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         removed.map_err(|e| Error::io(&e, "remove", &path))?;
     }
     Ok(())

@@ -12,26 +12,35 @@ use crate::reference::ReferenceScores;
 use crate::setup::RunKind;
 
 /// What an evaluation found.
-pub struct Measured {
-    pub loss: f64,
-    pub rewards: Option<Rewards>,
+pub(crate) struct Measured {
+    pub(crate) loss: f64,
+    pub(crate) rewards: Option<Rewards>,
 }
 
 /// Mean cross-entropy a target token over the first `evalRows` rows.
-pub fn measure(
+pub(crate) fn measure(
     model: &Model,
     valid: &mut Loader,
     config: &TrainConfig,
     job: &Job,
 ) -> Result<Measured> {
-    let report = mean_loss(model, valid, config.eval_rows, &job.cancel, &mut |done, total| {
-        job.progress.report("evaluate", done, Some(total), "rows");
-    })?;
-    Ok(Measured { loss: report.loss, rewards: None })
+    let report = mean_loss(
+        model,
+        valid,
+        config.eval_rows,
+        &job.cancel,
+        &mut |done, total| {
+            job.progress.report("evaluate", done, Some(total), "rows");
+        },
+    )?;
+    Ok(Measured {
+        loss: report.loss,
+        rewards: None,
+    })
 }
 
 /// Mean preference loss a pair, and the rewards, over the first `evalRows` rows.
-pub fn measure_preferences(
+pub(crate) fn measure_preferences(
     model: &Model,
     valid: &mut Loader,
     config: &TrainConfig,
@@ -55,20 +64,36 @@ pub fn measure_preferences(
         seen += keep as u64;
         job.progress.report("evaluate", seen, Some(total), "rows");
     }
-    let [loss, chosen, rejected, margins, accuracies] =
-        sums.map(|sum| sum / seen.max(1) as f64);
-    Ok(Measured { loss, rewards: Some(Rewards { chosen, rejected, margins, accuracies }) })
+    let [loss, chosen, rejected, margins, accuracies] = sums.map(|sum| sum / seen.max(1) as f64);
+    Ok(Measured {
+        loss,
+        rewards: Some(Rewards {
+            chosen,
+            rejected,
+            margins,
+            accuracies,
+        }),
+    })
 }
 
 /// The first rows of the validation set: prompts and true answers.
-pub fn sample_rows(
+pub(crate) fn sample_rows(
     kind: RunKind,
     config: &TrainConfig,
     count: usize,
 ) -> Result<Vec<(String, String)>> {
-    let Some(path) = &config.valid else { return Ok(Vec::new()) };
-    let answer = if kind == RunKind::Dpo { "chosen" } else { "response" };
-    let options = InputOptions { encoding: None, keep_going: false };
+    let Some(path) = &config.valid else {
+        return Ok(Vec::new());
+    };
+    let answer = if kind == RunKind::Dpo {
+        "chosen"
+    } else {
+        "response"
+    };
+    let options = InputOptions {
+        encoding: None,
+        keep_going: false,
+    };
     Rows::open(std::slice::from_ref(path), &options)?
         .take(count)
         .map(|row| {

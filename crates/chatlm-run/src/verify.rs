@@ -57,16 +57,25 @@ fn compare(
         config["saveEvery"] = json!(0);
         config["valid"] = Value::Null;
         for &part in parts {
-            let options = RunOptions { fresh: false, force: false };
-            let mut run = TrainingRun::open(kind, config.clone(), &options, job.clone())?;
+            let options = RunOptions {
+                fresh: false,
+                force: false,
+            };
+            let mut run = TrainingRun::open(kind, config.clone(), options, job.clone())?;
             while run.step() < part {
                 job.cancel.check()?;
                 run.advance(part - run.step())?;
-                job.progress.report("verify", run.step(), Some(steps), "steps");
+                job.progress
+                    .report("verify", run.step(), Some(steps), "steps");
             }
             run.interrupt()?;
         }
-        fingerprints(&folder.join(name).join("checkpoints").join(format!("step-{steps:08}")))
+        fingerprints(
+            &folder
+                .join(name)
+                .join("checkpoints")
+                .join(format!("step-{steps:08}")),
+        )
     };
     let _ = fs::remove_dir_all(folder);
     let whole = train("whole", &[steps])?;
@@ -75,7 +84,10 @@ fn compare(
         .iter()
         .map(|(name, hash)| (name.clone(), halves.get(name) == Some(hash)))
         .collect();
-    Ok(ResumeReport { equal: parts.values().all(|&same| same), parts })
+    Ok(ResumeReport {
+        equal: parts.values().all(|&same| same),
+        parts,
+    })
 }
 
 /// A hash of every tensor file, and of every part of the state but the clock's.
@@ -83,7 +95,11 @@ fn fingerprints(checkpoint: &Path) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(checkpoint).map_err(|e| Error::io(&e, "read", checkpoint))? {
         let path = entry.map_err(|e| Error::io(&e, "read", checkpoint))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if let Some(stem) = name.strip_suffix(".safetensors") {
             found.insert(stem.to_owned(), sha256_file(&path)?);
         }

@@ -28,7 +28,10 @@ impl<T: Send + 'static> Worker<T> {
                 }
             })
             .map_err(|e| Error::io(&e, "start a thread for", name))?;
-        Ok(Self { work: Some(work), thread: Some(thread) })
+        Ok(Self {
+            work: Some(work),
+            thread: Some(thread),
+        })
     }
 
     /// Runs `task` on the thread and hands its result to `reply` there. A panic becomes `INTERNAL`.
@@ -58,13 +61,15 @@ impl<T: Send + 'static> Worker<T> {
         self.submit(task, move |result| {
             let _ = sender.send(result);
         });
-        receiver.recv().unwrap_or_else(|_| Err(Error::internal("the worker thread is gone")))
+        receiver
+            .recv()
+            .unwrap_or_else(|_| Err(Error::internal("the worker thread is gone")))
     }
 }
 
 /// Runs tensor work inside the thread pool: entered once, not at every product. Nothing in it may
 /// wait for other users of the pool.
-pub fn compute<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+pub(crate) fn compute<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }
 
@@ -99,9 +104,17 @@ mod tests {
     fn work_runs_in_order_and_a_panic_is_an_error() {
         let worker = Worker::start("test", Vec::new()).unwrap();
         for n in 0..3 {
-            worker.submit(move |all: &mut Vec<i32>| { all.push(n); Ok(()) }, |_| {});
+            worker.submit(
+                move |all: &mut Vec<i32>| {
+                    all.push(n);
+                    Ok(())
+                },
+                |_| {},
+            );
         }
-        let error = worker.call(|_| -> Result<()> { panic!("on purpose") }).unwrap_err();
+        let error = worker
+            .call(|_| -> Result<()> { panic!("on purpose") })
+            .unwrap_err();
         assert!(error.message().contains("on purpose"));
         assert_eq!(worker.call(|all| Ok(all.clone())).unwrap(), [0, 1, 2]);
     }
