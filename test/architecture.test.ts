@@ -16,12 +16,14 @@ const packages: ReadonlyArray<Package> = JSON.parse(
     cwd: root,
     encoding: "utf8",
     maxBuffer: 64 << 20,
-    stdio: ["ignore", "pipe", "ignore"],
-  }),
+    stdio: ["ignore", "pipe", "ignore"]
+  })
 ).packages
 
 const uses = (name: string) =>
-  (packages.find((p) => p.name === name)?.dependencies ?? []).filter((d) => d.kind === null).map((d) => d.name)
+  (packages.find((p) => p.name === name)?.dependencies ?? [])
+    .filter((d) => d.kind === null)
+    .map((d) => d.name)
 
 /** The table of crates/README.md, as data. */
 const allowed = new Map(
@@ -32,10 +34,19 @@ const allowed = new Map(
       const [, name = "", , arrows = ""] = line.split("|").map((cell) => cell.trim())
       const names = [...allCrates()]
       const list = arrows.startsWith("all but")
-        ? names.filter((n) => !arrows.slice(7).split(",").some((x) => n === `chatlm-${x.trim()}`))
-        : arrows.split(",").filter((x) => x !== "").map((x) => `chatlm-${x.trim()}`)
+        ? names.filter(
+            (n) =>
+              !arrows
+                .slice(7)
+                .split(",")
+                .some((x) => n === `chatlm-${x.trim()}`)
+          )
+        : arrows
+            .split(",")
+            .filter((x) => x !== "")
+            .map((x) => `chatlm-${x.trim()}`)
       return [name, list]
-    }),
+    })
 )
 
 function allCrates(): ReadonlyArray<string> {
@@ -63,9 +74,12 @@ describe("crates", () => {
 })
 
 describe("documents", () => {
-  it.each(["README.md", "README.zh-CN.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])("%s names files that exist", (name) => {
-    const text = readFileSync(join(root, name), "utf8")
-    const links = [...text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map((match) => match[1] ?? "")
-    expect(links.filter((link) => !existsSync(join(root, link)))).toEqual([])
-  })
+  it.each(["README.md", "README.zh-CN.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])(
+    "%s names files that exist",
+    (name) => {
+      const text = readFileSync(join(root, name), "utf8")
+      const links = [...text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map((match) => match[1] ?? "")
+      expect(links.filter((link) => !existsSync(join(root, link)))).toEqual([])
+    }
+  )
 })

@@ -1,5 +1,15 @@
 /** What users get wrong and what machines run out of: the contract's status and two lines, nothing half-written. */
-import { appendFileSync, copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, truncateSync, writeFileSync } from "node:fs"
+import {
+  appendFileSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  truncateSync,
+  writeFileSync
+} from "node:fs"
 import { createServer } from "node:net"
 
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -11,8 +21,33 @@ const dir = folder()
 
 beforeAll(async () => {
   writeJsonl(dir.at("rows.jsonl"), rows(300))
-  await ok("clean", "--source", "pairs", "--in", dir.at("rows.jsonl"), "--prompt-column", "prompt", "--response-column", "response", "--out", dir.at("rows.parquet"))
-  await ok("tokenizer", "train", "--in", dir.at("rows.parquet"), "--out", dir.at("tokenizer"), "--model", "byte-bpe", "--vocab-size", "400", "--min-frequency", "2")
+  await ok(
+    "clean",
+    "--source",
+    "pairs",
+    "--in",
+    dir.at("rows.jsonl"),
+    "--prompt-column",
+    "prompt",
+    "--response-column",
+    "response",
+    "--out",
+    dir.at("rows.parquet")
+  )
+  await ok(
+    "tokenizer",
+    "train",
+    "--in",
+    dir.at("rows.parquet"),
+    "--out",
+    dir.at("tokenizer"),
+    "--model",
+    "byte-bpe",
+    "--vocab-size",
+    "400",
+    "--min-frequency",
+    "2"
+  )
   await ok("pretrain", ...config(dir.at("run")))
 }, 120_000)
 
@@ -20,11 +55,29 @@ afterAll(() => dir.remove())
 
 const config = (out: string, more: Record<string, unknown> = {}) =>
   Object.entries({
-    model: tinyModel, tokenizer: dir.at("tokenizer"), train: dir.at("rows.parquet"), out, batchSize: 4, maxLength: 64, maxSteps: 3, ...more
+    model: tinyModel,
+    tokenizer: dir.at("tokenizer"),
+    train: dir.at("rows.parquet"),
+    out,
+    batchSize: 4,
+    maxLength: 64,
+    maxSteps: 3,
+    ...more
   }).flatMap(([key, value]) => ["--set", `${key}=${JSON.stringify(value)}`])
 
-const clean = (input: string, out: string) =>
-  ["clean", "--source", "pairs", "--in", input, "--prompt-column", "prompt", "--response-column", "response", "--out", out]
+const clean = (input: string, out: string) => [
+  "clean",
+  "--source",
+  "pairs",
+  "--in",
+  input,
+  "--prompt-column",
+  "prompt",
+  "--response-column",
+  "response",
+  "--out",
+  out
+]
 
 const expectError = (ran: Ran, status: number, code: string, ...mentions: ReadonlyArray<string>) => {
   const said = ran.error.trim().split("\n").slice(-2)
@@ -36,26 +89,49 @@ const expectError = (ran: Ran, status: number, code: string, ...mentions: Readon
 
 describe("input", () => {
   it("missing file", async () => {
-    expectError(await chatlm(...clean(dir.at("nowhere.jsonl"), dir.at("a.parquet"))), 2, "INPUT_NOT_FOUND", "nowhere.jsonl")
+    expectError(
+      await chatlm(...clean(dir.at("nowhere.jsonl"), dir.at("a.parquet"))),
+      2,
+      "INPUT_NOT_FOUND",
+      "nowhere.jsonl"
+    )
     expect(existsSync(dir.at("a.parquet"))).toBe(false)
   })
 
   it("broken parquet", async () => {
     copyFileSync(dir.at("rows.parquet"), dir.at("cut.parquet"))
     truncateSync(dir.at("cut.parquet"), 2000)
-    expectError(await chatlm("dedup", "--in", dir.at("cut.parquet"), "--out", dir.at("b.parquet")), 2, "INPUT_FORMAT", "cut.parquet")
+    expectError(
+      await chatlm("dedup", "--in", dir.at("cut.parquet"), "--out", dir.at("b.parquet")),
+      2,
+      "INPUT_FORMAT",
+      "cut.parquet"
+    )
     expect(existsSync(dir.at("b.parquet"))).toBe(false)
   })
 
   it("a row without a prompt", async () => {
     writeJsonl(dir.at("gap.jsonl"), [...rows(20), { response: "只有回答，没有问题的一行。" }, ...rows(20)])
-    expectError(await chatlm("pretrain", ...config(dir.at("gap"), { train: dir.at("gap.jsonl") })), 2, "INPUT_ROW", "gap.jsonl", "20", "prompt")
+    expectError(
+      await chatlm("pretrain", ...config(dir.at("gap"), { train: dir.at("gap.jsonl") })),
+      2,
+      "INPUT_ROW",
+      "gap.jsonl",
+      "20",
+      "prompt"
+    )
   })
 
   it("broken JSON names its row", async () => {
     copyFileSync(dir.at("rows.jsonl"), dir.at("broken.jsonl"))
-    appendFileSync(dir.at("broken.jsonl"), "{\"prompt\": \n")
-    expectError(await chatlm(...clean(dir.at("broken.jsonl"), dir.at("c.parquet"))), 2, "INPUT_[A-Z]+", "broken.jsonl", "300")
+    appendFileSync(dir.at("broken.jsonl"), '{"prompt": \n')
+    expectError(
+      await chatlm(...clean(dir.at("broken.jsonl"), dir.at("c.parquet"))),
+      2,
+      "INPUT_[A-Z]+",
+      "broken.jsonl",
+      "300"
+    )
     const going = await ok(...clean(dir.at("broken.jsonl"), dir.at("d.parquet")), "--keep-going")
     expect(going).toMatchObject({ read: 301, kept: 300, broken: 1 })
   })
@@ -67,7 +143,12 @@ describe("input", () => {
     const header = 8 + Number(bytes.readBigUInt64LE(0))
     bytes.writeFloatLE(Number.NaN, header + 400)
     writeFileSync(file, bytes)
-    expectError(await chatlm("generate", "--model", dir.at("nan"), "--prompt", "你好"), 2, "NOT_FINITE", "nan")
+    expectError(
+      await chatlm("generate", "--model", dir.at("nan"), "--prompt", "你好"),
+      2,
+      "NOT_FINITE",
+      "nan"
+    )
   })
 
   it("a damaged checkpoint is passed over, and told", async () => {
@@ -83,11 +164,21 @@ describe("input", () => {
   })
 
   it("unknown key of a configuration", async () => {
-    expectError(await chatlm("pretrain", ...config(dir.at("x"), { batchsize: 3 })), 2, "CONFIG_INVALID", "batchSize")
+    expectError(
+      await chatlm("pretrain", ...config(dir.at("x"), { batchsize: 3 })),
+      2,
+      "CONFIG_INVALID",
+      "batchSize"
+    )
   })
 
   it("an existing target, an unknown flag", async () => {
-    expectError(await chatlm(...clean(dir.at("rows.jsonl"), dir.at("rows.parquet"))), 1, "TARGET_EXISTS", "--force")
+    expectError(
+      await chatlm(...clean(dir.at("rows.jsonl"), dir.at("rows.parquet"))),
+      1,
+      "TARGET_EXISTS",
+      "--force"
+    )
     expectError(await chatlm("clean", "--sorce", "pairs"), 1, "USAGE")
   })
 
@@ -104,18 +195,32 @@ describe("environment", () => {
   const full = "ulimit -f 8;"
 
   it("full disk while writing a table", async () => {
-    writeJsonl(dir.at("large.jsonl"), Array.from({ length: 3000 }, (_, n) => ({ prompt: `第${n}个问题是什么？`, response: `${n}号`.repeat(5) + Math.sin(n) })))
-    expectError(await chatlmUnder(full, ...clean(dir.at("large.jsonl"), dir.at("full.parquet"))), 3, "DISK_FULL")
+    writeJsonl(
+      dir.at("large.jsonl"),
+      Array.from({ length: 3000 }, (_, n) => ({
+        prompt: `第${n}个问题是什么？`,
+        response: `${n}号`.repeat(5) + Math.sin(n)
+      }))
+    )
+    expectError(
+      await chatlmUnder(full, ...clean(dir.at("large.jsonl"), dir.at("full.parquet"))),
+      3,
+      "DISK_FULL"
+    )
     expect(readdirSync(dir.path).filter((name) => name.includes("full.parquet"))).toEqual([])
   })
 
   it("full disk while saving a checkpoint, and going on once there is room", async () => {
     const out = dir.at("fullrun")
     expectError(await chatlmUnder(full, "pretrain", ...config(out)), 3, "DISK_FULL")
-    const left = existsSync(`${out}/checkpoints`) ? readdirSync(`${out}/checkpoints`).filter((name) => name.startsWith("step-")) : []
+    const left = existsSync(`${out}/checkpoints`)
+      ? readdirSync(`${out}/checkpoints`).filter((name) => name.startsWith("step-"))
+      : []
     expect(left).toEqual([])
     await ok("pretrain", ...config(out))
-    expect(readFileSync(`${out}/last/model.safetensors`)).toEqual(readFileSync(dir.at("run/last/model.safetensors")))
+    expect(readFileSync(`${out}/last/model.safetensors`)).toEqual(
+      readFileSync(dir.at("run/last/model.safetensors"))
+    )
   })
 
   it("read-only folder", async () => {
@@ -131,13 +236,19 @@ describe("environment", () => {
 
   it("port taken", async () => {
     const server = createServer()
-    const port = await new Promise<number>((done) => server.listen(0, "127.0.0.1", () => done((server.address() as { port: number }).port)))
+    const port = await new Promise<number>((done) =>
+      server.listen(0, "127.0.0.1", () => done((server.address() as { port: number }).port))
+    )
     const ran = await chatlm("serve", "--model", dir.at("run/last"), "--port", String(port))
     server.close()
     expectError(ran, 3, "PORT_IN_USE", String(port))
   })
 
   it("a precision that this build does not have", async () => {
-    expectError(await chatlm("generate", "--model", dir.at("run/last"), "--prompt", "你好", "--dtype", "bf16"), 3, "PRECISION_UNAVAILABLE")
+    expectError(
+      await chatlm("generate", "--model", dir.at("run/last"), "--prompt", "你好", "--dtype", "bf16"),
+      3,
+      "PRECISION_UNAVAILABLE"
+    )
   })
 })

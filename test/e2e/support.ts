@@ -41,16 +41,42 @@ export const chatlm = (...args: ReadonlyArray<string>): Promise<Ran> => {
 export const chatlmUnder = (prefix: string, ...args: ReadonlyArray<string>): Promise<Ran> =>
   start("bash", ["-c", `${prefix} exec "$@"`, "bash", process.execPath, bin, ...args]).ran
 
-export const ok = async (...args: ReadonlyArray<string>): Promise<any> => {
+/** The fields of the verbs' JSON that these tests read. */
+export interface Value {
+  readonly read: number
+  readonly kept: number
+  readonly broken: number
+  readonly dropped: Record<string, number>
+  readonly duplicates: number
+  readonly vocab_size: number
+  readonly merged: number
+  readonly max_logit_difference: number
+  readonly response: string
+  readonly tokens: ReadonlyArray<number>
+  readonly bleu4: number
+  readonly loss: number
+  readonly perplexity: number
+  readonly equal: boolean
+  readonly parts: Record<string, boolean>
+}
+
+export const ok = async (...args: ReadonlyArray<string>): Promise<Value> => {
   const ran = await chatlm(...args, "--json")
   if (ran.status !== 0) throw new Error(`chatlm ${args.join(" ")}: ${ran.status}\n${ran.error}${ran.out}`)
-  const lines = ran.out.trim().split("\n").filter((line) => line !== "")
+  const lines = ran.out
+    .trim()
+    .split("\n")
+    .filter((line) => line !== "")
   return JSON.parse(lines.at(-1) ?? "null")
 }
 
 export const folder = () => {
   const path = mkdtempSync(join(tmpdir(), "chatlm-e2e-"))
-  return { path, at: (...names: ReadonlyArray<string>) => join(path, ...names), remove: () => rmSync(path, { recursive: true, force: true }) }
+  return {
+    path,
+    at: (...names: ReadonlyArray<string>) => join(path, ...names),
+    remove: () => rmSync(path, { recursive: true, force: true })
+  }
 }
 
 /** Questions with rule-like answers: small enough to learn in seconds. */
@@ -72,5 +98,10 @@ export const writeJsonl = (path: string, values: ReadonlyArray<object>) =>
 
 /** A T5 of about a hundred thousand values. */
 export const tinyModel = {
-  d_model: 64, d_kv: 16, d_ff: 128, num_heads: 4, num_layers: 1, num_decoder_layers: 1
+  d_model: 64,
+  d_kv: 16,
+  d_ff: 128,
+  num_heads: 4,
+  num_layers: 1,
+  num_decoder_layers: 1
 }

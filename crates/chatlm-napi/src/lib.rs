@@ -8,7 +8,6 @@
     reason = "napi's calling convention"
 )]
 #![allow(unreachable_pub, reason = "exported to Node by the macro")]
-
 // The macro exports nothing in test builds, which clippy looks at too.
 #![cfg_attr(test, allow(dead_code, reason = "exported to Node outside tests"))]
 
