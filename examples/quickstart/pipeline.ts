@@ -98,7 +98,7 @@ export const quickstart = ({ data, seed = 23_333, exportTo = "model_save" }: Qui
     config: {
       model,
       seed,
-      maxSteps: 300,
+      maxSteps: 400,
       batchSize: 32,
       learningRate: 2e-3,
       schedule: "cosine",

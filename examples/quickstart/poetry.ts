@@ -112,13 +112,13 @@ type Convert = (text: string) => string
 
 const engines = ["baidu", "so360", "bing", "bing_en", "google"] as const
 const schoolTag = /三百|小学|初中|高中/
-/** Four or eight lines of five or seven characters. */
+/** Quatrains, four lines of five or seven characters: short enough to be learned in minutes. */
 const regular = (text: string) => {
   const lines = text.split(/[，。？！；、]/).filter((line) => line !== "")
   const length = lines[0]?.length ?? 0
   return (
     /^[\u4e00-\u9fff，。？！；、]+$/u.test(text) &&
-    (lines.length === 4 || lines.length === 8) &&
+    lines.length === 4 &&
     (length === 5 || length === 7) &&
     lines.every((line) => line.length === length)
   )
@@ -199,7 +199,7 @@ const readLives = async (folder: string, convert: Convert) => {
   const add = (name: string, text: string) => {
     const plain = convert(text).replaceAll(/\s+/g, "").replaceAll("(", "（").replaceAll(")", "）")
     const named = plain.replace(new RegExp(`^(${convert(name)}：|--)`), convert(name))
-    const life = beginning(named, 80)
+    const life = beginning(named, 40)
     if (life.length >= 12 && /^[\u4e00-\u9fff，。？！；、：（）《》“”·\d－～-]+$/u.test(life))
       lives.set(convert(name), life)
   }
@@ -218,15 +218,31 @@ const recite = (poem: Poem): Row => ({
 })
 const author = (poem: Poem): Row => ({
   question: `《${poem.title}》是谁写的？`,
-  answer: `《${poem.title}》是${poem.dynasty}诗人${poem.author}的作品。`
+  answer: `是${poem.dynasty}诗人${poem.author}的作品。`
 })
+/** What else one may ask about a poem whose title is its own. */
+const facts = (poem: Poem): ReadonlyArray<Row> => {
+  const [first = ""] = poem.text.split(/[，。？！；]/u)
+  return [
+    { question: `《${poem.title}》的第一句是什么？`, answer: `第一句是“${first}”。` },
+    { question: `《${poem.title}》是哪个朝代的诗？`, answer: `是${poem.dynasty}的诗。` },
+    {
+      question: `《${poem.title}》是几言诗？`,
+      answer: `是一首${first.length === 5 ? "五" : "七"}言绝句。`
+    },
+    {
+      question: `“${first}”出自哪首诗？`,
+      answer: `出自${poem.dynasty}诗人${poem.author}的《${poem.title}》。`
+    }
+  ]
+}
 const nextLine = (poem: Poem, index: number): ReadonlyArray<Row> => {
   const [first, second] = (poem.couplets[index % poem.couplets.length] ?? "").split("，")
   if (first === undefined || second === undefined || second === "") return []
   return [
     {
       question: `“${first}”的下一句是什么？`,
-      answer: `“${first}”的下一句是“${second.slice(0, first.length)}”。`
+      answer: `下一句是“${second.slice(0, first.length)}”。`
     }
   ]
 }
@@ -278,8 +294,9 @@ export const makeRows = async (folder: string, sizes: Sizes, signal: AbortSignal
   for (const poem of chosen) titles.set(poem.title, (titles.get(poem.title) ?? 0) + 1)
   const reading = [
     ...[...chosen].flatMap((poem, index) => [
-      recite(poem),
-      ...(titles.get(poem.title) === 1 ? [author(poem)] : []),
+      // Every third poem whole, of the rest what one may ask about them.
+      ...(index % 3 === 0 ? [recite(poem)] : []),
+      ...(titles.get(poem.title) === 1 ? [author(poem), ...facts(poem)] : []),
       ...nextLine(poem, index)
     ]),
     ...[...poets].flatMap((poet) => {
