@@ -54,7 +54,7 @@ const rawRows = (data: string | undefined) => {
   }
   const poems = source({
     name: "poems",
-    version: 1,
+    version: 3,
     settings: { ...pinned, ...sizes },
     kind: "rows",
     files: { reading: "reading.jsonl", famous: "famous.jsonl" },

@@ -272,20 +272,24 @@ export const makeRows = async (folder: string, sizes: Sizes, signal: AbortSignal
     const key = `${poem.author}/${poem.title}`
     if (!asked.has(key)) asked.set(key, poem)
   }
-  const school = all.filter(
-    (poem) => poem.school && asked.get(`${poem.author}/${poem.title}`)?.text === poem.text
-  )
-  const famous = school.slice(0, sizes.famous)
 
   // Characters that hardly occur would each cost a place in the vocabulary and never be learned.
   const counts = new Map<string, number>()
   for (const poem of all) for (const letter of poem.text) counts.set(letter, (counts.get(letter) ?? 0) + 1)
-  const common = (text: string) => [...text].every((letter) => (counts.get(letter) ?? 0) >= 8)
+  const common = (poem: Poem) =>
+    [...poem.text, ...poem.title.replace("·", "")].every((letter) => (counts.get(letter) ?? 0) >= 8)
+
+  // What is learned at school comes first, by rank; the best known of the others fill it up.
+  const known = all.filter((poem) => asked.get(`${poem.author}/${poem.title}`)?.text === poem.text)
+  const others = known.filter((poem) => !poem.school && common(poem))
+  const texts = new Set<string>()
+  const famous = [...known.filter((poem) => poem.school), ...others]
+    .filter(({ text }) => !texts.has(text) && texts.add(text))
+    .slice(0, sizes.famous)
   const chosen = new Set(famous)
-  for (const poem of all) {
+  for (const poem of known) {
     if (chosen.size >= sizes.poems) break
-    const known = asked.get(`${poem.author}/${poem.title}`)?.text === poem.text
-    if (known && common(poem.text + poem.title.replace("·", ""))) chosen.add(poem)
+    if (common(poem)) chosen.add(poem)
   }
 
   const lives = await readLives(folder, convert)
