@@ -1,6 +1,6 @@
 //! Seconds of a training step (forward, backward, clip, AdamW) of the quickstart's model on random
 //! ids, without any file: `cargo run --release -p chatlm-t5 --example step -- [steps]`.
-//! PyTorch's half is `step.py` beside it; run both by turns and compare the ratio only.
+//! PyTorch's half is `benches/peers/step.py`; run both by turns and compare the ratio only.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement")]
 
 use std::collections::BTreeMap;

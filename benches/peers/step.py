@@ -1,4 +1,4 @@
-"""PyTorch's half of `step.rs`: the same model, batch and optimizer through transformers, f32, two threads.
+"""PyTorch's half of `crates/chatlm-t5/examples/step.rs`: the same model, batch and optimizer through transformers, f32, two threads.
 
     python step.py [steps]
 """
