@@ -198,7 +198,7 @@ describe("the chain", () => {
         ? readFileSync(`${broken}/metrics.jsonl`, "utf8").split("\n").length
         : 0
     let resumed = 0
-    for (const lines of [2, 5, 9, 14, 21]) {
+    for (const lines of [2, 5, 8, 11, 14]) {
       const { child, ran } = startChatlm(...pretrain(broken, { maxSteps: 120 }))
       while (written() < lines && child.exitCode === null) await setTimeout(5)
       child.kill("SIGKILL")
