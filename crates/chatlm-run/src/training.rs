@@ -22,6 +22,7 @@ use crate::batches::{preference_batch, sequence_batch};
 use crate::event::{Evaluated, Event, FinishReason, Rewards, StepEvent};
 use crate::generator::Generator;
 use crate::journal::{Journal, evaluation_line, step_line};
+use crate::machine::set_threads;
 use crate::reference::ReferenceScores;
 use crate::setup::{
     Prepared, RunKind, check_identity, identity, open_rows, prepare, read_config, train_sets,
@@ -110,6 +111,9 @@ impl TrainingRun {
     pub fn open(kind: RunKind, config: Value, options: RunOptions, job: Job) -> Result<Self> {
         let resolved = config.clone();
         let config = read_config(config)?;
+        if let Some(threads) = config.threads {
+            set_threads(threads)?;
+        }
         let out = PathBuf::from(&config.out);
         make_room(&out, options)?;
         let prepared = prepare(kind, &config)?;
