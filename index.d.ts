@@ -89,6 +89,53 @@ export interface Answer {
   tokens: Array<number>
 }
 
+/** Whole training steps of a T5 on random ids: forward, backward, clip, update. */
+export declare function benchTrainStep(options: BenchTrainStepOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<BenchTrainStepReport>
+
+export interface BenchTrainStepOptions {
+  dModel: number
+  dFf: number
+  heads: number
+  /** Of the encoder, and as many of the decoder. */
+  layers: number
+  vocab: number
+  batch: number
+  /** Tokens a row. */
+  source: number
+  target: number
+  /** `adamw` or `adafactor`. */
+  optimizer: string
+  /** `f32` or `bf16`. */
+  precision: string
+  /** Steps that count, after one that does not. */
+  steps: number
+  recompute: boolean
+  /** Gated GELU and an untied head (T5 v1.1) instead of ReLU and a tied one. */
+  gated: boolean
+  /** The largest gradient norm; 0: no clipping, each weight updated as its gradient is complete. */
+  clip: number
+  seed: number
+  /** All where left out. */
+  threads?: number
+}
+
+/** Medians over the steps, in seconds. */
+export interface BenchTrainStepReport {
+  secondsPerStep: number
+  /** Up to the loss, whose own gradient it includes. */
+  forward: number
+  backward: number
+  /** Clipping included. */
+  update: number
+  /** The most memory this process has held. */
+  peakRssBytes: number
+  tokensPerSecond: number
+  /** The processor path in use. */
+  cpu: string
+  /** One a step. */
+  loss: Array<number>
+}
+
 export interface BleuOptions {
   /** A model folder; or give `predictions`. */
   model?: string

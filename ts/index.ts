@@ -1,4 +1,5 @@
 /** The library: configurations, nouns, the core as a service, errors. Pipelines are in `chatlm/pipeline`. */
+export * from "./bench/bench.ts"
 export * from "./checkpoint/checkpoint.ts"
 export * from "./clean/clean.ts"
 export * from "./config/index.ts"

@@ -19,6 +19,7 @@ export const verbs = {
   chat: () => import("./chat.ts").then(({ command }) => command),
   serve: () => import("./serve.ts").then(({ command }) => command),
   eval: () => import("./eval.ts").then(({ command }) => command),
+  bench: () => import("./bench.ts").then(({ command }) => command),
   run: () => import("./run.ts").then(({ command }) => command),
   runs: () => import("./runs.ts").then(({ command }) => command),
   doctor: () => import("./doctor.ts").then(({ command }) => command)

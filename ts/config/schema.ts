@@ -63,6 +63,7 @@ const common = (defaults: Defaults) => ({
   warmupSteps: key(count(0), defaults.warmupSteps),
   optimizer: key(Schema.Literals(["adamw", "adafactor"]), "adamw"),
   weightDecay: key(notNegative, 0.01),
+  /** Of the matrix products; weights, sums, norms, softmax and loss are f32 in any case. */
   precision: key(Schema.Literals(["f32", "bf16", "f16"]), "f32"),
   /** Tokens of each text, `[EOS]` included; what is longer is cut. */
   maxLength: key(count(2), defaults.maxLength),
@@ -76,9 +77,11 @@ const common = (defaults: Defaults) => ({
   logEvery: key(count(1), 10),
   maxSteps: key(Schema.NullOr(count(1)), null),
   dropout: key(share, 0.1),
-  /** The largest gradient norm. */
-  clip: key(above(0), 1),
+  /** The largest gradient norm; 0 clips nothing, and updates each weight as soon as its gradient is complete. */
+  clip: key(notNegative, 1),
+  /** Compute activations again in the backward pass instead of keeping them: less memory, more time. */
   recompute: key(Schema.Boolean, false),
+  /** The processor lays rows end to end in any case; nothing is padded there. */
   packing: key(Schema.Boolean, false),
   /** Evaluations without a better loss after which the run ends. */
   earlyStop: key(Schema.NullOr(count(1)), null),

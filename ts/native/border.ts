@@ -4,6 +4,8 @@
  */
 import type {
   Answer,
+  BenchTrainStepOptions,
+  BenchTrainStepReport,
   BleuOptions,
   BleuReport,
   CleanOptions,
@@ -36,6 +38,8 @@ import { makeError } from "./errors.ts"
 
 export type {
   Answer,
+  BenchTrainStepOptions,
+  BenchTrainStepReport,
   BleuOptions,
   BleuReport,
   CleanOptions,
@@ -197,6 +201,7 @@ export interface Border {
   mergeLora: LongCall<MergeLoraOptions, MergeLoraReport>
   evaluateBleu: LongCall<BleuOptions, BleuReport>
   evaluatePerplexity: LongCall<PerplexityOptions, PerplexityReport>
+  benchTrainStep: LongCall<BenchTrainStepOptions, BenchTrainStepReport>
   doctor(): Doctor
   setThreads(threads: number): void
 }

@@ -181,6 +181,16 @@ export const memoryBorder = (): B.Border => ({
   mergeLora: later("merge", () => ({ maxLogitDifference: 1e-6, merged: 4 })),
   evaluateBleu: later("generate", () => ({ bleu4: 0.5, rows: 3 })),
   evaluatePerplexity: later("evaluate", () => ({ perplexity: Math.E, loss: 1, tokens: 10 })),
+  benchTrainStep: later("bench", ({ batch, source, target, steps }) => ({
+    secondsPerStep: 0.5,
+    forward: 0.125,
+    backward: 0.25,
+    update: 0.125,
+    peakRssBytes: 1024 ** 2,
+    tokensPerSecond: (batch * (source + target)) / 0.5,
+    cpu: "plain",
+    loss: Array.from({ length: steps }, (_, step) => 1 / (step + 1))
+  })),
   doctor: () => ({
     version: "0.1.0",
     cpu: "plain",

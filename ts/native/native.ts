@@ -75,6 +75,8 @@ export interface NativeService {
   readonly mergeLora: Call<B.MergeLoraOptions, B.MergeLoraReport>
   readonly evaluateBleu: Call<B.BleuOptions, B.BleuReport>
   readonly evaluatePerplexity: Call<B.PerplexityOptions, B.PerplexityReport>
+  /** Runs to its end: an interruption waits for it. */
+  readonly benchTrainStep: Call<B.BenchTrainStepOptions, B.BenchTrainStepReport>
   readonly doctor: Effect.Effect<B.Doctor, ChatlmError>
   readonly setThreads: (threads: number) => Effect.Effect<void, ChatlmError>
 }
@@ -191,6 +193,7 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
     mergeLora: call("mergeLora"),
     evaluateBleu: call("evaluateBleu"),
     evaluatePerplexity: call("evaluatePerplexity"),
+    benchTrainStep: call("benchTrainStep"),
     doctor: Effect.flatMap(border, (module) => immediate(() => module.doctor())),
     setThreads: (threads) => Effect.flatMap(border, (module) => immediate(() => module.setThreads(threads)))
   }

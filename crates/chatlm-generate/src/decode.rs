@@ -1,8 +1,8 @@
-//! The decoding loop: one padded batch, a cache, rows that leave when they are done.
+//! The decoding loop: one batch, a cache, rows that leave when they are done.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use chatlm_job::{Cancel, Code, Error, Random, Result};
-use chatlm_t5::{Cache, Model, Pass};
+use chatlm_t5::{Cache, Model, Pass, Precision, Sequences, Tape};
 
 use crate::Settings;
 use crate::filter::{choose, filter};
@@ -43,12 +43,13 @@ pub fn generate(
     check(requests, config.vocab_size)?;
     cancel.check()?;
     let pass = Pass {
-        dropout: None,
         adapter,
+        ..Pass::inference()
     };
-    let (source, mask) = pad(requests, config.pad_token_id, model.device())?;
-    let encoded = model.encode(&source, &mask, &pass)?;
-    let mut cache = model.start(&encoded, &mask, &pass)?;
+    let prompts: Vec<&[u32]> = requests.iter().map(|r| r.ids.as_slice()).collect();
+    let source = Sequences::new(&prompts, model.device())?;
+    let encoded = model.encode(&Tape::off(Precision::F32), &source, &pass)?;
+    let mut cache = model.start(&encoded, &source.rows, &pass)?;
     let start = config.decoder_start_token_id;
     let mut rows: Vec<Row> = requests
         .iter()
@@ -113,33 +114,12 @@ fn check(requests: &[Request], vocabulary: usize) -> Result<()> {
     Ok(())
 }
 
-/// Ids `(b, s)` filled up at the right, and their mask, 1 where real.
-fn pad(requests: &[Request], pad: u32, device: &Device) -> Result<(Tensor, Tensor)> {
-    let longest = requests
-        .iter()
-        .map(|request| request.ids.len())
-        .max()
-        .unwrap_or(1);
-    let shape = (requests.len(), longest);
-    let (mut ids, mut mask) = (Vec::new(), Vec::new());
-    for request in requests {
-        let real = request.ids.len();
-        ids.extend(&request.ids);
-        ids.resize(ids.len() + longest - real, pad);
-        mask.resize(mask.len() + real, 1u8);
-        mask.resize(mask.len() + longest - real, 0);
-    }
-    let ids = Tensor::from_vec(ids, shape, device).map_err(Error::internal)?;
-    let mask = Tensor::from_vec(mask, shape, device).map_err(Error::internal)?;
-    Ok((ids, mask))
-}
-
 /// The logits after each row's last token, row after row.
 fn next_logits(
     model: &Model,
     rows: &[Row],
     cache: &mut Cache,
-    pass: &Pass<'_>,
+    pass: &Pass,
 ) -> Result<Vec<f32>> {
     let last: Vec<u32> = rows
         .iter()

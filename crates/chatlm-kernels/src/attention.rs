@@ -1,384 +1,448 @@
 //! Multi-head attention as T5 has it: scores without scaling plus a learned relative bias
-//! (Raffel et al. 2020), padding mask and causality, softmax, dropout, and the mix of the values, in
-//! one operator over activations as the projections give them: heads are strides, not copies.
+//! (Raffel et al. 2020), causality, softmax, dropout, and the mix of the values, over rows laid end
+//! to end: a query sees the keys of its own row.
+//!
+//! Queries go in blocks; no more of the (queries × keys) matrix is ever held. The backward computes
+//! it again from one number a query (Dao et al. 2022, "FlashAttention"). Heads are strides of the
+//! projections, not copies.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::dropout::{Drop, Mask, mask};
-use crate::math::{dot, vector};
+use crate::dropout::{Drop, Mask};
+use crate::gemm::{Matrix, Out, Precision, Product};
+use crate::layout::Rows;
+use crate::math::{dot, exp, exp_in_place, max, vector};
 use crate::plain;
-use crate::product::{Matrix, Product};
-use crate::rows::{fused, slice, with_slice};
-use crate::softmax::{Visible, bias_gradient};
+use crate::rows::{fresh, fused, read};
+use crate::tape::{Tape, Value, Weight, twin};
 
-/// Sizes of one call; `inner` is the width of all heads together.
+/// Queries whose scores are held at once.
+const BLOCK: usize = 128;
+
+/// A learned number for each head and distance between query and key.
+#[derive(Debug, Clone)]
+pub struct RelativeBias {
+    /// (buckets, heads)
+    pub weight: Weight,
+    /// The bucket of each distance `key − query` from `1 − longest` to `longest − 1`.
+    pub buckets: Arc<Vec<u32>>,
+}
+
+impl RelativeBias {
+    /// The longest row that the distances cover.
+    fn longest(&self) -> usize {
+        self.buckets.len().div_ceil(2)
+    }
+
+    /// One line of distances a head: (heads, distances).
+    fn lines(&self, heads: usize) -> Result<Vec<f32>> {
+        let weight = read(self.weight.tensor())?;
+        let mut lines = Vec::with_capacity(heads * self.buckets.len());
+        for head in 0..heads {
+            lines.extend(
+                self.buckets
+                    .iter()
+                    .map(|&bucket| weight[bucket as usize * heads + head]),
+            );
+        }
+        Ok(lines)
+    }
+
+    /// The bias of `queries` over `keys` as a tensor, (1, heads, queries, keys): for the twin.
+    fn tensor(&self, weight: &Tensor, queries: usize, keys: usize) -> Result<Tensor> {
+        let (_, heads) = weight.dims2()?;
+        let middle = self.longest() - 1;
+        let buckets: Vec<u32> = (0..queries)
+            .flat_map(|query| (0..keys).map(move |key| middle + key - query))
+            .map(|distance| self.buckets[distance])
+            .collect();
+        let buckets = Tensor::from_vec(buckets, queries * keys, weight.device())?;
+        weight
+            .index_select(&buckets, 0)?
+            .reshape((queries, keys, heads))?
+            .permute((2, 0, 1))?
+            .unsqueeze(0)?
+            .contiguous()
+    }
+}
+
+/// One call, as its backward needs it.
+struct Attention {
+    heads: usize,
+    /// The width of all heads together.
+    inner: usize,
+    causal: bool,
+    queries: Arc<Rows>,
+    keys: Arc<Rows>,
+    mask: Option<Mask>,
+    /// (heads, distances)
+    bias: Vec<f32>,
+    /// Distances a head.
+    distances: usize,
+    precision: Precision,
+}
+
+/// One head of one row: what a task works on.
 #[derive(Clone, Copy)]
-struct Sizes {
+struct Part<'a> {
+    row: usize,
+    head: usize,
     queries: usize,
     keys: usize,
-    heads: usize,
-    inner: usize,
-}
-
-struct Attention {
-    visible: Visible,
-    mask: Option<Mask>,
-    sizes: Sizes,
-    /// Whether a backward pass may come.
-    track: bool,
-    /// Probabilities before dropout, for the backward: (batch, heads, queries, keys).
-    saved: OnceLock<Vec<f32>>,
-}
-
-/// One head's views into a batch row of queries and of keys beside values.
-#[derive(Clone, Copy)]
-struct Head<'a> {
-    /// (queries, inner) and its transpose are views of this from the head's first value on.
     q: &'a [f32],
-    /// (keys, 2 · inner)
     k: &'a [f32],
     v: &'a [f32],
 }
 
 impl Attention {
-    fn head<'a>(&self, q: &'a [f32], kv: &'a [f32], batch: usize, head: usize) -> Head<'a> {
-        let Sizes {
-            queries,
-            keys,
-            heads,
-            inner,
-        } = self.sizes;
-        let width = inner / heads;
-        let q = &q[batch * queries * inner..(batch + 1) * queries * inner];
-        let kv = &kv[batch * keys * 2 * inner..(batch + 1) * keys * 2 * inner];
-        Head {
-            q: &q[head * width..],
-            k: &kv[head * width..],
-            v: &kv[inner + head * width..],
-        }
+    fn width(&self) -> usize {
+        self.inner / self.heads
     }
 
-    /// Drops probabilities `p (queries, keys)` of a batch row's head into `out`.
-    #[inline(always)]
-    fn drop(&self, mask: &Mask, batch: usize, head: usize, p: &[f32], out: &mut [f32]) {
-        let Sizes {
-            queries,
-            keys,
-            heads,
-            ..
-        } = self.sizes;
-        for query in 0..queries {
-            let at = query * keys..(query + 1) * keys;
-            let line = mask.line((batch * heads + head) * queries + query);
-            line.apply(&p[at.clone()], &mut out[at]);
-        }
+    /// All (row, head) pairs.
+    fn tasks(&self) -> impl IndexedParallelIterator<Item = (usize, usize)> {
+        let heads = self.heads;
+        (0..self.queries.count() * heads)
+            .into_par_iter()
+            .map(move |task| (task / heads, task % heads))
     }
 
-    fn forward(&self, q: &[f32], kv: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let Sizes {
-            queries,
-            keys,
-            heads,
-            inner,
-        } = self.sizes;
-        let (width, square) = (inner / heads, queries * keys);
-        let mut out = vec![0.0f32; q.len()];
-        let rows = q.len() / (queries * inner).max(1);
-        let mut probabilities = vec![0.0f32; rows * heads * square];
-        if out.is_empty() || square == 0 {
-            return out;
-        }
-        out.par_chunks_mut(queries * inner)
-            .zip(probabilities.par_chunks_mut(heads * square))
-            .enumerate()
-            .for_each(|(batch, (out, probabilities))| {
-                let mut dropped = vec![0.0f32; if self.mask.is_some() { square } else { 0 }];
-                for (head, p) in probabilities.chunks_mut(square).enumerate() {
-                    let at = self.head(q, kv, batch, head);
-                    let (a, b) = (Matrix::rows(at.q, inner), Matrix::columns(at.k, 2 * inner));
-                    Product {
-                        m: queries,
-                        n: keys,
-                        k: width,
-                        a,
-                        b,
-                        scale: 1.0,
-                    }
-                    .write_to(p, keys, false, false);
-                    let bias = bias.map(|bias| &bias[head * square..(head + 1) * square]);
-                    vector(
-                        #[inline(always)]
-                        || {
-                            for (query, p) in p.chunks_mut(keys).enumerate() {
-                                let bias = bias.map(|bias| &bias[query * keys..(query + 1) * keys]);
-                                self.visible.softmax(p, bias, batch, query, queries);
-                            }
-                            if let Some(mask) = &self.mask {
-                                self.drop(mask, batch, head, p, &mut dropped);
-                            }
-                        },
-                    );
-                    let seen = if self.mask.is_some() { &dropped } else { &*p };
-                    let (a, b) = (Matrix::rows(seen, keys), Matrix::rows(at.v, 2 * inner));
-                    Product {
-                        m: queries,
-                        n: width,
-                        k: keys,
-                        a,
-                        b,
-                        scale: 1.0,
-                    }
-                    .write_to(&mut out[head * width..], inner, false, false);
-                }
-            });
-        if self.track {
-            // A forward runs once for an operator, so the cell is empty.
-            let _ = self.saved.set(probabilities);
-        }
-        out
-    }
-
-    /// The gradients of queries, of keys and values, and of the scores.
-    fn backward(&self, q: &[f32], kv: &[f32], grad: &[f32]) -> Result<[Vec<f32>; 3]> {
-        let Sizes {
-            queries,
-            keys,
-            heads,
-            inner,
-        } = self.sizes;
-        let (width, square) = (inner / heads, queries * keys);
-        let Some(probabilities) = self.saved.get() else {
-            bail!("attention was asked for gradients that its forward did not expect")
+    fn part<'a>(
+        &self,
+        row: usize,
+        head: usize,
+        q: &'a [f32],
+        k: &'a [f32],
+        v: &'a [f32],
+    ) -> Part<'a> {
+        let from = head * self.width();
+        let (queries, keys) = (self.queries.range(row), self.keys.range(row));
+        let rest = |values: &'a [f32], start: usize| {
+            values.get(start * self.inner + from..).unwrap_or_default()
         };
-        let (mut dq, mut dkv) = (vec![0.0f32; q.len()], vec![0.0f32; kv.len()]);
-        let mut ds = vec![0.0f32; probabilities.len()];
-        if ds.is_empty() {
-            return Ok([dq, dkv, ds]);
+        Part {
+            row,
+            head,
+            queries: queries.len(),
+            keys: keys.len(),
+            q: rest(q, queries.start),
+            k: rest(k, keys.start),
+            v: rest(v, keys.start),
         }
-        dq.par_chunks_mut(queries * inner)
-            .zip(dkv.par_chunks_mut(keys * 2 * inner))
-            .zip(ds.par_chunks_mut(heads * square))
-            .enumerate()
-            .for_each(|(batch, ((dq, dkv), ds))| {
-                let mut dropped = vec![0.0f32; if self.mask.is_some() { square } else { 0 }];
-                let grad = &grad[batch * queries * inner..(batch + 1) * queries * inner];
-                for (head, ds) in ds.chunks_mut(square).enumerate() {
-                    let at = self.head(q, kv, batch, head);
-                    let from = (batch * heads + head) * square;
-                    let p = &probabilities[from..from + square];
-                    let grad = Matrix::rows(&grad[head * width..], inner);
-                    // dp = dy·vᵀ
-                    let b = Matrix::columns(at.v, 2 * inner);
-                    Product {
-                        m: queries,
-                        n: keys,
-                        k: width,
-                        a: grad,
-                        b,
-                        scale: 1.0,
+    }
+
+    /// Keys that the queries before `end` may see.
+    fn seen(&self, part: &Part<'_>, end: usize) -> usize {
+        if self.causal {
+            end.min(part.keys)
+        } else {
+            part.keys
+        }
+    }
+
+    fn product<'a>(&self, (m, n, k): (usize, usize, usize), a: Matrix<'a>, b: Matrix<'a>) -> Product<'a> {
+        Product {
+            m,
+            n,
+            k,
+            a,
+            b,
+            scale: 1.0,
+            precision: self.precision,
+        }
+    }
+
+    /// Scores of the queries `from..to` without bias, into `scores (to − from, seen)`.
+    fn scores(&self, part: &Part<'_>, from: usize, to: usize, seen: usize, scores: &mut [f32]) {
+        let (inner, width) = (self.inner, self.width());
+        let (a, b) = (
+            Matrix::rows(&part.q[from * inner..], inner),
+            Matrix::columns(part.k, inner),
+        );
+        self.product((to - from, seen, width), a, b)
+            .write_to(scores, seen, false, false);
+    }
+
+    /// The bias of a query over the keys from the first on.
+    #[inline(always)]
+    fn line(&self, head: usize, query: usize) -> &[f32] {
+        let lines = &self.bias[head * self.distances..(head + 1) * self.distances];
+        &lines[self.distances / 2 - query..]
+    }
+
+    /// Adds the bias to a query's scores, and answers how many keys it sees.
+    #[inline(always)]
+    fn biased(&self, part: &Part<'_>, query: usize, row: &mut [f32]) -> usize {
+        if self.distances > 0 {
+            for (score, bias) in row.iter_mut().zip(self.line(part.head, query)) {
+                *score += bias;
+            }
+        }
+        if self.causal {
+            (query + 1).min(row.len())
+        } else {
+            row.len()
+        }
+    }
+
+    /// The output `(queries, inner)`, and the log of each query's softmax sum, `(heads, queries)`.
+    fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (inner, width) = (self.inner, self.width());
+        let places = self.queries.places();
+        let (mut out, mut norms) = (fresh(places * inner), fresh(places * self.heads));
+        let (to, to_norms) = (Out::new(&mut out, inner), Out::new(&mut norms, places));
+        self.tasks().for_each(|(row, head)| {
+            let part = self.part(row, head, q, k, v);
+            let first = self.queries.range(row).start;
+            let mut scores = vec![0.0f32; BLOCK.min(part.queries) * part.keys];
+            let mut norms = vec![0.0f32; part.queries];
+            for from in (0..part.queries).step_by(BLOCK) {
+                let end = (from + BLOCK).min(part.queries);
+                let seen = self.seen(&part, end);
+                if seen == 0 {
+                    // A query that may see nothing attends to nothing; the output is 0 already.
+                    norms[from..end].fill(f32::NEG_INFINITY);
+                    continue;
+                }
+                let scores = &mut scores[..(end - from) * seen];
+                self.scores(&part, from, end, seen, scores);
+                vector(
+                    #[inline(always)]
+                    || {
+                        for (query, row) in (from..).zip(scores.chunks_mut(seen)) {
+                            let visible = self.biased(&part, query, row);
+                            let (row, hidden) = row.split_at_mut(visible);
+                            let largest = max(row);
+                            let total = exp_in_place(row, largest);
+                            let scale = 1.0 / total;
+                            for p in row.iter_mut() {
+                                *p *= scale;
+                            }
+                            hidden.fill(0.0);
+                            norms[query] = largest + total.ln();
+                            if let Some(mask) = &self.mask {
+                                let line = mask.query(part.row, part.head, query);
+                                for (key, p) in row.iter_mut().enumerate() {
+                                    *p *= line.factor(key);
+                                }
+                            }
+                        }
+                    },
+                );
+                let (a, b) = (Matrix::rows(scores, seen), Matrix::rows(part.v, inner));
+                self.product((end - from, width, seen), a, b).write_out(to.at(first + from, head * width), false);
+            }
+            to_norms.copy(head, first, &norms);
+        });
+        (out, norms)
+    }
+
+    /// Gradients of queries, keys and values, and of the bias lines.
+    fn backward(
+        &self,
+        (q, k, v): (&[f32], &[f32], &[f32]),
+        norms: &[f32],
+        gradient: &[f32],
+    ) -> [Vec<f32>; 4] {
+        let (inner, width) = (self.inner, self.width());
+        let places = self.queries.places();
+        let (mut dq, mut dk, mut dv) = (fresh(q.len()), fresh(k.len()), fresh(v.len()));
+        let (to_q, to_k, to_v) = (
+            Out::new(&mut dq, inner),
+            Out::new(&mut dk, inner),
+            Out::new(&mut dv, inner),
+        );
+        let parts: Vec<Vec<f32>> = self
+            .tasks()
+            .map(|(row, head)| {
+                let part = self.part(row, head, q, k, v);
+                let (first, first_key) =
+                    (self.queries.range(row).start, self.keys.range(row).start);
+                let mut lines = vec![0.0f32; self.distances];
+                let room = BLOCK.min(part.queries) * part.keys;
+                let (mut p, mut ds) = (vec![0.0f32; room], vec![0.0f32; room]);
+                let blocks = part.queries.div_ceil(BLOCK);
+                // From the last block, which sees all keys and so writes all their gradients first.
+                for block in (0..blocks).rev() {
+                    let from = block * BLOCK;
+                    let end = (from + BLOCK).min(part.queries);
+                    let (rows, seen) = (end - from, self.seen(&part, end));
+                    if seen == 0 {
+                        continue;
                     }
-                    .write_to(ds, keys, false, false);
+                    let (p, ds) = (&mut p[..rows * seen], &mut ds[..rows * seen]);
+                    self.scores(&part, from, end, seen, p);
+                    let g = &gradient[(first + from) * inner + head * width..];
+                    let g = Matrix::rows(g, inner);
+                    // d(p·mask) = dy·vᵀ
+                    self.product((rows, seen, width), g, Matrix::columns(part.v, inner))
+                        .write_to(ds, seen, false, false);
                     vector(
                         #[inline(always)]
                         || {
-                            if let Some(mask) = &self.mask {
-                                self.drop(mask, batch, head, p, &mut dropped);
-                                for query in 0..queries {
-                                    let line = mask.line((batch * heads + head) * queries + query);
-                                    for (place, ds) in
-                                        ds[query * keys..(query + 1) * keys].iter_mut().enumerate()
-                                    {
-                                        *ds *= line.factor(place);
+                            let both = p.chunks_mut(seen).zip(ds.chunks_mut(seen));
+                            for (query, (p, ds)) in (from..end).zip(both) {
+                                let visible = self.biased(&part, query, p);
+                                let norm = norms[head * places + first + query];
+                                let (p, hidden) = p.split_at_mut(visible);
+                                hidden.fill(0.0);
+                                let (ds, hidden) = ds.split_at_mut(visible);
+                                hidden.fill(0.0);
+                                for p in p.iter_mut() {
+                                    *p = exp(*p - norm);
+                                }
+                                // ds = p · (dp − Σ p·dp); then p takes its dropout, for dv.
+                                if let Some(mask) = &self.mask {
+                                    let line = mask.query(part.row, part.head, query);
+                                    for (key, ds) in ds.iter_mut().enumerate() {
+                                        *ds *= line.factor(key);
+                                    }
+                                    let total = dot(p, ds);
+                                    for (key, (ds, p)) in ds.iter_mut().zip(p).enumerate() {
+                                        *ds = *p * (*ds - total);
+                                        *p *= line.factor(key);
+                                    }
+                                } else {
+                                    let total = dot(p, ds);
+                                    for (ds, p) in ds.iter_mut().zip(p) {
+                                        *ds = *p * (*ds - total);
+                                    }
+                                }
+                                if self.distances > 0 {
+                                    let line = &mut lines[self.distances / 2 - query..];
+                                    for (sum, ds) in line.iter_mut().zip(ds.iter()) {
+                                        *sum += ds;
                                     }
                                 }
                             }
-                            // ds = p · (dp − Σ p·dp); masked places have p = 0 and so no gradient.
-                            for (ds, p) in ds.chunks_mut(keys).zip(p.chunks(keys)) {
-                                let total = dot(p, ds);
-                                for (ds, p) in ds.iter_mut().zip(p) {
-                                    *ds = p * (*ds - total);
-                                }
-                            }
                         },
                     );
-                    // dv = pᵀ·dy, dq = ds·k, dk = dsᵀ·q
-                    let seen = if self.mask.is_some() { &dropped } else { p };
-                    let a = Matrix::columns(seen, keys);
-                    Product {
-                        m: keys,
-                        n: width,
-                        k: queries,
-                        a,
-                        b: grad,
-                        scale: 1.0,
-                    }
-                    .write_to(
-                        &mut dkv[inner + head * width..],
-                        2 * inner,
-                        false,
-                        false,
-                    );
-                    let (a, b) = (Matrix::rows(ds, keys), Matrix::rows(at.k, 2 * inner));
-                    Product {
-                        m: queries,
-                        n: width,
-                        k: keys,
-                        a,
-                        b,
-                        scale: 1.0,
-                    }
-                    .write_to(&mut dq[head * width..], inner, false, false);
-                    let (a, b) = (Matrix::columns(ds, keys), Matrix::rows(at.q, inner));
-                    Product {
-                        m: keys,
-                        n: width,
-                        k: queries,
-                        a,
-                        b,
-                        scale: 1.0,
-                    }
-                    .write_to(
-                        &mut dkv[head * width..],
-                        2 * inner,
-                        false,
-                        false,
-                    );
+                    let add = block + 1 < blocks;
+                    // dv = (p·mask)ᵀ·dy, dq = ds·k, dk = dsᵀ·q
+                    self.product((seen, width, rows), Matrix::columns(p, seen), g)
+                        .write_out(to_v.at(first_key, head * width), add);
+                    let keys = Matrix::rows(part.k, inner);
+                    self.product((rows, width, seen), Matrix::rows(ds, seen), keys)
+                        .write_out(to_q.at(first + from, head * width), false);
+                    let queries = Matrix::rows(&part.q[from * inner..], inner);
+                    self.product((seen, width, rows), Matrix::columns(ds, seen), queries)
+                        .write_out(to_k.at(first_key, head * width), add);
                 }
-            });
-        Ok([dq, dkv, ds])
-    }
-
-    fn gradients(
-        &self,
-        q: &Tensor,
-        kv: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Vec<f32>)> {
-        let [dq, dkv, ds] = with_slice(q, |q| {
-            with_slice(kv, |kv| with_slice(grad, |grad| self.backward(q, kv, grad)))
-        })?;
-        Ok((
-            Some(Tensor::from_vec(dq, q.shape(), q.device())?),
-            Some(Tensor::from_vec(dkv, kv.shape(), kv.device())?),
-            ds,
-        ))
+                lines
+            })
+            .collect();
+        // Rows are added up in their order.
+        let mut lines = vec![0.0f32; self.heads * self.distances];
+        for (task, part) in parts.iter().enumerate() {
+            let head = task % self.heads;
+            let line = &mut lines[head * self.distances..(head + 1) * self.distances];
+            for (sum, value) in line.iter_mut().zip(part) {
+                *sum += value;
+            }
+        }
+        [dq, dk, dv, lines]
     }
 }
 
-impl CustomOp2 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let out = self.forward(slice(s1, l1)?, slice(s2, l2)?, None);
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        kv: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dq, dkv, _) = self.gradients(q, kv, grad)?;
-        Ok((dq, dkv))
-    }
-}
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention-with-bias"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let out = self.forward(slice(s1, l1)?, slice(s2, l2)?, Some(slice(s3, l3)?));
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        kv: &Tensor,
-        bias: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (dq, dkv, ds) = self.gradients(q, kv, grad)?;
-        let db = if bias.track_op() {
-            Some(bias_gradient(&ds, bias, self.sizes.keys)?)
-        } else {
-            None
-        };
-        Ok((dq, dkv, db))
-    }
-}
-
-/// Attention of queries `q (batch, queries, heads · width)` over keys and, after them in the last
-/// dimension, values: `kv (batch, keys, 2 · heads · width)`. To the scores comes `bias (1, heads,
-/// queries, keys)`; unseen are the keys whose `mask (batch, keys)` is 0 and, if causal, those after
-/// the query; `drop` is dropout of the probabilities. Answers `(batch, queries, heads · width)`.
+/// Attention of queries `q (places, heads · width)` over `k` and `v (places, heads · width)`: row r
+/// of `queries` over row r of `keys`; if causal, over the keys up to the query's own position. `drop`
+/// is dropout of the probabilities. Answers `(places, heads · width)`.
+#[expect(clippy::too_many_arguments, reason = "what attention depends on")]
 pub fn attention(
-    q: &Tensor,
-    kv: &Tensor,
+    tape: &Tape,
+    (q, k, v): (&Value, &Value, &Value),
     heads: usize,
-    bias: Option<&Tensor>,
-    mask: Option<&Tensor>,
+    bias: Option<&RelativeBias>,
+    queries: &Arc<Rows>,
+    keys: &Arc<Rows>,
     causal: bool,
     drop: Drop<'_>,
-) -> Result<Tensor> {
-    let ((batch, queries, inner), (rows, keys, both)) = (q.dims3()?, kv.dims3()?);
-    if rows != batch || both != 2 * inner || heads == 0 || inner % heads != 0 {
+) -> Result<Value> {
+    let (places, inner) = q.tensor().dims2()?;
+    let fits = [k, v].iter().all(|x| x.tensor().dims() == [keys.places(), inner]);
+    if places != queries.places() || !fits || heads == 0 || inner % heads != 0 {
         bail!(
-            "attention of {heads} heads over {:?} and {:?}",
-            q.dims(),
-            kv.dims()
+            "attention of {heads} heads of {:?} over {:?} and {:?}",
+            q.tensor().dims(),
+            k.tensor().dims(),
+            v.tensor().dims()
         );
     }
+    if queries.count() != keys.count() {
+        bail!("{} rows of queries for {} of keys", queries.count(), keys.count());
+    }
+    if causal && queries != keys {
+        bail!("causal attention is over a row's own places");
+    }
+    let longest = queries.longest().max(keys.longest());
     if let Some(bias) = bias
-        && bias.dims() != [1, heads, queries, keys]
+        && (bias.weight.tensor().dims().last() != Some(&heads) || bias.longest() < longest)
     {
-        bail!(
-            "an attention bias of {:?} for {queries} queries, {keys} keys",
-            bias.dims()
-        );
+        bail!("a bias of {} distances for rows of {longest}", bias.buckets.len());
     }
-    if !fused(&[q, kv]) || bias.is_some_and(|bias| !fused(&[bias])) {
-        return plain::attention(q, kv, heads, bias, mask, causal, drop);
+    let mask = Mask::new(drop, queries)?;
+    let weights: Vec<&Weight> = bias.iter().map(|bias| &bias.weight).collect();
+    if !fused(&[q.tensor(), k.tensor(), v.tensor()]) {
+        let (bias, queries, keys) = (bias.cloned(), queries.clone(), keys.clone());
+        return twin(tape, &[q, k, v], &weights, move |x, w| {
+            let bias = |queries, keys| match (&bias, w.first()) {
+                (Some(bias), Some(weight)) => bias.tensor(weight, queries, keys).map(Some),
+                _ => Ok(None),
+            };
+            plain::attention([&x[0], &x[1], &x[2]], heads, bias, [&queries, &keys], causal, mask.as_ref())
+        });
     }
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
     let op = Attention {
-        visible: Visible::new(mask, batch, keys, causal)?,
-        mask: self::mask(drop, &[batch, heads, queries, keys])?,
-        sizes: Sizes {
-            queries,
-            keys,
-            heads,
-            inner,
+        heads,
+        inner,
+        causal,
+        queries: queries.clone(),
+        keys: keys.clone(),
+        mask,
+        bias: match bias {
+            Some(bias) => bias.lines(heads)?,
+            None => Vec::new(),
         },
-        track: q.track_op() || kv.track_op() || bias.is_some_and(Tensor::track_op),
-        saved: OnceLock::new(),
+        distances: bias.map_or(0, |bias| bias.buckets.len()),
+        precision: Precision::F32,
     };
-    let (q, kv) = (q.contiguous()?, kv.contiguous()?);
-    match bias {
-        Some(bias) => q.apply_op3(&kv, &bias.contiguous()?, op),
-        None => q.apply_op2(&kv, op),
-    }
+    let (out, norms) = op.forward(&*read(q.tensor())?, &*read(k.tensor())?, &*read(v.tensor())?);
+    let out = Tensor::from_vec(out, (places, inner), q.tensor().device())?;
+    let tracked = [&q, &k, &v].iter().any(|x| x.tracked())
+        || weights.iter().any(|weight| weight.index().is_some());
+    let bias = bias.cloned();
+    Ok(tape.result(out, tracked, move |backward, gradient| {
+        let gradient = gradient.contiguous()?;
+        let [dq, dk, dv, lines] = {
+            let (g, q, k, v) = (
+                read(&gradient)?,
+                read(q.tensor())?,
+                read(k.tensor())?,
+                read(v.tensor())?,
+            );
+            op.backward((&q, &k, &v), &norms, &g)
+        };
+        for (value, gradient) in [(&q, dq), (&k, dk), (&v, dv)] {
+            let gradient = Tensor::from_vec(gradient, value.tensor().shape(), value.tensor().device())?;
+            backward.add(value, gradient)?;
+        }
+        if let Some(bias) = &bias
+            && let Some(index) = bias.weight.index()
+        {
+            backward.gradients.write(index, |table, add| {
+                if !add {
+                    table.fill(0.0);
+                }
+                for (place, value) in lines.iter().enumerate() {
+                    let (head, distance) = (place / op.distances, place % op.distances);
+                    table[bias.buckets[distance] as usize * heads + head] += value;
+                }
+            });
+        }
+        Ok(())
+    }))
 }

@@ -1,11 +1,16 @@
-//! Dropout whose mask is a pure function of a row's key, the place in the network and the place in
-//! the row: nothing to save, and neither threads nor padding nor neighbours change it. Alone, or in
-//! one pass with what stands beside it: the residual sum, the rectifier.
+//! Dropout whose mask is a pure function of a row's key, the site in the network and the place in
+//! the row: nothing to save, and neither threads nor neighbours change it. Alone, or in one pass with
+//! what stands beside it: the residual sum, the activations of the feed-forward.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor, bail};
 use chatlm_job::mix;
 
-use crate::rows::{for_rows, fused, slice, with_slice};
+use crate::layout::Rows;
+use crate::math::tanh;
+use crate::rows::{for_rows, fresh, fused, new_rows, read, width};
+use crate::tape::{Tape, Value, twin};
 
 /// One key a batch row, and the share of values to drop.
 #[derive(Debug, Clone)]
@@ -14,6 +19,9 @@ pub struct DropoutKeys {
     /// In `[0, 1)`.
     pub rate: f64,
 }
+
+/// Where dropout happens: a row's keys, and the number of the site in the network.
+pub type Drop<'a> = Option<(&'a DropoutKeys, u64)>;
 
 /// What a line of values, a run of the last dimension, keeps.
 #[derive(Clone, Copy)]
@@ -49,46 +57,39 @@ impl LineMask {
     }
 }
 
-/// The mask of a tensor `(batch, …)`.
+/// The mask of one site.
+#[derive(Clone)]
 pub(crate) struct Mask {
     /// One key a batch row, already mixed with the site.
     keys: Vec<u64>,
     threshold: u32,
-    scale: f32,
-    /// Dimensions between the batch and the last.
-    inner: Vec<usize>,
-    lines_a_row: usize,
+    pub(crate) scale: f32,
 }
 
 impl Mask {
-    pub(crate) fn new(keys: &DropoutKeys, site: u64, dims: &[usize]) -> Result<Self> {
-        if dims.len() < 2 || dims[0] != keys.rows.len() {
+    /// Nothing where nothing is dropped.
+    pub(crate) fn new(drop: Drop<'_>, rows: &Rows) -> Result<Option<Self>> {
+        let Some((keys, site)) = drop.filter(|(keys, _)| keys.rate > 0.0) else {
+            return Ok(None);
+        };
+        if keys.rows.len() != rows.count() {
             bail!(
-                "dropout wants one key a row: {} keys for {dims:?}",
-                keys.rows.len()
+                "dropout wants one key a row: {} keys for {} rows",
+                keys.rows.len(),
+                rows.count()
             );
         }
         let threshold = (keys.rate * 4_294_967_296.0)
             .round()
             .clamp(0.0, 4_294_967_295.0);
-        let inner = dims[1..dims.len() - 1].to_vec();
-        Ok(Self {
+        Ok(Some(Self {
             keys: keys.rows.iter().map(|&key| mix(key, site)).collect(),
             threshold: threshold as u32,
             scale: (1.0 / (1.0 - threshold / 4_294_967_296.0)) as f32,
-            lines_a_row: inner.iter().product::<usize>().max(1),
-            inner,
-        })
+        }))
     }
 
-    /// A line's key comes from the digits of its place, so that padding of a dimension moves nothing.
-    pub(crate) fn line(&self, line: usize) -> LineMask {
-        let (row, mut rest) = (line / self.lines_a_row, line % self.lines_a_row);
-        let mut key = self.keys[row];
-        for &size in self.inner.iter().rev() {
-            key = mix(key, (rest % size) as u64);
-            rest /= size;
-        }
+    fn line(&self, key: u64) -> LineMask {
         LineMask {
             first: key as u32,
             second: (key >> 32) as u32,
@@ -97,205 +98,271 @@ impl Mask {
         }
     }
 
-    fn apply(&self, x: &[f32], width: usize) -> Vec<f32> {
-        let mut out = vec![0.0f32; x.len()];
-        for_rows(
-            &mut out,
-            width,
+    /// The mask of the hidden values at a place.
+    pub(crate) fn place(&self, rows: &Rows, place: usize) -> LineMask {
+        let (row, position) = rows.position(place);
+        self.line(mix(self.keys[row], position as u64))
+    }
+
+    /// The mask of a query's attention to all keys.
+    pub(crate) fn query(&self, row: usize, head: usize, query: usize) -> LineMask {
+        self.line(mix(mix(self.keys[row], query as u64), head as u64))
+    }
+}
+
+/// A mask over places, and where the places are.
+#[derive(Clone)]
+struct Site {
+    mask: Option<Mask>,
+    rows: Arc<Rows>,
+}
+
+impl Site {
+    fn new(x: &Tensor, rows: &Arc<Rows>, drop: Drop<'_>) -> Result<Self> {
+        if x.rank() != 2 || x.dims()[0] != rows.places() {
+            bail!("{:?} for {} places", x.dims(), rows.places());
+        }
+        Ok(Self {
+            mask: Mask::new(drop, rows)?,
+            rows: rows.clone(),
+        })
+    }
+
+    /// `out = mask · x` of one place.
+    #[inline(always)]
+    fn apply(&self, place: usize, x: &[f32], out: &mut [f32]) {
+        match &self.mask {
+            Some(mask) => mask.place(&self.rows, place).apply(x, out),
+            None => out.copy_from_slice(x),
+        }
+    }
+
+    /// The factors as a tensor, for devices without a kernel; made on the processor, so that every
+    /// device drops the same values.
+    fn factors(&self, like: &Tensor) -> Result<Option<Tensor>> {
+        if self.mask.is_none() {
+            return Ok(None);
+        }
+        let ones = vec![1.0f32; width(like)];
+        let mut out = fresh(like.elem_count());
+        for_rows(&mut out, ones.len(), |place, out| {
+            self.apply(place, &ones, out);
+        });
+        let factors = Tensor::from_vec(out, like.shape(), like.device())?;
+        Ok(Some(factors.to_dtype(like.dtype())?))
+    }
+}
+
+fn dropped(x: Tensor, factors: &Option<Tensor>) -> Result<Tensor> {
+    match factors {
+        Some(factors) => x * factors,
+        None => Ok(x),
+    }
+}
+
+/// Drops values of `x (places, d)` and scales the rest.
+pub fn dropout(tape: &Tape, x: &Value, rows: &Arc<Rows>, drop: Drop<'_>) -> Result<Value> {
+    let site = Site::new(x.tensor(), rows, drop)?;
+    if site.mask.is_none() {
+        return Ok(x.clone());
+    }
+    if !fused(&[x.tensor()]) {
+        let factors = site.factors(x.tensor())?;
+        return twin(tape, &[x], &[], move |x, _| {
+            dropped(x[0].clone(), &factors)
+        });
+    }
+    let x = x.contiguous()?;
+    let apply = move |values: &Tensor| -> Result<Tensor> {
+        let (of, width) = (read(values)?, width(values));
+        let of = &*of;
+        new_rows(
+            values,
             #[inline(always)]
-            |line, out| {
-                self.line(line)
-                    .apply(&x[line * width..(line + 1) * width], out);
-            },
+            |place, out| site.apply(place, &of[place * width..(place + 1) * width], out),
+        )
+    };
+    let y = apply(x.tensor())?;
+    Ok(tape.result(y, x.tracked(), move |backward, gradient| {
+        let dx = apply(&gradient.contiguous()?)?;
+        backward.add(&x, dx)
+    }))
+}
+
+/// `x + dropout(y)`, both `(places, d)`.
+pub fn residual(
+    tape: &Tape,
+    x: &Value,
+    y: &Value,
+    rows: &Arc<Rows>,
+    drop: Drop<'_>,
+) -> Result<Value> {
+    if x.tensor().dims() != y.tensor().dims() {
+        bail!(
+            "a residual of {:?} for {:?}",
+            y.tensor().dims(),
+            x.tensor().dims()
         );
-        out
     }
-}
-
-fn width(layout: &Layout) -> usize {
-    layout.dims().last().copied().unwrap_or(1)
-}
-
-struct Dropout(Mask);
-
-impl CustomOp1 for Dropout {
-    fn name(&self) -> &'static str {
-        "dropout"
+    let site = Site::new(y.tensor(), rows, drop)?;
+    if !fused(&[x.tensor(), y.tensor()]) {
+        let factors = site.factors(y.tensor())?;
+        return twin(tape, &[x, y], &[], move |x, _| {
+            &x[0] + dropped(x[1].clone(), &factors)?
+        });
     }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let out = self.0.apply(slice(storage, layout)?, width(layout));
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
-
-    fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let width = width(arg.layout());
-        let values = with_slice(grad, |grad| Ok(self.0.apply(grad, width)))?;
-        Ok(Some(Tensor::from_vec(values, arg.shape(), arg.device())?))
-    }
-}
-
-/// `x + dropout(y)`.
-struct Residual(Option<Mask>);
-
-impl CustomOp2 for Residual {
-    fn name(&self) -> &'static str {
-        "residual"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, y, width) = (slice(s1, l1)?, slice(s2, l2)?, width(l1));
-        let mut out = vec![0.0f32; x.len()];
-        for_rows(
-            &mut out,
-            width,
+    let (x, y) = (x.contiguous()?, y.contiguous()?);
+    let width = width(y.tensor());
+    let sum = {
+        let (a, b) = (read(x.tensor())?, read(y.tensor())?);
+        let (a, b) = (&*a, &*b);
+        new_rows(
+            x.tensor(),
             #[inline(always)]
-            |line, out| {
-                let at = line * width..(line + 1) * width;
-                let (x, y) = (&x[at.clone()], &y[at]);
-                match &self.0 {
-                    Some(mask) => mask.line(line).apply(y, out),
-                    None => out.copy_from_slice(y),
-                }
-                for (out, x) in out.iter_mut().zip(x) {
+            |place, out| {
+                let at = place * width..(place + 1) * width;
+                site.apply(place, &b[at.clone()], out);
+                for (out, x) in out.iter_mut().zip(&a[at]) {
                     *out += x;
                 }
             },
-        );
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        _x: &Tensor,
-        y: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = match &self.0 {
-            Some(mask) if y.track_op() => {
-                let width = width(y.layout());
-                let values = with_slice(grad, |grad| Ok(mask.apply(grad, width)))?;
-                Some(Tensor::from_vec(values, y.shape(), y.device())?)
-            }
-            Some(_) => None,
-            None => Some(grad.clone()),
-        };
-        Ok((Some(grad.clone()), dy))
-    }
+        )?
+    };
+    let tracked = x.tracked() || y.tracked();
+    Ok(tape.result(sum, tracked, move |backward, gradient| {
+        let gradient = gradient.contiguous()?;
+        if y.tracked() {
+            let dy = {
+                let g = read(&gradient)?;
+                let g = &*g;
+                new_rows(
+                    &gradient,
+                    #[inline(always)]
+                    |place, out| site.apply(place, &g[place * width..(place + 1) * width], out),
+                )?
+            };
+            backward.add(&y, dy)?;
+        }
+        backward.add(&x, gradient)
+    }))
 }
 
-/// `dropout(max(x, 0))`; the backward reads the mask off the result.
-struct Rectifier(Option<Mask>);
-
-impl CustomOp1 for Rectifier {
-    fn name(&self) -> &'static str {
-        "rectifier"
+/// `dropout(max(x, 0))` of `x (places, d)`; the backward reads the mask off the result.
+pub fn relu(tape: &Tape, x: &Value, rows: &Arc<Rows>, drop: Drop<'_>) -> Result<Value> {
+    let site = Site::new(x.tensor(), rows, drop)?;
+    if !fused(&[x.tensor()]) {
+        let factors = site.factors(x.tensor())?;
+        return twin(tape, &[x], &[], move |x, _| dropped(x[0].relu()?, &factors));
     }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, width) = (slice(storage, layout)?, width(layout));
-        let mut out = vec![0.0f32; x.len()];
-        for_rows(
-            &mut out,
-            width,
+    let x = x.contiguous()?;
+    let width = width(x.tensor());
+    let y = {
+        let values = read(x.tensor())?;
+        let values = &*values;
+        new_rows(
+            x.tensor(),
             #[inline(always)]
-            |line, out| {
-                let x = &x[line * width..(line + 1) * width];
-                match &self.0 {
-                    Some(mask) => mask.line(line).apply(x, out),
-                    None => out.copy_from_slice(x),
-                }
+            |place, out| {
+                site.apply(place, &values[place * width..(place + 1) * width], out);
                 for out in out {
                     // Not `max`, which would hide a NaN.
                     *out = if *out < 0.0 { 0.0 } else { *out };
                 }
             },
-        );
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
+        )?
+    };
+    let scale = site.mask.as_ref().map_or(1.0, |mask| mask.scale);
+    let (kept, tracked) = (y.clone(), x.tracked());
+    // The input itself is not needed again.
+    let x = x.without_tensor()?;
+    Ok(tape.result(y, tracked, move |backward, gradient| {
+        let gradient = gradient.contiguous()?;
+        let (y, g) = (read(&kept)?, read(&gradient)?);
+        let (y, g) = (&*y, &*g);
+        let dx = new_rows(
+            &gradient,
+            #[inline(always)]
+            |place, out| {
+                let at = place * width..(place + 1) * width;
+                for ((out, y), g) in out.iter_mut().zip(&y[at.clone()]).zip(&g[at]) {
+                    let grad = g * scale;
+                    *out = if *y > 0.0 { grad } else { 0.0 };
+                }
+            },
+        )?;
+        backward.add(&x, dx)
+    }))
+}
 
-    fn bwd(&self, arg: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (scale, width) = (
-            self.0.as_ref().map_or(1.0, |mask| mask.scale),
-            width(arg.layout()),
-        );
-        let values = with_slice(res, |res| {
-            with_slice(grad, |grad| {
-                let mut out = vec![0.0f32; grad.len()];
-                for_rows(
-                    &mut out,
-                    width,
+/// GELU's tanh form, as T5 v1.1's `gelu_new` (Hendrycks and Gimpel 2016), and its derivative.
+#[inline(always)]
+fn gelu(x: f32) -> (f32, f32) {
+    const ROOT: f32 = 0.797_884_56; // √(2/π)
+    const CUBE: f32 = 0.044_715;
+    let t = tanh(ROOT * (x + CUBE * x * x * x));
+    let slope = ROOT * (1.0 + 3.0 * CUBE * x * x);
+    (
+        0.5 * x * (1.0 + t),
+        0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope,
+    )
+}
+
+/// `dropout(gelu(x) · y)` of `x` and `y (places, d)`.
+pub fn gated_gelu(
+    tape: &Tape,
+    x: &Value,
+    y: &Value,
+    rows: &Arc<Rows>,
+    drop: Drop<'_>,
+) -> Result<Value> {
+    let site = Site::new(x.tensor(), rows, drop)?;
+    if !fused(&[x.tensor(), y.tensor()]) {
+        let factors = site.factors(x.tensor())?;
+        return twin(tape, &[x, y], &[], move |x, _| {
+            dropped((x[0].gelu()? * &x[1])?, &factors)
+        });
+    }
+    let (x, y) = (x.contiguous()?, y.contiguous()?);
+    let width = width(x.tensor());
+    let z = {
+        let (a, b) = (read(x.tensor())?, read(y.tensor())?);
+        let (a, b) = (&*a, &*b);
+        new_rows(
+            x.tensor(),
+            #[inline(always)]
+            |place, out| {
+                let at = place * width..(place + 1) * width;
+                site.apply(place, &b[at.clone()], out);
+                for (out, x) in out.iter_mut().zip(&a[at]) {
+                    *out *= gelu(*x).0;
+                }
+            },
+        )?
+    };
+    let tracked = x.tracked() || y.tracked();
+    Ok(tape.result(z, tracked, move |backward, gradient| {
+        let gradient = gradient.contiguous()?;
+        let (dx, dy) = {
+            let (a, b, g) = (read(x.tensor())?, read(y.tensor())?, read(&gradient)?);
+            let (a, b, g) = (&*a, &*b, &*g);
+            let part = |first: bool| {
+                let site = &site;
+                new_rows(
+                    &gradient,
                     #[inline(always)]
-                    |line, out| {
-                        let at = line * width..(line + 1) * width;
-                        for ((out, res), grad) in
-                            out.iter_mut().zip(&res[at.clone()]).zip(&grad[at])
-                        {
-                            let grad = grad * scale;
-                            *out = if *res > 0.0 { grad } else { 0.0 };
+                    move |place, out| {
+                        let at = place * width..(place + 1) * width;
+                        site.apply(place, &g[at.clone()], out);
+                        for ((out, x), y) in out.iter_mut().zip(&a[at.clone()]).zip(&b[at]) {
+                            let (value, slope) = gelu(*x);
+                            *out *= if first { slope * y } else { value };
                         }
                     },
-                );
-                Ok(out)
-            })
-        })?;
-        Ok(Some(Tensor::from_vec(values, arg.shape(), arg.device())?))
-    }
-}
-
-/// Where dropout happens: a row's keys, and the number of the place in the network.
-pub type Drop<'a> = Option<(&'a DropoutKeys, u64)>;
-
-pub(crate) fn mask(drop: Drop<'_>, dims: &[usize]) -> Result<Option<Mask>> {
-    match drop {
-        Some((keys, site)) if keys.rate > 0.0 => Ok(Some(Mask::new(keys, site, dims)?)),
-        _ => Ok(None),
-    }
-}
-
-/// Drops values of `x (batch, …)` and scales the rest. `site` names the place in the network.
-pub fn dropout(x: &Tensor, keys: &DropoutKeys, site: u64) -> Result<Tensor> {
-    let Some(mask) = mask(Some((keys, site)), x.dims())? else {
-        return Ok(x.clone());
-    };
-    if fused(&[x]) {
-        return x.contiguous()?.apply_op1(Dropout(mask));
-    }
-    // The mask is made on the processor, so that every device drops the same values.
-    let values = mask.apply(&vec![1.0; x.elem_count()], width(x.layout()));
-    x * Tensor::from_vec(values, x.shape(), x.device())?.to_dtype(x.dtype())?
-}
-
-/// `x + dropout(y)`, both `(batch, …)`.
-pub fn residual(x: &Tensor, y: &Tensor, drop: Drop<'_>) -> Result<Tensor> {
-    if x.dims() != y.dims() {
-        bail!("a residual of {:?} for {:?}", y.dims(), x.dims());
-    }
-    if fused(&[x, y]) {
-        return x
-            .contiguous()?
-            .apply_op2(&y.contiguous()?, Residual(mask(drop, y.dims())?));
-    }
-    match drop {
-        Some((keys, site)) => x + dropout(y, keys, site)?,
-        None => x + y,
-    }
-}
-
-/// `dropout(max(x, 0))` of `x (batch, …)`.
-pub fn relu(x: &Tensor, drop: Drop<'_>) -> Result<Tensor> {
-    if fused(&[x]) {
-        return x.contiguous()?.apply_op1(Rectifier(mask(drop, x.dims())?));
-    }
-    match drop {
-        Some((keys, site)) => dropout(&x.relu()?, keys, site),
-        None => x.relu(),
-    }
+                )
+            };
+            (part(true)?, part(false)?)
+        };
+        backward.add(&x, dx)?;
+        backward.add(&y, dy)
+    }))
 }

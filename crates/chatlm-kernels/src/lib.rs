@@ -1,8 +1,8 @@
-//! Operators with backward for candle, each beside its plain candle twin.
+//! The operators of a T5 with their gradients, each beside its plain candle twin.
 //!
-//! On the processor in f32 the public functions run a kernel of their own (rows in parallel, every
-//! reduction inside one row and in a fixed order, so any number of threads gives the same bits);
-//! everywhere else they run the twin in [`plain`].
+//! On the processor in f32 the public functions run a kernel of their own (work in parallel, every
+//! reduction in a fixed order, so any number of threads gives the same bits) and write their backward
+//! on a [`Tape`]; on any other device they run the twin in [`plain`].
 
 #![expect(
     clippy::inline_always,
@@ -10,21 +10,30 @@
 )]
 
 mod attention;
-mod cross_entropy;
+pub mod cpu;
 mod dropout;
+mod embedding;
+mod gemm;
+mod gradients;
+mod layout;
 mod linear;
 mod math;
 mod norm;
 pub mod plain;
-mod product;
 mod projected;
 mod rows;
 mod softmax;
+mod tape;
 
-pub use attention::attention;
-pub use cross_entropy::{cross_entropy, log_probabilities};
-pub use dropout::{Drop, DropoutKeys, dropout, relu, residual};
-pub use linear::{linear, linear_scaled};
+pub use attention::{RelativeBias, attention};
+pub use dropout::{Drop, DropoutKeys, dropout, gated_gelu, relu, residual};
+pub use embedding::embedding;
+pub use gemm::Precision;
+pub use gradients::{Gradients, Sink};
+pub use layout::Rows;
+pub use linear::linear;
 pub use norm::rms_norm;
-pub use projected::projected_cross_entropy;
+pub use projected::Projection;
+pub use rows::write;
 pub use softmax::attention_probabilities;
+pub use tape::{Tape, Value, Weight};

@@ -1,111 +1,84 @@
 //! `y = scale · x·Wᵀ` with the weight as it lies on disk, `(out, in)`: neither the product nor its
-//! backward makes a transposed copy.
+//! backward makes a transposed copy, and both gradients are added where they belong.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 
+use crate::gemm::{Matrix, Precision, Product};
 use crate::plain;
-use crate::product::{Matrix, Product};
-use crate::rows::{fused, slice, with_slice};
+use crate::rows::{fused, read, width};
+use crate::tape::{Tape, Value, Weight, twin};
 
-struct Linear {
-    scale: f32,
+/// The product itself: `x (…, in)` by the transpose of `weight (out, in)`.
+fn product(x: &Tensor, weight: &Tensor, scale: f32, precision: Precision) -> Result<Tensor> {
+    let (out, inner) = weight.dims2()?;
+    if width(x) != inner {
+        candle_core::bail!("{:?} for a weight of {:?}", x.dims(), weight.dims());
+    }
+    let mut dims = x.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = out;
+    }
+    let (values, weight) = (read(x)?, read(weight)?);
+    let y = Product {
+        m: values.len() / inner.max(1),
+        n: out,
+        k: inner,
+        a: Matrix::rows(&values, inner),
+        b: Matrix::columns(&weight, inner),
+        scale,
+        precision,
+    }
+    .new_matrix();
+    Tensor::from_vec(y, dims, x.device())
 }
 
-impl CustomOp2 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
+/// `scale` times `x (…, in)` times the transpose of `weight (out, in)`.
+pub fn linear(tape: &Tape, x: &Value, weight: &Weight, scale: f64) -> Result<Value> {
+    if !fused(&[x.tensor(), weight.tensor()]) {
+        return twin(tape, &[x], &[weight], move |x, w| {
+            plain::linear(&x[0], &w[0])? * scale
+        });
     }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight) = (slice(s1, l1)?, slice(s2, l2)?);
-        let (out, inner) = l2.shape().dims2()?;
-        let product = Product {
-            m: x.len() / inner.max(1),
-            n: out,
-            k: inner,
-            a: Matrix::rows(x, inner),
-            b: Matrix::columns(weight, inner),
-            scale: self.scale,
-        };
-        let mut dims = l1.dims().to_vec();
-        if let Some(last) = dims.last_mut() {
-            *last = out;
+    let (scale, precision) = (scale as f32, tape.precision());
+    let x = x.contiguous()?;
+    let y = product(x.tensor(), weight.tensor(), scale, precision)?;
+    let tracked = x.tracked() || weight.index().is_some();
+    let weight = weight.clone();
+    Ok(tape.result(y, tracked, move |backward, gradient| {
+        let (out, inner) = weight.tensor().dims2()?;
+        let gradient = gradient.contiguous()?;
+        let g = read(&gradient)?;
+        let rows = g.len() / out.max(1);
+        // dW = scale · dyᵀ·x
+        if let Some(index) = weight.index() {
+            let x = read(x.tensor())?;
+            let product = Product {
+                m: out,
+                n: inner,
+                k: rows,
+                a: Matrix::columns(&g, out),
+                b: Matrix::rows(&x, inner),
+                scale,
+                precision,
+            };
+            backward.gradients.write(index, |values, add| {
+                product.write_to(values, inner, add, true);
+            });
         }
-        Ok((CpuStorage::F32(product.new_matrix()), Shape::from(dims)))
-    }
-
-    /// `dx = scale · dy·W`, `dW = scale · dyᵀ·x`.
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (out, inner) = weight.dims2()?;
-        let rows = x.elem_count() / inner.max(1);
-        let scale = self.scale;
-        with_slice(grad, |g| {
-            let dx = if x.track_op() {
-                let dx = with_slice(weight, |w| {
-                    let (a, b) = (Matrix::rows(g, out), Matrix::rows(w, inner));
-                    Ok(Product {
-                        m: rows,
-                        n: inner,
-                        k: out,
-                        a,
-                        b,
-                        scale,
-                    }
-                    .new_matrix())
-                })?;
-                Some(Tensor::from_vec(dx, x.shape(), x.device())?)
-            } else {
-                None
+        // dx = scale · dy·W
+        backward.accumulate(&x, |values, add| {
+            let w = read(weight.tensor())?;
+            let product = Product {
+                m: rows,
+                n: inner,
+                k: out,
+                a: Matrix::rows(&g, out),
+                b: Matrix::rows(&w, inner),
+                scale,
+                precision,
             };
-            let dw = if weight.track_op() {
-                let dw = with_slice(x, |x| {
-                    let (a, b) = (Matrix::columns(g, out), Matrix::rows(x, inner));
-                    Ok(Product {
-                        m: out,
-                        n: inner,
-                        k: rows,
-                        a,
-                        b,
-                        scale,
-                    }
-                    .new_matrix())
-                })?;
-                Some(Tensor::from_vec(dw, weight.shape(), weight.device())?)
-            } else {
-                None
-            };
-            Ok((dx, dw))
+            product.write_to(values, inner, add, true);
+            Ok(())
         })
-    }
-}
-
-/// `x (…, in)` times the transpose of `weight (out, in)`.
-pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    linear_scaled(x, weight, 1.0)
-}
-
-/// The same times a number.
-pub fn linear_scaled(x: &Tensor, weight: &Tensor, scale: f64) -> Result<Tensor> {
-    if fused(&[x, weight]) {
-        x.contiguous()?.apply_op2(
-            &weight.contiguous()?,
-            Linear {
-                scale: scale as f32,
-            },
-        )
-    } else {
-        plain::linear(x, weight)? * scale
-    }
+    }))
 }

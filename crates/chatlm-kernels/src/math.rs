@@ -35,6 +35,30 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { value * scale }
 }
 
+/// `sum += values`, by all threads.
+pub(crate) fn add_to(sum: &mut [f32], values: &[f32]) {
+    use rayon::prelude::*;
+    const TASK: usize = 1 << 14;
+    sum.par_chunks_mut(TASK)
+        .zip(values.par_chunks(TASK))
+        .for_each(|(sum, values)| {
+            vector(
+                #[inline(always)]
+                || {
+                    for (sum, value) in sum.iter_mut().zip(values) {
+                        *sum += value;
+                    }
+                },
+            );
+        });
+}
+
+/// `tanh(x)`, from the exponential.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
 /// Sums in lanes, and then the lanes in order.
 #[inline(always)]
 pub(crate) fn sum(values: &[f32]) -> f32 {

@@ -1,109 +1,109 @@
 //! T5's layer norm: `x / sqrt(mean(x²) + eps) · weight`, no mean subtracted, no bias
 //! (Zhang and Sennrich 2019, "Root Mean Square Layer Normalization").
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::Result;
+use rayon::prelude::*;
 
-use crate::math::{dot, vector};
+use crate::math::{add_to, dot, vector};
 use crate::plain;
-use crate::rows::{for_rows, fused, rows_a_task, slice, with_slice};
-
-struct RmsNorm {
-    eps: f64,
-}
+use crate::rows::{fused, new_rows, read, rows_a_task};
+use crate::tape::{Tape, Value, Weight, twin};
 
 #[inline(always)]
 fn scale(row: &[f32], eps: f64) -> f32 {
     1.0 / (dot(row, row) / row.len() as f32 + eps as f32).sqrt()
 }
 
-impl CustomOp2 for RmsNorm {
-    fn name(&self) -> &'static str {
-        "rms-norm"
+/// Normalizes the last dimension of `x (…, d)` and scales it by `weight (d)`.
+pub fn rms_norm(tape: &Tape, x: &Value, weight: &Weight, eps: f64) -> Result<Value> {
+    if !fused(&[x.tensor(), weight.tensor()]) {
+        return twin(tape, &[x], &[weight], move |x, w| {
+            plain::rms_norm(&x[0], &w[0], eps)
+        });
     }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight) = (slice(s1, l1)?, slice(s2, l2)?);
-        let width = weight.len();
-        let mut out = vec![0.0f32; x.len()];
-        for_rows(
-            &mut out,
-            width,
+    let x = x.contiguous()?;
+    let y = {
+        let (values, weight) = (read(x.tensor())?, read(weight.tensor())?);
+        let (values, weight, width) = (&*values, &*weight, weight.len());
+        new_rows(
+            x.tensor(),
             #[inline(always)]
             |row, out| {
-                let x = &x[row * width..(row + 1) * width];
-                let scale = scale(x, self.eps);
+                let x = &values[row * width..(row + 1) * width];
+                let scale = scale(x, eps);
                 for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
                     *out = x * scale * w;
                 }
             },
-        );
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    /// With `s = 1/rms`, `g = grad · weight`: `dx = s·g − x·s³·mean(g·x)`, `dw = Σ grad·x·s`.
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let width = weight.elem_count();
-        let (dx, dw) = with_slice(x, |xs| {
-            with_slice(weight, |w| {
-                with_slice(grad, |g| Ok(backward(xs, w, g, width, self.eps)))
-            })
+        )?
+    };
+    let tracked = x.tracked() || weight.index().is_some();
+    let weight = weight.clone();
+    Ok(tape.result(y, tracked, move |backward, gradient| {
+        let gradient = gradient.contiguous()?;
+        let (g, w) = (read(&gradient)?, read(weight.tensor())?);
+        let mut dw = Vec::new();
+        backward.accumulate(&x, |dx, add| {
+            dw = gradients(&*read(x.tensor())?, &w, &g, dx, add, eps);
+            Ok(())
         })?;
-        let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
-        Ok((Some(dx), Some(Tensor::from_vec(dw, width, x.device())?)))
-    }
+        let Some(index) = weight.index() else {
+            return Ok(());
+        };
+        if !x.tracked() {
+            let mut unused = vec![0.0; g.len()];
+            dw = gradients(&*read(x.tensor())?, &w, &g, &mut unused, false, eps);
+        }
+        backward.gradients.write(index, |values, add| {
+            if add {
+                add_to(values, &dw);
+            } else {
+                values.copy_from_slice(&dw);
+            }
+        });
+        Ok(())
+    }))
 }
 
-fn backward(
+/// With `s = 1/rms`, `h = g · weight`: `dx = s·h − x·s³·mean(h·x)`, `dw = Σ g·x·s`. Writes dx, or adds
+/// it; answers dw.
+fn gradients(
     x: &[f32],
     weight: &[f32],
-    grad: &[f32],
-    width: usize,
+    g: &[f32],
+    dx: &mut [f32],
+    add: bool,
     eps: f64,
-) -> (Vec<f32>, Vec<f32>) {
-    use rayon::prelude::*;
-    let mut dx = vec![0.0f32; x.len()];
+) -> Vec<f32> {
+    let width = weight.len();
     let task = rows_a_task(width) * width;
     // One partial weight gradient a task, added up in the order of the tasks.
     let partial: Vec<Vec<f32>> = dx
         .par_chunks_mut(task)
         .zip(x.par_chunks(task))
-        .zip(grad.par_chunks(task))
-        .map(|((dx, x), grad)| {
-            let mut dw = vec![0.0f32; width];
+        .zip(g.par_chunks(task))
+        .map(|((dx, x), g)| {
+            let (mut dw, mut h) = (vec![0.0f32; width], vec![0.0f32; width]);
             vector(
                 #[inline(always)]
                 || {
                     let rows = dx
                         .chunks_mut(width)
                         .zip(x.chunks(width))
-                        .zip(grad.chunks(width));
-                    for ((dx, x), grad) in rows {
+                        .zip(g.chunks(width));
+                    for ((dx, x), g) in rows {
                         let s = scale(x, eps);
-                        for (((dx, dw), g), (x, w)) in dx
-                            .iter_mut()
-                            .zip(&mut dw)
-                            .zip(grad)
-                            .zip(x.iter().zip(weight))
-                        {
-                            *dx = g * w;
-                            *dw += g * x * s;
+                        let (h, dw) = (&mut h[..width], &mut dw[..width]);
+                        let (x, g, dx, weight) =
+                            (&x[..width], &g[..width], &mut dx[..width], &weight[..width]);
+                        for i in 0..width {
+                            h[i] = g[i] * weight[i];
+                            dw[i] += g[i] * x[i] * s;
                         }
-                        let mean = dot(dx, x) / width as f32;
-                        let cubed = s * s * s * mean;
-                        for (dx, x) in dx.iter_mut().zip(x) {
-                            *dx = s * *dx - x * cubed;
+                        let cubed = s * s * s * (dot(h, x) / width as f32);
+                        for i in 0..width {
+                            let before = if add { dx[i] } else { 0.0 };
+                            dx[i] = before + (s * h[i] - x[i] * cubed);
                         }
                     }
                 },
@@ -117,15 +117,5 @@ fn backward(
             *dw += part;
         }
     }
-    (dx, dw)
-}
-
-/// Normalizes the last dimension of `x (…, d)` and scales it by `weight (d)`.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if fused(&[x, weight]) {
-        x.contiguous()?
-            .apply_op2(&weight.contiguous()?, RmsNorm { eps })
-    } else {
-        plain::rms_norm(x, weight, eps)
-    }
+    dw
 }

@@ -3,7 +3,8 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use crate::dropout::{Drop, dropout};
+use crate::dropout::Mask;
+use crate::layout::Rows;
 
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let wide = x.to_dtype(DType::F32)?;
@@ -57,35 +58,68 @@ pub fn attention_probabilities(
     exp.broadcast_div(&(sum + 1e-30)?)
 }
 
-/// (batch, length, heads · width) → (batch, heads, length, width)
+/// (length, heads · width) → (1, heads, length, width)
 fn split(x: &Tensor, heads: usize) -> Result<Tensor> {
-    let (batch, length, inner) = x.dims3()?;
-    x.reshape((batch, length, heads, inner / heads))?
+    let (length, inner) = x.dims2()?;
+    x.reshape((1, length, heads, inner / heads))?
         .transpose(1, 2)?
         .contiguous()
 }
 
-pub fn attention(
-    q: &Tensor,
-    kv: &Tensor,
+/// Attention of row r of `queries` over row r of `keys`; `bias(queries, keys)` gives what is added to
+/// the scores.
+pub(crate) fn attention(
+    [q, k, v]: [&Tensor; 3],
     heads: usize,
-    bias: Option<&Tensor>,
-    mask: Option<&Tensor>,
+    bias: impl Fn(usize, usize) -> Result<Option<Tensor>>,
+    [queries, keys]: [&Rows; 2],
     causal: bool,
-    drop: Drop<'_>,
+    mask: Option<&Mask>,
 ) -> Result<Tensor> {
-    let (batch, queries, inner) = q.dims3()?;
-    let part = |at: usize| split(&kv.narrow(2, at * inner, inner)?.contiguous()?, heads);
-    let (q, k, v) = (split(q, heads)?, part(0)?, part(1)?);
-    let scores = q.matmul(&k.transpose(2, 3)?.contiguous()?)?;
-    let mut p = attention_probabilities(&scores, bias, mask, causal)?;
-    if let Some((keys, site)) = drop {
-        p = dropout(&p, keys, site)?;
+    let (_, inner) = q.dims2()?;
+    let mut rows = Vec::new();
+    for row in 0..queries.count() {
+        let (own, theirs) = (queries.range(row), keys.range(row));
+        if own.is_empty() {
+            continue;
+        }
+        if theirs.is_empty() {
+            rows.push(q.narrow(0, own.start, own.len())?.zeros_like()?);
+            continue;
+        }
+        let q = split(&q.narrow(0, own.start, own.len())?.contiguous()?, heads)?;
+        let part = |x: &Tensor| {
+            split(
+                &x.narrow(0, theirs.start, theirs.len())?.contiguous()?,
+                heads,
+            )
+        };
+        let (k, v) = (part(k)?, part(v)?);
+        let scores = q.matmul(&k.transpose(2, 3)?.contiguous()?)?;
+        let bias = bias(own.len(), theirs.len())?;
+        let mut p = attention_probabilities(&scores, bias.as_ref(), None, causal)?;
+        if let Some(mask) = mask {
+            let factors: Vec<f32> = (0..heads)
+                .flat_map(|head| (0..own.len()).map(move |query| (head, query)))
+                .flat_map(|(head, query)| {
+                    let line = mask.query(row, head, query);
+                    (0..theirs.len()).map(move |key| line.factor(key))
+                })
+                .collect();
+            let factors = Tensor::from_vec(factors, p.shape(), p.device())?;
+            p = (p * factors.to_dtype(q.dtype())?)?;
+        }
+        rows.push(
+            p.matmul(&v)?
+                .transpose(1, 2)?
+                .contiguous()?
+                .reshape((own.len(), inner))?,
+        );
     }
-    p.matmul(&v)?
-        .transpose(1, 2)?
-        .contiguous()?
-        .reshape((batch, queries, inner))
+    if rows.is_empty() {
+        return q.zeros_like();
+    }
+    Tensor::cat(&rows, 0)
 }
 
 /// Log-probabilities of all the vocabulary.

@@ -1,212 +1,310 @@
-//! Cross-entropy joined with the projection onto the vocabulary: logits live only for a chunk of
-//! rows, whose share of the gradients is computed at once, so the largest tensor of a training step
-//! is never made (the idea of Liger Kernel's fused linear cross-entropy, Hsu et al. 2024).
+//! Cross-entropy and log-probabilities joined with the projection onto the vocabulary: logits live
+//! only for a chunk of rows, whose share of the gradients is computed at once, so the largest tensor
+//! of a training step is never made (the idea of Liger Kernel's fused linear cross-entropy, Hsu et
+//! al. 2024).
 
-use std::sync::OnceLock;
-
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
-use crate::cross_entropy::checked;
-use crate::math::{exp_in_place, max, sum, vector};
+use crate::gemm::{Matrix, Precision, Product};
+use crate::gradients::Gradients;
+use crate::math::{exp, exp_in_place, log_sum_exp, max, sum, vector};
 use crate::plain;
-use crate::product::{Matrix, Product};
-use crate::rows::{for_rows, fused, rows_a_task, slice};
+use crate::rows::{fresh, fused, read, rows_a_task};
+use crate::tape::Weight;
+
+/// The projection onto the vocabulary, and what its product is scaled by.
+#[derive(Debug, Clone, Copy)]
+pub struct Projection<'a> {
+    /// (v, d)
+    pub weight: &'a Weight,
+    pub scale: f64,
+    pub precision: Precision,
+}
 
 /// Logits of a chunk: 16 MiB, but never so few rows that the products grow thin.
 fn rows_a_chunk(width: usize) -> usize {
     ((1 << 22) / width.max(1)).max(256)
 }
 
-struct Projected {
-    targets: Vec<u32>,
-    ignore: u32,
-    smoothing: f32,
-    /// Of the logits.
-    scale: f32,
-    /// Whether gradients of the hidden states and of the weight are wanted.
-    wants: (bool, bool),
-    /// Those gradients, for an outer gradient of 1.
-    saved: OnceLock<(Vec<f32>, Vec<f32>)>,
+/// Where a chunk's gradients go.
+struct Into<'a, 'g> {
+    hidden: &'a mut [f32],
+    gradients: &'a mut Gradients<'g>,
 }
 
-impl Projected {
-    /// The loss of one row; its logits become their gradient.
-    #[inline(always)]
-    fn row(&self, logits: &mut [f32], target: u32) -> f32 {
-        if target == self.ignore {
-            logits.fill(0.0);
-            return 0.0;
-        }
-        let (width, target) = (logits.len() as f32, target as usize);
-        let mut score = (1.0 - self.smoothing) * logits[target];
-        if self.smoothing > 0.0 {
-            score += self.smoothing * sum(logits) / width;
-        }
-        let largest = max(logits);
-        let total = exp_in_place(logits, largest);
-        let (scale, even) = (1.0 / total, self.smoothing / width);
-        for value in logits.iter_mut() {
-            *value = *value * scale - even;
-        }
-        logits[target] -= 1.0 - self.smoothing;
-        largest + total.ln() - score
-    }
-
-    fn forward(&self, hidden: &[f32], weight: &[f32], inner: usize) -> f32 {
-        let (rows, width) = (self.targets.len(), weight.len() / inner.max(1));
-        let (want_hidden, want_weight) = self.wants;
-        let mut dx = vec![0.0f32; if want_hidden { hidden.len() } else { 0 }];
-        let mut dw = vec![0.0f32; if want_weight { weight.len() } else { 0 }];
-        let mut losses = vec![0.0f32; rows];
+impl Projection<'_> {
+    /// `score(row, logits)` of every row. With `into`, `score` turns its logits into their gradients,
+    /// which flow on.
+    fn rows(
+        &self,
+        hidden: &[f32],
+        weight: &[f32],
+        inner: usize,
+        mut into: Option<Into<'_, '_>>,
+        score: impl Fn(usize, &mut [f32]) -> f32 + Sync,
+    ) -> Vec<f32> {
+        let (rows, width) = (hidden.len() / inner.max(1), weight.len() / inner.max(1));
+        let (scale, precision) = (self.scale as f32, self.precision);
+        let mut scores = vec![0.0f32; rows];
         let size = rows_a_chunk(width).min(rows.max(1));
-        let mut logits = vec![0.0f32; size * width];
-        let scale = self.scale;
+        let mut logits = fresh(size * width);
         for from in (0..rows).step_by(size) {
             let count = size.min(rows - from);
             let x = &hidden[from * inner..(from + count) * inner];
             let logits = &mut logits[..count * width];
-            let (a, b) = (Matrix::rows(x, inner), Matrix::columns(weight, inner));
-            Product {
-                m: count,
-                n: width,
-                k: inner,
+            let product = |(m, n, k), a, b| Product {
+                m,
+                n,
+                k,
                 a,
                 b,
                 scale,
-            }
-            .write_to(logits, width, false, true);
+                precision,
+            };
+            let (a, b) = (Matrix::rows(x, inner), Matrix::columns(weight, inner));
+            product((count, width, inner), a, b).write_to(logits, width, false, true);
             let task = rows_a_task(width);
-            losses[from..from + count]
+            scores[from..from + count]
                 .par_chunks_mut(task)
                 .zip(logits.par_chunks_mut(task * width))
-                .zip(self.targets[from..from + count].par_chunks(task))
-                .for_each(|((losses, logits), targets)| {
+                .enumerate()
+                .for_each(|(part, (scores, logits))| {
                     vector(
                         #[inline(always)]
                         || {
-                            let rows = losses.iter_mut().zip(logits.chunks_mut(width)).zip(targets);
-                            for ((loss, logits), &target) in rows {
-                                *loss = self.row(logits, target);
+                            let rows = scores.iter_mut().zip(logits.chunks_mut(width));
+                            for (row, (out, logits)) in (from + part * task..).zip(rows) {
+                                *out = score(row, logits);
                             }
                         },
                     );
                 });
-            if want_hidden {
-                let (a, b) = (Matrix::rows(logits, width), Matrix::rows(weight, inner));
-                Product {
-                    m: count,
-                    n: inner,
-                    k: width,
-                    a,
-                    b,
-                    scale,
-                }
-                .write_to(
-                    &mut dx[from * inner..(from + count) * inner],
-                    inner,
-                    false,
-                    true,
-                );
-            }
-            if want_weight {
+            let Some(into) = &mut into else {
+                continue;
+            };
+            let (a, b) = (Matrix::rows(logits, width), Matrix::rows(weight, inner));
+            let out = &mut into.hidden[from * inner..(from + count) * inner];
+            product((count, inner, width), a, b).write_to(out, inner, false, true);
+            if let Some(index) = self.weight.index() {
                 let (a, b) = (Matrix::columns(logits, width), Matrix::rows(x, inner));
-                Product {
-                    m: width,
-                    n: inner,
-                    k: count,
-                    a,
-                    b,
-                    scale,
-                }
-                .write_to(&mut dw, inner, from > 0, true);
+                into.gradients.write(index, |values, add| {
+                    product((width, inner, count), a, b).write_to(values, inner, add, true);
+                });
             }
         }
-        if want_hidden || want_weight {
-            // A forward runs once for an operator, so the cell is empty.
-            let _ = self.saved.set((dx, dw));
+        scores
+    }
+
+    fn check(&self, hidden: &Tensor, targets: &[u32], ignore: u32) -> Result<usize> {
+        let ((rows, inner), (width, columns)) = (hidden.dims2()?, self.weight.tensor().dims2()?);
+        if inner != columns {
+            bail!("hidden states of {inner} for a projection of {columns}");
         }
-        losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() as f32
-    }
-}
-
-fn times(values: &[f32], grad: f32, like: &Tensor) -> Result<Tensor> {
-    let mut out = vec![0.0f32; values.len()];
-    let width = like.dims().last().copied().unwrap_or(1);
-    for_rows(
-        &mut out,
-        width,
-        #[inline(always)]
-        |row, out| {
-            for (out, value) in out.iter_mut().zip(&values[row * width..(row + 1) * width]) {
-                *out = value * grad;
-            }
-        },
-    );
-    Tensor::from_vec(out, like.shape(), like.device())
-}
-
-impl CustomOp2 for Projected {
-    fn name(&self) -> &'static str {
-        "projected-cross-entropy"
+        if targets.len() != rows {
+            bail!("{} targets for {rows} rows", targets.len());
+        }
+        match targets
+            .iter()
+            .find(|&&t| t != ignore && t as usize >= width)
+        {
+            Some(bad) => bail!("target {bad} is outside a vocabulary of {width}"),
+            None => Ok(inner),
+        }
     }
 
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, inner) = l2.shape().dims2()?;
-        let loss = self.forward(slice(s1, l1)?, slice(s2, l2)?, inner);
-        Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
-    }
-
-    fn bwd(
+    /// `loss(logits)` by the twin: its value, and with gradients those of the hidden states.
+    fn twin(
         &self,
         hidden: &Tensor,
-        weight: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some((dx, dw)) = self.saved.get() else {
-            bail!("a loss was asked for gradients that its forward did not expect")
+        gradients: Option<&mut Gradients<'_>>,
+        loss: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let logits = |x: &Tensor, w: &Tensor| plain::linear(x, w)? * self.scale;
+        let Some(gradients) = gradients else {
+            let value = loss(&logits(hidden, self.weight.tensor())?)?;
+            return Ok((value, None));
         };
-        let (grad, (want_hidden, want_weight)) = (grad.to_scalar::<f32>()?, self.wants);
-        let dx = want_hidden.then(|| times(dx, grad, hidden)).transpose()?;
-        Ok((
-            dx,
-            want_weight.then(|| times(dw, grad, weight)).transpose()?,
-        ))
+        let (x, w) = (
+            Var::from_tensor(hidden)?,
+            Var::from_tensor(self.weight.tensor())?,
+        );
+        let value = loss(&logits(x.as_tensor(), w.as_tensor())?)?;
+        let mut store = value.sum_all()?.backward()?;
+        if let (Some(index), Some(dw)) = (self.weight.index(), store.remove(w.as_tensor())) {
+            gradients.add(index, &dw)?;
+        }
+        Ok((value, store.remove(x.as_tensor())))
+    }
+
+    /// The SUM of the cross-entropies of `hidden (n, d)` with `targets (n)` in nats, rows whose
+    /// target is `ignore` left out; `smoothing` is the share of the target spread evenly over the
+    /// vocabulary, as PyTorch's `label_smoothing`.
+    pub fn cross_entropy(
+        &self,
+        hidden: &Tensor,
+        targets: &[u32],
+        ignore: u32,
+        smoothing: f64,
+    ) -> Result<f64> {
+        let inner = self.check(hidden, targets, ignore)?;
+        if !fused(&[hidden, self.weight.tensor()]) {
+            let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
+            let (value, _) = self.twin(hidden, None, |logits| {
+                plain::cross_entropy(logits, &ids, ignore, smoothing)
+            })?;
+            return value.to_dtype(candle_core::DType::F64)?.to_scalar();
+        }
+        let hidden = hidden.contiguous()?;
+        let (x, w) = (read(&hidden)?, read(self.weight.tensor())?);
+        let scores = self.rows(&x, &w, inner, None, |row, logits| {
+            loss(logits, targets[row], ignore, smoothing as f32, None)
+        });
+        Ok(scores.iter().map(|&score| f64::from(score)).sum())
+    }
+
+    /// The same, and `factor` times its gradients: the hidden states' as the answer, the weight's
+    /// into `gradients`.
+    pub fn cross_entropy_backward(
+        &self,
+        hidden: &Tensor,
+        targets: &[u32],
+        ignore: u32,
+        smoothing: f64,
+        factor: f64,
+        gradients: &mut Gradients<'_>,
+    ) -> Result<(f64, Tensor)> {
+        let inner = self.check(hidden, targets, ignore)?;
+        if !fused(&[hidden, self.weight.tensor()]) {
+            let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
+            let (value, dx) = self.twin(hidden, Some(gradients), |logits| {
+                plain::cross_entropy(logits, &ids, ignore, smoothing)? * factor
+            })?;
+            let value: f64 = value.to_dtype(candle_core::DType::F64)?.to_scalar()?;
+            let dx = match dx {
+                Some(dx) => dx,
+                None => hidden.zeros_like()?,
+            };
+            return Ok((value / factor, dx));
+        }
+        let hidden = hidden.contiguous()?;
+        let mut dx = fresh(hidden.elem_count());
+        let scores = {
+            let (x, w) = (read(&hidden)?, read(self.weight.tensor())?);
+            let into = Into {
+                hidden: &mut dx,
+                gradients,
+            };
+            self.rows(&x, &w, inner, Some(into), |row, logits| {
+                loss(
+                    logits,
+                    targets[row],
+                    ignore,
+                    smoothing as f32,
+                    Some(factor as f32),
+                )
+            })
+        };
+        let dx = Tensor::from_vec(dx, hidden.shape(), hidden.device())?;
+        Ok((scores.iter().map(|&score| f64::from(score)).sum(), dx))
+    }
+
+    /// The log-probability of each row's target, 0 where it is `ignore`.
+    pub fn log_probabilities(
+        &self,
+        hidden: &Tensor,
+        targets: &[u32],
+        ignore: u32,
+    ) -> Result<Vec<f32>> {
+        let inner = self.check(hidden, targets, ignore)?;
+        if !fused(&[hidden, self.weight.tensor()]) {
+            let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
+            let (value, _) = self.twin(hidden, None, |logits| {
+                plain::log_probabilities(logits, &ids, ignore)
+            })?;
+            return value.to_dtype(candle_core::DType::F32)?.to_vec1();
+        }
+        let hidden = hidden.contiguous()?;
+        let (x, w) = (read(&hidden)?, read(self.weight.tensor())?);
+        Ok(self.rows(&x, &w, inner, None, |row, logits| match targets[row] {
+            target if target == ignore => 0.0,
+            target => logits[target as usize] - log_sum_exp(logits),
+        }))
+    }
+
+    /// Gradients of `Σ by[row] · log_probability(row)`: the hidden states' as the answer, the
+    /// weight's into `gradients`.
+    pub fn log_probabilities_backward(
+        &self,
+        hidden: &Tensor,
+        targets: &[u32],
+        ignore: u32,
+        by: &[f32],
+        gradients: &mut Gradients<'_>,
+    ) -> Result<Tensor> {
+        let inner = self.check(hidden, targets, ignore)?;
+        if by.len() != targets.len() {
+            bail!("{} derivatives for {} rows", by.len(), targets.len());
+        }
+        if !fused(&[hidden, self.weight.tensor()]) {
+            let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
+            let by = Tensor::from_slice(by, by.len(), hidden.device())?;
+            let (_, dx) = self.twin(hidden, Some(gradients), |logits| {
+                plain::log_probabilities(logits, &ids, ignore)? * &by
+            })?;
+            return match dx {
+                Some(dx) => Ok(dx),
+                None => hidden.zeros_like(),
+            };
+        }
+        let hidden = hidden.contiguous()?;
+        let mut dx = fresh(hidden.elem_count());
+        {
+            let (x, w) = (read(&hidden)?, read(self.weight.tensor())?);
+            let into = Into {
+                hidden: &mut dx,
+                gradients,
+            };
+            self.rows(&x, &w, inner, Some(into), |row, logits| {
+                // d log p / d logits = onehot − softmax
+                let (target, by) = (targets[row], by[row]);
+                if target == ignore {
+                    logits.fill(0.0);
+                    return 0.0;
+                }
+                let norm = log_sum_exp(logits);
+                let score = logits[target as usize] - norm;
+                for value in logits.iter_mut() {
+                    *value = -by * exp(*value - norm);
+                }
+                logits[target as usize] += by;
+                score
+            });
+        }
+        Tensor::from_vec(dx, hidden.shape(), hidden.device())
     }
 }
 
-/// The SUM of the cross-entropies of the logits `scale · hidden (n, d) · weight (v, d)ᵀ` with
-/// `targets (n)`: as [`crate::cross_entropy()`] of [`crate::linear_scaled`], without the logits.
-pub fn projected_cross_entropy(
-    hidden: &Tensor,
-    weight: &Tensor,
-    scale: f64,
-    targets: &Tensor,
-    ignore: u32,
-    smoothing: f64,
-) -> Result<Tensor> {
-    let ((rows, inner), (width, columns)) = (hidden.dims2()?, weight.dims2()?);
-    if inner != columns {
-        bail!("hidden states of {inner} for a projection of {columns}");
+/// The loss of one row; with a factor, its logits become their gradient times it.
+#[inline(always)]
+fn loss(logits: &mut [f32], target: u32, ignore: u32, smoothing: f32, factor: Option<f32>) -> f32 {
+    if target == ignore {
+        logits.fill(0.0);
+        return 0.0;
     }
-    if !fused(&[hidden, weight]) {
-        let logits = (plain::linear(hidden, weight)? * scale)?;
-        return plain::cross_entropy(&logits, targets, ignore, smoothing);
+    let (width, target) = (logits.len() as f32, target as usize);
+    let mut score = (1.0 - smoothing) * logits[target];
+    if smoothing > 0.0 {
+        score += smoothing * sum(logits) / width;
     }
-    let op = Projected {
-        targets: checked(targets, rows, width, ignore)?,
-        ignore,
-        smoothing: smoothing as f32,
-        scale: scale as f32,
-        wants: (hidden.track_op(), weight.track_op()),
-        saved: OnceLock::new(),
-    };
-    hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)
+    let largest = max(logits);
+    let total = exp_in_place(logits, largest);
+    if let Some(factor) = factor {
+        let (scale, even) = (factor / total, factor * smoothing / width);
+        for value in logits.iter_mut() {
+            *value = *value * scale - even;
+        }
+        logits[target] -= factor * (1.0 - smoothing);
+    }
+    largest + total.ln() - score
 }

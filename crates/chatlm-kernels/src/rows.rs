@@ -1,6 +1,9 @@
 //! What the kernels share: contiguous f32 slices, and work spread over rows.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
+use std::cell::RefCell;
+use std::ops::Deref;
+
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::math::vector;
@@ -12,13 +15,70 @@ pub(crate) fn fused(tensors: &[&Tensor]) -> bool {
         .all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
 }
 
-/// The values of a contiguous tensor.
-pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let values = storage.as_slice::<f32>()?;
-    match layout.contiguous_offsets() {
-        Some((from, to)) => Ok(&values[from..to]),
-        None => bail!("a kernel was given a tensor that is not contiguous"),
+/// The values of a contiguous tensor on the processor.
+struct Values<G> {
+    storage: G,
+    from: usize,
+    to: usize,
+}
+
+impl<G: Deref<Target = Storage>> Deref for Values<G> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(values)) => &values[self.from..self.to],
+            // `read` makes no other.
+            _ => &[],
+        }
     }
+}
+
+/// Reads a contiguous f32 tensor of the processor.
+pub(crate) fn read(tensor: &Tensor) -> Result<impl Deref<Target = [f32]> + '_> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let (Storage::Cpu(CpuStorage::F32(_)), Some((from, to))) =
+        (&*storage, layout.contiguous_offsets())
+    else {
+        bail!("a kernel wants contiguous f32 values on the processor")
+    };
+    Ok(Values { storage, from, to })
+}
+
+struct Write<F>(RefCell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32])> InplaceOp1 for Write<F> {
+    fn name(&self) -> &'static str {
+        "write"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (CpuStorage::F32(values), Some((from, to))) = (storage, layout.contiguous_offsets())
+        else {
+            bail!("a kernel wants contiguous f32 values on the processor")
+        };
+        if let Some(work) = self.0.take() {
+            work(&mut values[from..to]);
+        }
+        Ok(())
+    }
+}
+
+/// Changes the values of a contiguous f32 tensor of the processor in place.
+pub fn write<R>(tensor: &Tensor, work: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    let mut result = None;
+    tensor.inplace_op1(&Write(RefCell::new(Some(|values: &mut [f32]| {
+        result = Some(work(values));
+    }))))?;
+    match result {
+        Some(result) => Ok(result),
+        None => bail!("a tensor was not written"),
+    }
+}
+
+/// Room for `count` values that the caller writes before it reads them.
+pub(crate) fn fresh(count: usize) -> Vec<f32> {
+    vec![0.0; count]
 }
 
 /// Rows worth a task of their own: about 16 thousand values.
@@ -46,12 +106,17 @@ pub(crate) fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut 
         });
 }
 
-/// Calls `work` with the values of a contiguous CPU tensor.
-pub(crate) fn with_slice<R>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        candle_core::Storage::Cpu(storage) => work(slice(storage, layout)?),
-        _ => bail!("a processor kernel was given a tensor of another device"),
-    }
+/// A new tensor like `like`, whose rows (of the last dimension) `work(row, out)` writes.
+pub(crate) fn new_rows(
+    like: &Tensor,
+    work: impl Fn(usize, &mut [f32]) + Sync,
+) -> Result<Tensor> {
+    let mut out = fresh(like.elem_count());
+    for_rows(&mut out, width(like), work);
+    Tensor::from_vec(out, like.shape(), like.device())
+}
+
+/// Values in the last dimension.
+pub(crate) fn width(tensor: &Tensor) -> usize {
+    tensor.dims().last().copied().unwrap_or(1)
 }

@@ -12,6 +12,7 @@
 #![cfg_attr(test, allow(dead_code, reason = "exported to Node outside tests"))]
 
 mod allocator;
+mod bench;
 mod checkpoint;
 mod clean;
 mod dataset;

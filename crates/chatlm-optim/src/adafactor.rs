@@ -1,9 +1,11 @@
 //! Adafactor (Shazeer and Stern 2018) as transformers' `Adafactor`: no momentum, second moments
-//! factored into rows and columns for matrices, updates clipped by their root mean square.
+//! factored into rows and columns for matrices, updates clipped by their root mean square. The
+//! update is never stored, but computed once for its root mean square and once to be applied.
 
 use rayon::prelude::*;
 
-use crate::state::{TASK, sum_of_squares};
+use crate::clip::squared_norm;
+use crate::vector::{BUFFER, Lanes, TASK, square, vector};
 
 /// The second moments of one weight.
 #[derive(Debug, Clone)]
@@ -40,11 +42,38 @@ const EPSILON_GRADIENT: f32 = 1e-30;
 const EPSILON_PARAMETER: f64 = 1e-3;
 const CLIP_THRESHOLD: f64 = 1.0;
 const DECAY_RATE: f64 = -0.8;
-/// Columns worth a task of their own.
-const BLOCK: usize = 64;
 
-fn root_mean_square(values: &[f32]) -> f64 {
-    (sum_of_squares(values) / values.len().max(1) as f64).sqrt()
+fn root_mean_square(squares: f64, count: usize) -> f64 {
+    (squares / count as f64).sqrt()
+}
+
+/// How a moment moves on; both factors are rounded once, as in transformers.
+#[derive(Clone, Copy)]
+struct Decay {
+    beta: f32,
+    rest: f32,
+}
+
+impl Decay {
+    fn new(step: u64) -> Self {
+        let beta = 1.0 - (step as f64).powf(DECAY_RATE);
+        Self {
+            beta: beta as f32,
+            rest: (1.0 - beta) as f32,
+        }
+    }
+
+    #[inline(always)]
+    fn on(self, moment: f32, square: f32) -> f32 {
+        self.beta * moment + self.rest * (square + EPSILON_GRADIENT)
+    }
+}
+
+/// `w · keep - size · update`, where the update's root mean square is at most the threshold.
+#[derive(Clone, Copy)]
+struct Apply {
+    keep: f32,
+    size: f32,
 }
 
 impl Adafactor {
@@ -53,88 +82,247 @@ impl Adafactor {
     pub(crate) fn update(
         self,
         weights: &mut [f32],
-        grad: &[f32],
+        gradient: &[f32],
+        scale: f32,
         factors: &mut Factors,
         learning_rate: f64,
         step: u64,
     ) {
-        let mut rate = learning_rate;
-        if self.relative_step {
+        if weights.is_empty() {
+            return;
+        }
+        let rate = self.rate(weights, learning_rate, step);
+        let decay = Decay::new(step);
+        let apply = |squares: f64| {
+            let clipped = root_mean_square(squares, gradient.len()) / CLIP_THRESHOLD;
+            Apply {
+                keep: (1.0 - self.weight_decay * rate) as f32,
+                // `f64::max` would lose a NaN.
+                size: (rate / if clipped < 1.0 { 1.0 } else { clipped }) as f32,
+            }
+        };
+        match factors {
+            Factors::Matrix { row, column } => {
+                let blocks = Blocks::new(column.len());
+                blocks.moments(gradient, scale, row, column, decay);
+                let mean = row.iter().copied().map(f64::from).sum::<f64>() / row.len() as f64;
+                let row: Vec<f32> = row.iter().map(|r| 1.0 / (r / mean as f32).sqrt()).collect();
+                let column: Vec<f32> = column.iter().map(|c| 1.0 / c.sqrt()).collect();
+                let squares = blocks.squares(gradient, scale, &row, &column);
+                blocks.apply(weights, gradient, scale, &row, &column, apply(squares));
+            }
+            Factors::Whole(second) => {
+                let squares = whole_moments(gradient, scale, second, decay);
+                whole_apply(weights, gradient, scale, second, apply(squares));
+            }
+        }
+    }
+
+    /// transformers' `_get_lr`.
+    fn rate(self, weights: &[f32], learning_rate: f64, step: u64) -> f64 {
+        let rate = if self.relative_step {
             let least = if self.warmup_init {
                 1e-6 * step as f64
             } else {
                 1e-2
             };
-            rate = least.min(1.0 / (step as f64).sqrt());
-        }
-        if self.scale_parameter {
-            rate *= EPSILON_PARAMETER.max(root_mean_square(weights));
-        }
-        let beta = (1.0 - (step as f64).powf(DECAY_RATE)) as f32;
-        let mut update = match factors {
-            Factors::Matrix { row, column } => matrix_update(grad, row, column, beta),
-            Factors::Whole(second) => {
-                let mut update = vec![0.0f32; grad.len()];
-                for ((u, v), g) in update.iter_mut().zip(second).zip(grad) {
-                    *v = beta * *v + (1.0 - beta) * (g * g + EPSILON_GRADIENT);
-                    *u = g / v.sqrt();
-                }
-                update
-            }
+            least.min(1.0 / (step as f64).sqrt())
+        } else {
+            learning_rate
         };
-        let size = (rate / (root_mean_square(&update) / CLIP_THRESHOLD).max(1.0)) as f32;
-        let keep = (1.0 - self.weight_decay * rate) as f32;
+        if self.scale_parameter {
+            let size = root_mean_square(squared_norm(weights), weights.len());
+            rate * EPSILON_PARAMETER.max(size)
+        } else {
+            rate
+        }
+    }
+}
+
+/// A value of a matrix's update: `r` and `c` are its row's and its column's factors.
+#[inline(always)]
+fn update_of(g: f32, scale: f32, r: f32, c: f32) -> f32 {
+    r * c * (scale * g)
+}
+
+/// A matrix in blocks of whole rows, a task each.
+#[derive(Clone, Copy)]
+struct Blocks {
+    columns: usize,
+    /// Rows of a block, and their values.
+    rows: usize,
+    values: usize,
+}
+
+impl Blocks {
+    fn new(columns: usize) -> Self {
+        let rows = (TASK / columns).max(1);
+        Self {
+            columns,
+            rows,
+            values: rows * columns,
+        }
+    }
+
+    /// Pass 1: moves the means of squares on, of rows and of columns.
+    fn moments(
+        self,
+        gradient: &[f32],
+        scale: f32,
+        row: &mut [f32],
+        column: &mut [f32],
+        decay: Decay,
+    ) {
+        let columns = self.columns;
+        // Sums of columns, a line a block.
+        let mut sums = vec![0.0f64; row.len().div_ceil(self.rows) * columns];
+        row.par_chunks_mut(self.rows)
+            .zip(gradient.par_chunks(self.values))
+            .zip(sums.par_chunks_mut(columns))
+            .for_each(|((row, gradient), sums)| {
+                vector(
+                    #[inline(always)]
+                    || {
+                        for (row, gradient) in row.iter_mut().zip(gradient.chunks_exact(columns)) {
+                            let sum = squares_into(gradient, scale, sums);
+                            *row = decay.on(*row, (sum / columns as f64) as f32);
+                        }
+                    },
+                );
+            });
+        let (total, others) = sums.split_at_mut(columns);
+        for block in others.chunks_exact(columns) {
+            for (total, sum) in total.iter_mut().zip(block) {
+                *total += sum;
+            }
+        }
+        for (column, sum) in column.iter_mut().zip(total) {
+            *column = decay.on(*column, (*sum / row.len() as f64) as f32);
+        }
+    }
+
+    /// Pass 2: the update's sum of squares.
+    fn squares(self, gradient: &[f32], scale: f32, row: &[f32], column: &[f32]) -> f64 {
+        let parts: Vec<f64> = row
+            .par_chunks(self.rows)
+            .zip(gradient.par_chunks(self.values))
+            .map(|(row, gradient)| {
+                vector(
+                    #[inline(always)]
+                    || {
+                        let mut lanes = Lanes::ZERO;
+                        let mut buffer = [0.0f32; BUFFER];
+                        for (&r, gradient) in row.iter().zip(gradient.chunks_exact(self.columns)) {
+                            for (g, c) in gradient.chunks(BUFFER).zip(column.chunks(BUFFER)) {
+                                let update = &mut buffer[..g.len()];
+                                for ((u, &g), &c) in update.iter_mut().zip(g).zip(c) {
+                                    *u = update_of(g, scale, r, c);
+                                }
+                                lanes.add(update, square);
+                            }
+                        }
+                        lanes.sum()
+                    },
+                )
+            })
+            .collect();
+        parts.iter().sum()
+    }
+
+    /// Pass 3.
+    fn apply(
+        self,
+        weights: &mut [f32],
+        gradient: &[f32],
+        scale: f32,
+        row: &[f32],
+        column: &[f32],
+        apply: Apply,
+    ) {
+        let columns = self.columns;
         weights
-            .par_chunks_mut(TASK)
-            .zip(update.par_chunks_mut(TASK))
-            .for_each(|(weights, update)| {
-                for (w, u) in weights.iter_mut().zip(update) {
-                    *w = *w * keep - size * *u;
-                }
+            .par_chunks_mut(self.values)
+            .zip(gradient.par_chunks(self.values))
+            .zip(row.par_chunks(self.rows))
+            .for_each(|((weights, gradient), row)| {
+                vector(
+                    #[inline(always)]
+                    || {
+                        for ((weights, gradient), &r) in weights
+                            .chunks_exact_mut(columns)
+                            .zip(gradient.chunks_exact(columns))
+                            .zip(row)
+                        {
+                            for ((w, &g), &c) in weights.iter_mut().zip(gradient).zip(column) {
+                                *w = *w * apply.keep - apply.size * update_of(g, scale, r, c);
+                            }
+                        }
+                    },
+                );
             });
     }
 }
 
-/// Moves the factored moments on and answers `grad / sqrt(row ⊗ column / mean(row))`.
-fn matrix_update(grad: &[f32], row: &mut [f32], column: &mut [f32], beta: f32) -> Vec<f32> {
-    let (rows, columns) = (row.len(), column.len());
-    let rest = 1.0 - beta;
-    row.par_iter_mut().enumerate().for_each(|(at, row)| {
-        let mean = sum_of(&grad[at * columns..(at + 1) * columns]) / columns as f64;
-        *row = beta * *row + rest * (mean as f32 + EPSILON_GRADIENT);
-    });
-    // Columns in blocks, each summed over the rows in order.
-    column
-        .par_chunks_mut(BLOCK)
-        .enumerate()
-        .for_each(|(block, column)| {
-            let mut sums = [0.0f64; BLOCK];
-            for at in 0..rows {
-                let from = at * columns + block * BLOCK;
-                for (sum, g) in sums.iter_mut().zip(&grad[from..from + column.len()]) {
-                    *sum += f64::from(g * g);
-                }
-            }
-            for (column, sum) in column.iter_mut().zip(sums) {
-                *column = beta * *column + rest * ((sum / rows as f64) as f32 + EPSILON_GRADIENT);
-            }
-        });
-    let mean = (row.iter().map(|&r| f64::from(r)).sum::<f64>() / rows as f64) as f32;
-    let column: Vec<f32> = column.iter().map(|c| 1.0 / c.sqrt()).collect();
-    let mut update = vec![0.0f32; grad.len()];
-    update
-        .par_chunks_mut(columns)
-        .zip(grad.par_chunks(columns))
-        .zip(row.par_iter())
-        .for_each(|((update, grad), row)| {
-            let scale = 1.0 / (row / mean).sqrt();
-            for ((u, g), c) in update.iter_mut().zip(grad).zip(&column) {
-                *u = g * scale * c;
-            }
-        });
-    update
+/// Adds the squares of a row to the sums of the columns and answers their own sum. As in
+/// transformers a square is an f32; sums are f64.
+#[inline(always)]
+fn squares_into(gradient: &[f32], scale: f32, sums: &mut [f64]) -> f64 {
+    let mut lanes = Lanes::ZERO;
+    let mut buffer = [0.0f32; BUFFER];
+    for (gradient, sums) in gradient.chunks(BUFFER).zip(sums.chunks_mut(BUFFER)) {
+        let squares = &mut buffer[..gradient.len()];
+        for ((square, g), sum) in squares.iter_mut().zip(gradient).zip(sums) {
+            let g = scale * g;
+            *square = g * g;
+            *sum += f64::from(*square);
+        }
+        lanes.add(squares, |square| square);
+    }
+    lanes.sum()
 }
 
-fn sum_of(values: &[f32]) -> f64 {
-    values.iter().map(|v| f64::from(v * v)).sum()
+/// Moves the second moment on and answers the update's sum of squares.
+fn whole_moments(gradient: &[f32], scale: f32, second: &mut [f32], decay: Decay) -> f64 {
+    let parts: Vec<f64> = second
+        .par_chunks_mut(TASK)
+        .zip(gradient.par_chunks(TASK))
+        .map(|(second, gradient)| {
+            vector(
+                #[inline(always)]
+                || {
+                    let mut lanes = Lanes::ZERO;
+                    let mut buffer = [0.0f32; BUFFER];
+                    for (v, g) in second.chunks_mut(BUFFER).zip(gradient.chunks(BUFFER)) {
+                        let update = &mut buffer[..g.len()];
+                        for ((u, v), g) in update.iter_mut().zip(v).zip(g) {
+                            let g = scale * g;
+                            *v = decay.on(*v, g * g);
+                            *u = 1.0 / v.sqrt() * g;
+                        }
+                        lanes.add(update, square);
+                    }
+                    lanes.sum()
+                },
+            )
+        })
+        .collect();
+    parts.iter().sum()
+}
+
+fn whole_apply(weights: &mut [f32], gradient: &[f32], scale: f32, second: &[f32], apply: Apply) {
+    weights
+        .par_chunks_mut(TASK)
+        .zip(gradient.par_chunks(TASK))
+        .zip(second.par_chunks(TASK))
+        .for_each(|((weights, gradient), second)| {
+            vector(
+                #[inline(always)]
+                || {
+                    for ((w, g), v) in weights.iter_mut().zip(gradient).zip(second) {
+                        let update = 1.0 / v.sqrt() * (scale * g);
+                        *w = *w * apply.keep - apply.size * update;
+                    }
+                },
+            );
+        });
 }

@@ -2,25 +2,43 @@
 
 use rayon::prelude::*;
 
-use crate::state::TASK;
+use crate::vector::{TASK, vector};
 
-/// The two moments of one weight.
+/// The two moments of all weights, side by side: two pieces of memory, not two for each weight.
 #[derive(Debug, Clone)]
 pub(crate) struct Moments {
-    pub(crate) first: Vec<f32>,
-    pub(crate) second: Vec<f32>,
+    first: Vec<f32>,
+    second: Vec<f32>,
+    /// Where each weight's begin, and where the last ends.
+    starts: Vec<usize>,
 }
 
 impl Moments {
-    pub(crate) fn new(count: usize) -> Self {
+    pub(crate) fn new(sizes: impl Iterator<Item = usize>) -> Self {
+        let mut starts = vec![0];
+        for size in sizes {
+            starts.push(starts[starts.len() - 1] + size);
+        }
+        let count = starts[starts.len() - 1];
         Self {
             first: vec![0.0; count],
             second: vec![0.0; count],
+            starts,
         }
+    }
+
+    /// Both moments of a weight.
+    pub(crate) fn of(&self, index: usize) -> (&[f32], &[f32]) {
+        let range = self.starts[index]..self.starts[index + 1];
+        (&self.first[range.clone()], &self.second[range])
+    }
+
+    pub(crate) fn of_mut(&mut self, index: usize) -> (&mut [f32], &mut [f32]) {
+        let range = self.starts[index]..self.starts[index + 1];
+        (&mut self.first[range.clone()], &mut self.second[range])
     }
 }
 
-/// One step's constants.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AdamW {
     pub(crate) beta1: f64,
@@ -30,12 +48,13 @@ pub(crate) struct AdamW {
 }
 
 impl AdamW {
-    /// Updates `weights` for step `step`, counted from 1.
+    /// Updates `weights` for step `step`, counted from 1, in one pass over memory.
     pub(crate) fn update(
         self,
         weights: &mut [f32],
-        grad: &[f32],
-        moments: &mut Moments,
+        gradient: &[f32],
+        scale: f32,
+        (first, second): (&mut [f32], &mut [f32]),
         learning_rate: f64,
         step: u64,
     ) {
@@ -49,15 +68,23 @@ impl AdamW {
         let (root, epsilon) = (correction2 as f32, self.epsilon as f32);
         weights
             .par_chunks_mut(TASK)
-            .zip(grad.par_chunks(TASK))
-            .zip(moments.first.par_chunks_mut(TASK))
-            .zip(moments.second.par_chunks_mut(TASK))
-            .for_each(|(((weights, grad), first), second)| {
-                for (((w, g), m), v) in weights.iter_mut().zip(grad).zip(first).zip(second) {
-                    *m = beta1 * *m + rest1 * g;
-                    *v = beta2 * *v + rest2 * g * g;
-                    *w = *w * keep - size * *m / (v.sqrt() / root + epsilon);
-                }
+            .zip(gradient.par_chunks(TASK))
+            .zip(first.par_chunks_mut(TASK))
+            .zip(second.par_chunks_mut(TASK))
+            .for_each(|(((weights, gradient), first), second)| {
+                vector(
+                    #[inline(always)]
+                    || {
+                        for (((w, g), m), v) in
+                            weights.iter_mut().zip(gradient).zip(first).zip(second)
+                        {
+                            let g = scale * g;
+                            *m = beta1 * *m + rest1 * g;
+                            *v = beta2 * *v + rest2 * g * g;
+                            *w = *w * keep - size * *m / (v.sqrt() / root + epsilon);
+                        }
+                    },
+                );
             });
     }
 }

@@ -1,61 +1,51 @@
 //! Clipping by global norm, as `torch.nn.utils.clip_grad_norm_`.
 
-use std::collections::BTreeMap;
-
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor};
-use chatlm_job::{Error, Result};
 use rayon::prelude::*;
 
-use crate::state::{TASK, sum_of_squares};
+use crate::vector::{Lanes, TASK, square, vector};
 
-struct Scale(f32);
-
-impl InplaceOp1 for Scale {
-    fn name(&self) -> &'static str {
-        "scale"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let (CpuStorage::F32(values), Some((from, to))) = (storage, layout.contiguous_offsets())
-        else {
-            candle_core::bail!("gradients are contiguous f32")
-        };
-        values[from..to].par_chunks_mut(TASK).for_each(|chunk| {
-            for value in chunk {
-                *value *= self.0;
-            }
-        });
-        Ok(())
-    }
+/// `Σ values²` in f64, by all threads. The order of additions is fixed whatever their number; what
+/// is not finite is carried through.
+pub fn squared_norm(values: &[f32]) -> f64 {
+    let parts: Vec<f64> = values
+        .par_chunks(TASK)
+        .map(|values| {
+            vector(
+                #[inline(always)]
+                || {
+                    let mut lanes = Lanes::ZERO;
+                    lanes.add(values, square);
+                    lanes.sum()
+                },
+            )
+        })
+        .collect();
+    parts.iter().sum()
 }
 
-fn squares(tensor: &Tensor) -> candle_core::Result<f64> {
-    let tensor = tensor.contiguous()?.to_device(&Device::Cpu)?;
-    let (storage, layout) = tensor.storage_and_layout();
-    let (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) =
-        (&*storage, layout.contiguous_offsets())
-    else {
-        candle_core::bail!("gradients are contiguous f32")
-    };
-    Ok(sum_of_squares(&values[from..to]))
+/// What clipping multiplies gradients of this norm by: `min(1, clip / (norm + 1e-6))`, and 1 where
+/// `clip` is 0. A norm that is NaN gives NaN, as PyTorch's does.
+pub fn clip_scale(norm: f64, clip: f64) -> f32 {
+    if clip <= 0.0 {
+        return 1.0;
+    }
+    let scale = clip / (norm + 1e-6);
+    // `f64::min` would lose a NaN.
+    if scale > 1.0 { 1.0 } else { scale as f32 }
 }
 
-/// Scales all gradients so that their L2 norm together is at most `max_norm`; a `max_norm` of 0
-/// changes nothing. Answers the norm before. Where it is not finite, nothing is scaled.
-pub fn clip(grads: &mut BTreeMap<String, Tensor>, max_norm: f64) -> Result<f64> {
-    let mut total = 0.0;
-    for grad in grads.values_mut() {
-        if !grad.is_contiguous() {
-            *grad = grad.contiguous().map_err(Error::internal)?;
-        }
-        total += squares(grad).map_err(Error::internal)?;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::float_cmp, reason = "exact by definition")]
+    fn clipping_shrinks_only() {
+        assert_eq!(clip_scale(0.5, 1.0), 1.0);
+        assert_eq!(clip_scale(4.0, 1.0), (1.0f64 / 4.000_001) as f32);
+        assert_eq!(clip_scale(1e9, 0.0), 1.0);
+        assert_eq!(clip_scale(0.0, 1.0), 1.0);
+        assert_eq!(clip_scale(f64::INFINITY, 1.0), 0.0);
+        assert!(clip_scale(f64::NAN, 1.0).is_nan());
     }
-    let norm = total.sqrt();
-    if max_norm > 0.0 && norm.is_finite() && norm > max_norm {
-        let scale = (max_norm / (norm + 1e-6)) as f32;
-        for grad in grads.values() {
-            grad.inplace_op1(&Scale(scale)).map_err(Error::internal)?;
-        }
-    }
-    Ok(norm)
 }

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 use chatlm_job::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::adafactor::{Adafactor, Factors};
 use crate::adamw::{AdamW, Moments};
-use crate::state::update;
 
 /// Which optimizer, and its constants.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -34,106 +33,116 @@ pub enum OptimizerConfig {
     },
 }
 
+/// The rule of an update and what it keeps of every weight.
 #[derive(Debug, Clone)]
-enum Slot {
-    AdamW(Moments),
-    Adafactor(Factors),
+enum State {
+    AdamW(AdamW, Moments),
+    Adafactor(Adafactor, Vec<Factors>),
 }
 
-/// An optimizer and the state of every weight it trains.
+/// An optimizer and the state of every weight it trains. A step is [`Self::begin_step`] and then
+/// [`Self::update`] for each weight; a weight that is left out is left alone, as PyTorch leaves
+/// weights without a gradient.
 #[derive(Debug, Clone)]
 pub struct Optimizer {
-    config: OptimizerConfig,
     step: u64,
-    slots: BTreeMap<String, (Vec<usize>, Slot)>,
+    /// Names, all different, and shapes.
+    parameters: Vec<(String, Vec<usize>)>,
+    state: State,
 }
 
 const STEP: &str = "step";
 
 impl Optimizer {
-    /// `parameters` are the trained weights' names and shapes; others have no state.
+    /// `parameters`: names and shapes of the trained weights; a weight's index is its place here.
     pub fn new(config: OptimizerConfig, parameters: &[(String, Vec<usize>)]) -> Self {
-        let slots = parameters
-            .iter()
-            .map(|(name, shape)| {
-                let slot = match config {
-                    OptimizerConfig::AdamW { .. } => {
-                        Slot::AdamW(Moments::new(shape.iter().product()))
-                    }
-                    OptimizerConfig::Adafactor { .. } => Slot::Adafactor(Factors::new(shape)),
-                };
-                (name.clone(), (shape.clone(), slot))
-            })
-            .collect();
-        Self {
-            config,
-            step: 0,
-            slots,
-        }
-    }
-
-    /// Steps done.
-    pub fn steps(&self) -> u64 {
-        self.step
-    }
-
-    /// Updates the weights in place. A weight without a gradient is left alone, as in PyTorch.
-    pub fn step(
-        &mut self,
-        parameters: &[(String, Var)],
-        grads: &BTreeMap<String, Tensor>,
-        learning_rate: f64,
-    ) -> Result<()> {
-        self.step += 1;
-        let (config, step) = (self.config, self.step);
-        for (name, var) in parameters {
-            let (Some(grad), Some((_, slot))) = (grads.get(name), self.slots.get_mut(name)) else {
-                continue;
-            };
-            update(var, grad, |weights, grad| match (config, slot) {
-                (
-                    OptimizerConfig::AdamW {
-                        beta1,
-                        beta2,
-                        epsilon,
-                        weight_decay,
-                    },
-                    Slot::AdamW(moments),
-                ) => AdamW {
+        let shapes = parameters.iter().map(|(_, shape)| shape);
+        let state = match config {
+            OptimizerConfig::AdamW {
+                beta1,
+                beta2,
+                epsilon,
+                weight_decay,
+            } => State::AdamW(
+                AdamW {
                     beta1,
                     beta2,
                     epsilon,
                     weight_decay,
-                }
-                .update(weights, grad, moments, learning_rate, step),
-                (
-                    OptimizerConfig::Adafactor {
-                        relative_step,
-                        scale_parameter,
-                        warmup_init,
-                        weight_decay,
-                    },
-                    Slot::Adafactor(factors),
-                ) => Adafactor {
+                },
+                Moments::new(shapes.map(|shape| shape.iter().product())),
+            ),
+            OptimizerConfig::Adafactor {
+                relative_step,
+                scale_parameter,
+                warmup_init,
+                weight_decay,
+            } => State::Adafactor(
+                Adafactor {
                     relative_step,
                     scale_parameter,
                     warmup_init,
                     weight_decay,
-                }
-                .update(weights, grad, factors, learning_rate, step),
-                // Slots are made from the configuration.
-                _ => {}
-            })
-            .map_err(Error::internal)?;
+                },
+                shapes.map(|shape| Factors::new(shape)).collect(),
+            ),
+        };
+        Self {
+            step: 0,
+            parameters: parameters.to_vec(),
+            state,
         }
-        Ok(())
+    }
+
+    /// Steps begun.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// Counts a step; the updates that follow belong to it.
+    pub fn begin_step(&mut self) {
+        self.step += 1;
+    }
+
+    /// One weight's update from `scale · gradient` (see [`crate::clip_scale`]), by all threads.
+    /// Adafactor with `relative_step` does not use the learning rate.
+    ///
+    /// Panics before the first [`Self::begin_step`], for an index that is not a weight's, and for
+    /// slices that are not of the weight's size.
+    pub fn update(
+        &mut self,
+        index: usize,
+        weights: &mut [f32],
+        gradient: &[f32],
+        scale: f32,
+        learning_rate: f64,
+    ) {
+        let (name, shape) = &self.parameters[index];
+        let count: usize = shape.iter().product();
+        assert!(self.step > 0, "an update of {name} before the first step");
+        assert!(
+            weights.len() == count && gradient.len() == count,
+            "{} weights and {} gradients for {name} of {count} values",
+            weights.len(),
+            gradient.len(),
+        );
+        match &mut self.state {
+            State::AdamW(rule, moments) => {
+                let moments = moments.of_mut(index);
+                rule.update(weights, gradient, scale, moments, learning_rate, self.step);
+            }
+            State::Adafactor(rule, factors) => {
+                let factors = &mut factors[index];
+                rule.update(weights, gradient, scale, factors, learning_rate, self.step);
+            }
+        }
     }
 
     /// The whole state as tensors: `NAME.exp_avg`, `NAME.exp_avg_sq`, … and `step`.
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut state = BTreeMap::new();
-        for (name, (shape, slot)) in &self.slots {
-            for (part, values, shape) in parts(slot, shape) {
+        for (index, (name, shape)) in self.parameters.iter().enumerate() {
+            for (part, shape, values) in self.state.parts(index, shape) {
                 let tensor = Tensor::from_slice(values, shape, &Device::Cpu);
                 state.insert(format!("{name}.{part}"), tensor.map_err(Error::internal)?);
             }
@@ -143,7 +152,8 @@ impl Optimizer {
         Ok(state)
     }
 
-    /// Takes a state that [`Self::state`] gave, for the same weights.
+    /// Takes a state that [`Self::state`] gave, for the same weights. Nothing is changed where it
+    /// does not fit.
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let missing = |name: &str| {
             Error::new(
@@ -152,48 +162,68 @@ impl Optimizer {
                 "the checkpoint belongs to another configuration; use --fresh to start over",
             )
         };
-        let find = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
-            let tensor = state.get(name).filter(|tensor| tensor.dims() == shape);
-            tensor
-                .ok_or_else(|| missing(name))?
-                .flatten_all()
-                .and_then(|tensor| tensor.to_vec1())
-                .map_err(Error::internal)
-        };
-        for (name, (shape, slot)) in &mut self.slots {
-            let count: usize = shape.iter().product();
-            match slot {
-                Slot::AdamW(moments) => {
-                    moments.first = find(&format!("{name}.exp_avg"), shape)?;
-                    moments.second = find(&format!("{name}.exp_avg_sq"), shape)?;
-                    debug_assert_eq!(moments.first.len(), count);
-                }
-                Slot::Adafactor(Factors::Matrix { row, column }) => {
-                    *row = find(&format!("{name}.exp_avg_sq_row"), &[row.len()])?;
-                    *column = find(&format!("{name}.exp_avg_sq_col"), &[column.len()])?;
-                }
-                Slot::Adafactor(Factors::Whole(second)) => {
-                    *second = find(&format!("{name}.exp_avg_sq"), shape)?;
-                }
+        let step = state
+            .get(STEP)
+            .and_then(|step| step.to_vec1::<i64>().ok())
+            .and_then(|step| u64::try_from(*step.first()?).ok())
+            .ok_or_else(|| missing(STEP))?;
+        // Everything is looked at before anything is changed.
+        let mut found = Vec::new();
+        for (index, (name, shape)) in self.parameters.iter().enumerate() {
+            for (part, shape, _) in self.state.parts(index, shape) {
+                let key = format!("{name}.{part}");
+                let fits = |t: &&Tensor| t.dims() == shape && t.dtype() == DType::F32;
+                let tensor = state.get(&key).filter(fits).ok_or_else(|| missing(&key))?;
+                found.push(tensor);
             }
         }
-        let step = state.get(STEP).ok_or_else(|| missing(STEP))?;
-        let step: Vec<i64> = step.to_vec1().map_err(Error::internal)?;
-        self.step = step.first().copied().unwrap_or_default() as u64;
+        let mut found = found.into_iter();
+        for index in 0..self.parameters.len() {
+            for (values, tensor) in self.state.parts_mut(index).into_iter().zip(&mut found) {
+                let tensor = tensor
+                    .flatten_all()
+                    .and_then(|tensor| tensor.to_vec1())
+                    .map_err(Error::internal)?;
+                values.copy_from_slice(&tensor);
+            }
+        }
+        self.step = step;
         Ok(())
     }
 }
 
-fn parts<'a>(slot: &'a Slot, shape: &[usize]) -> Vec<(&'static str, &'a [f32], Vec<usize>)> {
-    match slot {
-        Slot::AdamW(moments) => vec![
-            ("exp_avg", &moments.first, shape.to_vec()),
-            ("exp_avg_sq", &moments.second, shape.to_vec()),
-        ],
-        Slot::Adafactor(Factors::Matrix { row, column }) => vec![
-            ("exp_avg_sq_row", row, vec![row.len()]),
-            ("exp_avg_sq_col", column, vec![column.len()]),
-        ],
-        Slot::Adafactor(Factors::Whole(second)) => vec![("exp_avg_sq", second, shape.to_vec())],
+impl State {
+    /// What is kept of a weight: name, shape, values.
+    fn parts(&self, index: usize, shape: &[usize]) -> Vec<(&'static str, Vec<usize>, &[f32])> {
+        match self {
+            Self::AdamW(_, moments) => {
+                let (first, second) = moments.of(index);
+                vec![
+                    ("exp_avg", shape.to_vec(), first),
+                    ("exp_avg_sq", shape.to_vec(), second),
+                ]
+            }
+            Self::Adafactor(_, factors) => match &factors[index] {
+                Factors::Matrix { row, column } => vec![
+                    ("exp_avg_sq_row", vec![row.len()], row),
+                    ("exp_avg_sq_col", vec![column.len()], column),
+                ],
+                Factors::Whole(second) => vec![("exp_avg_sq", shape.to_vec(), second)],
+            },
+        }
+    }
+
+    /// The values of [`Self::parts`], in the same order.
+    fn parts_mut(&mut self, index: usize) -> Vec<&mut [f32]> {
+        match self {
+            Self::AdamW(_, moments) => {
+                let (first, second) = moments.of_mut(index);
+                vec![first, second]
+            }
+            Self::Adafactor(_, factors) => match &mut factors[index] {
+                Factors::Matrix { row, column } => vec![row, column],
+                Factors::Whole(second) => vec![second],
+            },
+        }
     }
 }

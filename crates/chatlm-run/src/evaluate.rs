@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use chatlm_dataset::{Cursor, InputOptions, Loader, Rows};
 use chatlm_generate::Settings;
 use chatlm_job::{Cancel, Code, Error, Job, Result};
-use chatlm_t5::{Model, Pass};
+use chatlm_t5::Model;
 use chatlm_train::{SequenceBatch, bleu4, sequence_loss};
 use serde::Serialize;
 
@@ -70,11 +70,8 @@ pub(crate) fn mean_loss(
             model.config().pad_token_id,
             model.device(),
         )?;
-        let (loss, count) = sequence_loss(model, &sequences, &Pass::inference(), 0.0)?;
-        sum += loss
-            .to_scalar::<f32>()
-            .map(f64::from)
-            .map_err(Error::internal)?;
+        let (loss, count) = sequence_loss(model, &sequences)?;
+        sum += loss;
         tokens += count as u64;
         seen += keep as u64;
         progress(seen, total);

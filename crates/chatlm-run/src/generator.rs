@@ -104,7 +104,7 @@ impl Generator {
             )?),
             None => None,
         };
-        let model = Model::new(&folder.config, &folder.parameters, lora.as_ref(), false)?;
+        let model = Model::new(&folder.config, &folder.parameters, lora.as_ref())?;
         Ok(Self {
             model,
             tokenizer,
@@ -269,13 +269,13 @@ fn push(text: &mut DecodeStream, id: u32) -> Result<Option<String>> {
 }
 
 /// Only f32 is built so far.
-pub(crate) fn require_f32(dtype: &str) -> Result<()> {
+fn require_f32(dtype: &str) -> Result<()> {
     match dtype {
         "f32" => Ok(()),
         "bf16" | "f16" | "int8" => Err(Error::new(
             Code::PrecisionUnavailable,
             format!("{dtype} is not available in this build"),
-            "use --dtype f32 (precision \"f32\" in a configuration)",
+            "use --dtype f32",
         )),
         other => Err(Error::new(
             Code::Usage,

@@ -3,6 +3,7 @@
 //! anything that needs a model.
 
 mod batches;
+mod bench;
 mod evaluate;
 mod event;
 mod generator;
@@ -17,6 +18,7 @@ mod validation;
 mod verify;
 mod worker;
 
+pub use bench::{BenchTrainStep, BenchTrainStepReport, bench_train_step};
 pub use evaluate::{
     BleuOptions, BleuReport, PerplexityOptions, PerplexityReport, evaluate_bleu,
     evaluate_perplexity,

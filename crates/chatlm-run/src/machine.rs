@@ -10,7 +10,7 @@ use serde::Serialize;
 #[serde(rename_all = "camelCase")]
 pub struct Doctor {
     pub version: String,
-    /// The processor path in use; candle's and our kernels choose at run time.
+    /// The processor path in use: the widest there is, or what `CHATLM_CPU` says.
     pub cpu: String,
     pub features: Vec<String>,
     pub threads: usize,
@@ -21,18 +21,10 @@ pub struct Doctor {
 
 pub fn doctor() -> Doctor {
     let features = features();
-    let has = |name: &str| features.iter().any(|f| f == name);
-    let cpu = if has("avx512f") {
-        "avx512"
-    } else if has("avx2") && has("fma") {
-        "avx2"
-    } else {
-        "plain"
-    };
     Doctor {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        cpu: cpu.to_owned(),
-        threads: candle_core::utils::get_num_threads(),
+        cpu: chatlm_t5::cpu::cpu().name().to_owned(),
+        threads: rayon::current_num_threads(),
         devices: vec!["cpu".to_owned()],
         memory_bytes: proc_kib("/proc/meminfo", "MemTotal:") * 1024,
         peak_rss_bytes: peak_rss_bytes(),

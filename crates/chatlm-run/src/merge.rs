@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use candle_core::{Device, Tensor};
 use chatlm_checkpoint::{load_adapter, load_model, merge, save_model};
 use chatlm_job::{AtomicDir, Code, Error, Job, Random, Result, check_target};
-use chatlm_t5::{Model, Pass};
+use chatlm_t5::{Model, Pass, Precision, Sequences, Tape};
 use chatlm_tokenizer::Tokenizer;
 use serde::Serialize;
 
@@ -33,17 +33,12 @@ pub fn merge_lora(options: &MergeOptions, job: &Job) -> Result<MergeReport> {
     let mut folder = load_model(&options.base, &device)?;
     let tokenizer = Tokenizer::load(&options.base)?;
     let lora = load_adapter(&options.adapter, &folder.config, &mut folder.parameters)?;
-    let with_adapter = Model::new(&folder.config, &folder.parameters, Some(&lora), false)?;
+    let with_adapter = Model::new(&folder.config, &folder.parameters, Some(&lora))?;
     let before = probe(&with_adapter)?;
     drop(with_adapter);
     job.cancel.check()?;
     let merged = merge(&mut folder.parameters, &lora)?;
-    let after = probe(&Model::new(
-        &folder.config,
-        &folder.parameters,
-        None,
-        false,
-    )?)?;
+    let after = probe(&Model::new(&folder.config, &folder.parameters, None)?)?;
     let max_logit_difference = largest_difference(&before, &after).map_err(Error::internal)?;
     if max_logit_difference.is_nan() || max_logit_difference > BOUND {
         return Err(Error::new(
@@ -67,19 +62,20 @@ pub fn merge_lora(options: &MergeOptions, job: &Job) -> Result<MergeReport> {
 fn probe(model: &Model) -> Result<Tensor> {
     let mut random = Random::new(23_333);
     let vocabulary = model.config().vocab_size as u64;
-    let mut ids = |rows: usize, columns: usize| {
-        let values: Vec<u32> = (0..rows * columns)
-            .map(|_| random.below(vocabulary) as u32)
-            .collect();
-        Tensor::from_vec(values, (rows, columns), model.device()).map_err(Error::internal)
+    let mut rows = |columns: usize| -> Vec<Vec<u32>> {
+        let mut row = || {
+            (0..columns)
+                .map(|_| random.below(vocabulary) as u32)
+                .collect()
+        };
+        (0..4).map(|_| row()).collect()
     };
-    let (source, target) = (ids(4, 16)?, ids(4, 8)?);
-    let mask =
-        Tensor::ones((4, 16), candle_core::DType::U8, model.device()).map_err(Error::internal)?;
-    let pass = Pass::inference();
-    let encoded = model.encode(&source, &mask, &pass)?;
-    let hidden = model.decode(&target, &encoded, &mask, &pass)?;
-    model.logits(&hidden)
+    let source = Sequences::new(&rows(16), model.device())?;
+    let target = Sequences::new(&rows(8), model.device())?;
+    let (tape, pass) = (Tape::off(Precision::F32), Pass::inference());
+    let encoded = model.encode(&tape, &source, &pass)?;
+    let hidden = model.decode(&tape, &target, &encoded, &source.rows, &pass)?;
+    model.logits(hidden.tensor())
 }
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> candle_core::Result<f64> {

@@ -58,8 +58,7 @@ impl ReferenceScores {
             let batch = rows.next_batch()?;
             let sides = preference_batch(&batch, batch.keys.len(), tokenizer.pad_id(), None)?;
             let values = |side| -> Result<Vec<f32>> {
-                let (sums, _) = sequence_log_probabilities(model, side, &pass)?;
-                sums.to_vec1::<f32>().map_err(Error::internal)
+                sequence_log_probabilities(model, side, &pass)
             };
             let (chosen, rejected) = (values(&sides.chosen)?, values(&sides.rejected)?);
             for (place, &index) in batch.indices.iter().enumerate() {

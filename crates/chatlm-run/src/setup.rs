@@ -14,7 +14,7 @@ use chatlm_tokenizer::Tokenizer;
 use chatlm_train::TrainConfig;
 use serde_json::{Value, json};
 
-use crate::generator::{check_vocabulary, require_f32};
+use crate::generator::check_vocabulary;
 
 /// What is trained for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub(crate) fn read_config(value: Value) -> Result<TrainConfig> {
             "compare it with --print-config",
         )
     })?;
-    require_f32(&config.precision)?;
+    chatlm_t5::cpu::check()?;
     config.validate()?;
     Ok(config)
 }

@@ -160,7 +160,7 @@ impl TrainingRun {
         let (mut reference, mut valid_reference) = (None, None);
         if kind == RunKind::Dpo && trainer.needs_reference() {
             // Before anything is restored: the weights are still those of the reference.
-            let model = trainer.model(false)?;
+            let model = trainer.model()?;
             let scores = |paths: Vec<SetSpec>| -> Result<ReferenceScores> {
                 ReferenceScores::open(&out, &config, &model, &model_hash, paths, &tokenizer, &job)
             };
@@ -289,7 +289,10 @@ impl TrainingRun {
                 Err(error) if error.code() == Code::Cancelled => break,
                 Err(error) => {
                     // The state before the failed step is whole: keep it for the next start.
-                    if error.code() == Code::NotFinite && self.saved != Some(self.state.step) {
+                    if error.code() == Code::NotFinite
+                        && self.trainer.is_whole()
+                        && self.saved != Some(self.state.step)
+                    {
                         self.save(&mut events)?;
                     }
                     return Err(error);
@@ -339,7 +342,16 @@ impl TrainingRun {
     fn one_step(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let started = Instant::now();
         let batches = self.next_batches()?;
-        let report = self.train(&batches)?;
+        let report = match self.train(&batches) {
+            Err(error) if error.code() == Code::NotFinite => {
+                let file = self.keep_batch(&batches)?;
+                return Err(error.with("batch", file.display().to_string()));
+            }
+            report => report?,
+        };
+        if report.skipped {
+            self.keep_batch(&batches)?;
+        }
         let state = &mut self.state;
         let Some(last) = batches.last() else {
             return Ok(());
@@ -348,7 +360,11 @@ impl TrainingRun {
         state.epoch_ended = last.next.epoch > last.epoch;
         state.cursor = last.next;
         if report.skipped {
-            let reason = "the loss or a gradient was not finite".to_owned();
+            let file = not_finite(&self.out, state.step);
+            let reason = format!(
+                "the loss or a gradient was not finite; its rows are in {}",
+                file.display()
+            );
             events.push(Event::Skipped {
                 step: state.step,
                 reason,
@@ -363,6 +379,28 @@ impl TrainingRun {
             events.push(Event::Step(event));
         }
         Ok(())
+    }
+
+    /// Writes the rows of a step whose loss or gradients were not finite, to be looked at: a line a
+    /// row, with its place among the rows, its texts and their ids.
+    fn keep_batch(&self, batches: &[Batch]) -> Result<PathBuf> {
+        let path = not_finite(&self.out, self.state.step + 1);
+        let columns = self.kind.columns();
+        let mut text = String::new();
+        for batch in batches {
+            for (place, row) in batch.indices.iter().enumerate() {
+                let mut line = json!({ "row": row, "epoch": batch.epoch });
+                for (column, ids) in columns.iter().zip(&batch.fields) {
+                    let ids = &ids[place];
+                    line[column.as_str()] = json!(self.tokenizer.decode(ids)?);
+                    line[format!("{column}_ids")] = json!(ids);
+                }
+                text.push_str(&line.to_string());
+                text.push('\n');
+            }
+        }
+        AtomicFile::write_all(&path, true, text.as_bytes())?;
+        Ok(path)
     }
 
     /// The micro-batches of one optimizer step; fewer at an epoch's end.
@@ -431,7 +469,7 @@ impl TrainingRun {
         let Some(valid) = &mut self.valid else {
             return Ok(());
         };
-        let model = self.trainer.model(false)?;
+        let model = self.trainer.model()?;
         let measured = if self.kind == RunKind::Dpo {
             let reference = self.valid_reference.as_ref();
             measure_preferences(&model, valid, &self.config, reference, &self.job)?
@@ -529,6 +567,11 @@ impl TrainingRun {
         });
         Ok(())
     }
+}
+
+/// Where the rows of a step that was not finite are kept.
+fn not_finite(out: &Path, step: u64) -> PathBuf {
+    out.join(format!("not-finite-{step}.jsonl"))
 }
 
 fn add(window: &mut Window, report: &StepReport, seconds: f64) {

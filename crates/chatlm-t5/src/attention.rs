@@ -1,8 +1,11 @@
 //! A linear layer that may carry an adapter, and multi-head attention without scaling, as T5 has it.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 use chatlm_kernels::{
-    DropoutKeys, attention, attention_probabilities, dropout, linear, linear_scaled, residual,
+    DropoutKeys, RelativeBias, Rows, Tape, Value, Weight, attention, attention_probabilities,
+    dropout, linear, residual,
 };
 
 use crate::cache::LayerCache;
@@ -12,9 +15,9 @@ use crate::model::Pass;
 #[derive(Debug, Clone)]
 pub(crate) struct Adapter {
     /// (r, in)
-    pub(crate) a: Tensor,
+    pub(crate) a: Weight,
     /// (out, r)
-    pub(crate) b: Tensor,
+    pub(crate) b: Weight,
     pub(crate) scaling: f64,
     pub(crate) dropout: f64,
     pub(crate) site: u64,
@@ -24,43 +27,38 @@ pub(crate) struct Adapter {
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
     /// (out, in)
-    pub(crate) weight: Tensor,
+    pub(crate) weight: Weight,
     pub(crate) adapter: Option<Adapter>,
 }
 
 impl Linear {
-    fn active(&self, pass: &Pass<'_>) -> Option<&Adapter> {
-        self.adapter.as_ref().filter(|_| pass.adapter)
-    }
-
-    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
-        let y = linear(x, &self.weight)?;
-        let Some(adapter) = self.active(pass) else {
+    /// `x (places, in)`, of the given rows, to `(places, out)`.
+    pub(crate) fn forward(
+        &self,
+        tape: &Tape,
+        x: &Value,
+        rows: &Arc<Rows>,
+        pass: &Pass,
+    ) -> Result<Value> {
+        let y = linear(tape, x, &self.weight, 1.0)?;
+        let Some(adapter) = self.adapter.as_ref().filter(|_| pass.adapter) else {
             return Ok(y);
         };
-        let x = match pass.dropout {
-            Some(keys) if adapter.dropout > 0.0 => {
-                let keys = DropoutKeys {
-                    rows: keys.rows.clone(),
-                    rate: adapter.dropout,
-                };
-                dropout(x, &keys, adapter.site)?
-            }
-            _ => x.clone(),
-        };
-        let low = linear_scaled(&linear(&x, &adapter.a)?, &adapter.b, adapter.scaling)?;
-        residual(&y, &low, None)
+        let keys = pass.dropout.as_ref().map(|keys| DropoutKeys {
+            rows: keys.rows.clone(),
+            rate: adapter.dropout,
+        });
+        let drop = keys.as_ref().map(|keys| (keys, adapter.site));
+        let x = dropout(tape, x, rows, drop)?;
+        let low = linear(tape, &x, &adapter.a, 1.0)?;
+        let low = linear(tape, &low, &adapter.b, adapter.scaling)?;
+        residual(tape, &y, &low, rows, None)
     }
-}
 
-/// What a query may see.
-#[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
-    /// (1, heads, queries, keys)
-    pub(crate) bias: Option<&'a Tensor>,
-    /// (batch, keys), 1 where real
-    pub(crate) mask: Option<&'a Tensor>,
-    pub(crate) causal: bool,
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
+        let adapter = self.adapter.iter().flat_map(|a| [&a.a, &a.b]);
+        std::iter::once(&self.weight).chain(adapter)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -73,94 +71,131 @@ pub(crate) struct Attention {
     pub(crate) site: u64,
 }
 
+/// What a query may see.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) bias: Option<&'a RelativeBias>,
+    /// The rows of the keys.
+    pub(crate) rows: &'a Arc<Rows>,
+    pub(crate) causal: bool,
+}
+
 impl Attention {
-    /// (batch, length, heads · width) → (batch, heads, length, width)
-    fn split(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, length, inner) = x.dims3()?;
-        x.reshape((batch, length, self.heads, inner / self.heads))?
+    /// Queries from `x (places, d)` of `rows`, keys and values from `source (places, d)`.
+    pub(crate) fn forward(
+        &self,
+        tape: &Tape,
+        x: &Value,
+        rows: &Arc<Rows>,
+        source: &Value,
+        view: View<'_>,
+        pass: &Pass,
+    ) -> Result<Value> {
+        let q = self.q.forward(tape, x, rows, pass)?;
+        let k = self.k.forward(tape, source, view.rows, pass)?;
+        let v = self.v.forward(tape, source, view.rows, pass)?;
+        let seen = attention(
+            tape,
+            (&q, &k, &v),
+            self.heads,
+            view.bias,
+            rows,
+            view.rows,
+            view.causal,
+            pass.drop(self.site),
+        )?;
+        self.o.forward(tape, &seen, rows, pass)
+    }
+
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
+        [&self.q, &self.k, &self.v, &self.o]
+            .into_iter()
+            .flat_map(Linear::weights)
+    }
+
+    /// (batch · length, heads · width) → (batch, heads, length, width)
+    fn split(&self, x: &Tensor, batch: usize) -> Result<Tensor> {
+        let (places, inner) = x.dims2()?;
+        x.reshape((batch, places / batch, self.heads, inner / self.heads))?
             .transpose(1, 2)?
             .contiguous()
+    }
+
+    /// Keys and values of all rows of `source (places, d)` as the cache keeps them: padded to the
+    /// longest row, each (batch, heads, length, width).
+    pub(crate) fn keys_and_values(
+        &self,
+        tape: &Tape,
+        source: &Value,
+        rows: &Arc<Rows>,
+        pass: &Pass,
+    ) -> Result<(Tensor, Tensor)> {
+        let padded = |x: Value| -> Result<Tensor> {
+            let longest = rows.longest();
+            let lines = (0..rows.count())
+                .map(|row| {
+                    let range = rows.range(row);
+                    let line = x.tensor().narrow(0, range.start, range.len())?;
+                    line.pad_with_zeros(0, 0, longest - range.len())
+                })
+                .collect::<Result<Vec<_>>>()?;
+            self.split(&Tensor::cat(&lines, 0)?, rows.count())
+        };
+        Ok((
+            padded(self.k.forward(tape, source, rows, pass)?)?,
+            padded(self.v.forward(tape, source, rows, pass)?)?,
+        ))
     }
 
     /// One step's queries over keys and values of the cache, each (batch, heads, length, width).
     fn attend(
         &self,
+        tape: &Tape,
         q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        view: View<'_>,
-        pass: &Pass<'_>,
-    ) -> Result<Tensor> {
-        // (batch, heads, queries, keys)
+        (k, v): (&Tensor, &Tensor),
+        (bias, mask): (Option<&Tensor>, Option<&Tensor>),
+        rows: &Arc<Rows>,
+        pass: &Pass,
+    ) -> Result<Value> {
+        // (batch, heads, 1, keys)
         let scores = q.matmul(&k.transpose(2, 3)?)?;
-        let probabilities = attention_probabilities(&scores, view.bias, view.mask, view.causal)?;
-        let (batch, heads, queries, width) = q.dims4()?;
-        let seen = probabilities
-            .matmul(v)?
-            .transpose(1, 2)?
-            .contiguous()?
-            .reshape((batch, queries, heads * width))?;
-        self.o.forward(&seen, pass)
+        let probabilities = attention_probabilities(&scores, bias, mask)?;
+        let (batch, heads, _, width) = q.dims4()?;
+        let seen = probabilities.matmul(v)?.reshape((batch, heads * width))?;
+        self.o.forward(tape, &Value::constant(seen), rows, pass)
     }
 
-    /// Queries from `x (batch, queries, d)`, keys and values from `source (batch, keys, d)`.
-    pub(crate) fn forward(
-        &self,
-        x: &Tensor,
-        source: &Tensor,
-        view: View<'_>,
-        pass: &Pass<'_>,
-    ) -> Result<Tensor> {
-        let q = self.q.forward(x, pass)?;
-        // Keys and values side by side: one product, one gradient for the source.
-        let kv = if self.k.active(pass).is_none() && self.v.active(pass).is_none() {
-            linear(source, &Tensor::cat(&[&self.k.weight, &self.v.weight], 0)?)?
-        } else {
-            Tensor::cat(
-                &[self.k.forward(source, pass)?, self.v.forward(source, pass)?],
-                2,
-            )?
-        };
-        let drop = pass.drop(self.site);
-        let seen = attention(&q, &kv, self.heads, view.bias, view.mask, view.causal, drop)?;
-        self.o.forward(&seen, pass)
-    }
-
-    /// Keys and values as the cache keeps them, each (batch, heads, length, width).
-    pub(crate) fn keys_and_values(
-        &self,
-        source: &Tensor,
-        pass: &Pass<'_>,
-    ) -> Result<(Tensor, Tensor)> {
-        let k = self.split(&self.k.forward(source, pass)?)?;
-        let v = self.split(&self.v.forward(source, pass)?)?;
-        Ok((k, v))
-    }
-
-    /// One new query over everything cached and itself.
+    /// One new query a row, `x (batch, d)`, over everything cached and itself.
     pub(crate) fn step(
         &self,
-        x: &Tensor,
-        cache: &mut LayerCache,
-        length: usize,
-        view: View<'_>,
-        pass: &Pass<'_>,
-    ) -> Result<Tensor> {
-        let q = self.split(&self.q.forward(x, pass)?)?;
-        let (k, v) = self.keys_and_values(x, pass)?;
-        let (k, v) = cache.push(&k, &v, length)?;
-        self.attend(&q, &k, &v, view, pass)
+        tape: &Tape,
+        x: &Value,
+        rows: &Arc<Rows>,
+        (cache, length): (&mut LayerCache, usize),
+        bias: &Tensor,
+        pass: &Pass,
+    ) -> Result<Value> {
+        let batch = rows.count();
+        let project = |layer: &Linear| -> Result<Tensor> {
+            self.split(layer.forward(tape, x, rows, pass)?.tensor(), batch)
+        };
+        let q = project(&self.q)?;
+        let (k, v) = cache.push(&project(&self.k)?, &project(&self.v)?, length)?;
+        self.attend(tape, &q, (&k, &v), (Some(bias), None), rows, pass)
     }
 
-    /// One new query over the encoder's keys and values.
+    /// One new query a row over the encoder's keys and values.
     pub(crate) fn step_cross(
         &self,
-        x: &Tensor,
-        cache: &LayerCache,
-        view: View<'_>,
-        pass: &Pass<'_>,
-    ) -> Result<Tensor> {
-        let q = self.split(&self.q.forward(x, pass)?)?;
-        self.attend(&q, &cache.cross_key, &cache.cross_value, view, pass)
+        tape: &Tape,
+        x: &Value,
+        rows: &Arc<Rows>,
+        (cache, mask): (&LayerCache, &Tensor),
+        pass: &Pass,
+    ) -> Result<Value> {
+        let q = self.q.forward(tape, x, rows, pass)?;
+        let q = self.split(q.tensor(), rows.count())?;
+        let source = (&cache.cross_key, &cache.cross_value);
+        self.attend(tape, &q, source, (None, Some(mask)), rows, pass)
     }
 }

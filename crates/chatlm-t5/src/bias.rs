@@ -1,7 +1,7 @@
 //! T5's relative position bias: one learned number a head for each bucket of distances
 //! (Raffel et al. 2020, section 2.1; transformers' `_relative_position_bucket`).
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use crate::config::Config;
 
@@ -35,33 +35,29 @@ pub(crate) fn bucket(
     (base + offset) as u32
 }
 
-/// The bias `(1, heads, queries, keys)` for queries `from..from + queries`.
-pub(crate) fn relative_bias(
-    weight: &Tensor,
-    config: &Config,
-    bidirectional: bool,
-    from: usize,
-    queries: usize,
-    keys: usize,
-    device: &Device,
-) -> Result<Tensor> {
-    let buckets: Vec<u32> = (from..from + queries)
-        .flat_map(|query| {
-            (0..keys).map(move |key| {
-                bucket(
-                    key as i64 - query as i64,
-                    bidirectional,
-                    config.relative_attention_num_buckets,
-                    config.relative_attention_max_distance,
-                )
-            })
+/// The buckets of all distances `key − query` between places of rows of up to `longest`.
+pub(crate) fn distances(config: &Config, bidirectional: bool, longest: usize) -> Vec<u32> {
+    let longest = longest.max(1) as i64;
+    (1 - longest..longest)
+        .map(|distance| {
+            bucket(
+                distance,
+                bidirectional,
+                config.relative_attention_num_buckets,
+                config.relative_attention_max_distance,
+            )
         })
-        .collect();
-    let buckets = Tensor::from_vec(buckets, queries * keys, device)?;
+        .collect()
+}
+
+/// The bias `(1, heads, 1, keys)` of the query at the place `keys − 1`.
+pub(crate) fn step_bias(weight: &Tensor, config: &Config, keys: usize) -> Result<Tensor> {
+    let (_, heads) = weight.dims2()?;
+    let buckets = distances(config, false, keys)[..keys].to_vec();
+    let buckets = Tensor::from_vec(buckets, keys, weight.device())?;
     weight
         .index_select(&buckets, 0)?
-        .reshape((queries, keys, config.num_heads))?
-        .permute((2, 0, 1))?
-        .unsqueeze(0)?
-        .contiguous()
+        .t()?
+        .contiguous()?
+        .reshape((1, heads, 1, keys))
 }

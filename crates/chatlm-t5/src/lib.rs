@@ -11,14 +11,16 @@ mod config;
 mod lora;
 mod model;
 mod parameters;
+mod sequences;
 mod stack;
 
 pub use cache::Cache;
-pub use chatlm_kernels::DropoutKeys;
+pub use chatlm_kernels::{DropoutKeys, Gradients, Precision, Projection, Rows, Tape, Value, cpu, write};
 pub use config::Config;
 pub use lora::{LoraBias, LoraConfig};
 pub use model::{Model, Pass};
 pub use parameters::Parameters;
+pub use sequences::Sequences;
 
 /// A candle error where the shapes are ours: a bug, or a device that gave up.
 pub(crate) fn tensor_error(error: candle_core::Error) -> chatlm_job::Error {

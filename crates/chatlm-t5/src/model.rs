@@ -1,38 +1,46 @@
 //! The whole model: embedding, the two stacks, the output projection.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 use chatlm_job::{Error, Result};
-use chatlm_kernels::{Drop, DropoutKeys, linear_scaled, projected_cross_entropy};
+use chatlm_kernels::{
+    Drop, DropoutKeys, Precision, Projection, Rows, Tape, Value, Weight, embedding, linear,
+};
 
 use crate::attention::{Adapter, Attention, Linear};
 use crate::cache::{Cache, LayerCache};
 use crate::config::Config;
 use crate::lora::LoraConfig;
 use crate::parameters::Parameters;
+use crate::sequences::Sequences;
 use crate::stack::{Block, FeedForward, Residual, Stack};
 use crate::tensor_error;
 
 /// How a forward pass is made.
-#[derive(Debug, Clone, Copy)]
-pub struct Pass<'a> {
+#[derive(Debug, Clone)]
+pub struct Pass {
     /// Training: one key a batch row. `None`: no dropout.
-    pub dropout: Option<&'a DropoutKeys>,
+    pub dropout: Option<Arc<DropoutKeys>>,
     /// Whether adapters take part.
     pub adapter: bool,
+    /// Activations inside the blocks are computed again by the backward pass, not kept.
+    pub recompute: bool,
 }
 
-impl<'a> Pass<'a> {
+impl Pass {
     /// No dropout, adapters on.
     pub fn inference() -> Self {
         Self {
             dropout: None,
             adapter: true,
+            recompute: false,
         }
     }
 
-    /// Dropout at a place in the network.
-    pub(crate) fn drop(&self, site: u64) -> Drop<'a> {
-        self.dropout.map(|keys| (keys, site))
+    /// Dropout at a site in the network.
+    pub(crate) fn drop(&self, site: u64) -> Drop<'_> {
+        self.dropout.as_deref().map(|keys| (keys, site))
     }
 }
 
@@ -40,30 +48,29 @@ impl<'a> Pass<'a> {
 #[derive(Debug, Clone)]
 pub struct Model {
     config: Config,
-    shared: Tensor,
+    shared: Weight,
     /// The output projection where it is not tied.
-    head: Option<Tensor>,
+    head: Option<Weight>,
     encoder: Stack,
     decoder: Stack,
 }
 
 impl Model {
-    /// `track` says whether gradients are wanted; without it nothing is kept for a backward pass.
+    /// A model without gradients.
     pub fn new(
         config: &Config,
         parameters: &Parameters,
         lora: Option<&LoraConfig>,
-        track: bool,
     ) -> Result<Self> {
-        Self::with_trainable(config, parameters, lora, &|_| track)
+        Self::with_trainable(config, parameters, lora, &|_| None)
     }
 
-    /// Gradients only for the weights that `trainable` names.
+    /// `trainable` gives the weights that are trained their places among the gradients.
     pub fn with_trainable(
         config: &Config,
         parameters: &Parameters,
         lora: Option<&LoraConfig>,
-        trainable: &dyn Fn(&str) -> bool,
+        trainable: &dyn Fn(&str) -> Option<usize>,
     ) -> Result<Self> {
         Builder {
             config,
@@ -80,97 +87,92 @@ impl Model {
     }
 
     pub fn device(&self) -> &Device {
-        self.shared.device()
+        self.shared.tensor().device()
     }
 
-    /// Encodes `ids (b, s)`, whose `mask (b, s)` is 1 where real, to `(b, s, d)`.
-    pub fn encode(&self, ids: &Tensor, mask: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
-        self.embed(ids)
-            .and_then(|x| self.encoder.forward(&x, Some(mask), None, pass))
+    /// Encodes the rows of `source` to `(places, d)`.
+    pub fn encode(&self, tape: &Tape, source: &Sequences, pass: &Pass) -> Result<Value> {
+        embedding(tape, &self.shared, &source.ids)
+            .and_then(|x| self.encoder.forward(tape, &x, &source.rows, None, pass))
             .map_err(tensor_error)
     }
 
-    /// Decodes `ids (b, t)`, padded at the right, to `(b, t, d)`: teacher forcing.
+    /// Decodes the rows of `target` over `encoded`, row by row, to `(places, d)`: teacher forcing.
     pub fn decode(
         &self,
-        ids: &Tensor,
-        encoded: &Tensor,
-        mask: &Tensor,
-        pass: &Pass<'_>,
-    ) -> Result<Tensor> {
-        self.embed(ids)
-            .and_then(|x| self.decoder.forward(&x, None, Some((encoded, mask)), pass))
+        tape: &Tape,
+        target: &Sequences,
+        encoded: &Value,
+        source: &Arc<Rows>,
+        pass: &Pass,
+    ) -> Result<Value> {
+        embedding(tape, &self.shared, &target.ids)
+            .and_then(|x| {
+                let source = Some((encoded, source));
+                self.decoder.forward(tape, &x, &target.rows, source, pass)
+            })
             .map_err(tensor_error)
     }
 
-    /// Scores over the vocabulary for `hidden (…, d)`; scaled by `d^-0.5` where the embedding is tied.
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.project(hidden).map_err(tensor_error)
-    }
-
-    /// The output projection, and what its product is scaled by.
-    fn head(&self) -> (&Tensor, f64) {
-        match &self.head {
+    /// The projection of hidden states onto the vocabulary: tied to the embedding it is scaled by
+    /// `d^-0.5`.
+    pub fn projection(&self, precision: Precision) -> Projection<'_> {
+        let (weight, scale) = match &self.head {
             Some(head) => (head, 1.0),
             None => (&self.shared, (self.config.d_model as f64).powf(-0.5)),
+        };
+        Projection {
+            weight,
+            scale,
+            precision,
         }
     }
 
-    fn project(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        let (head, scale) = self.head();
-        linear_scaled(hidden, head, scale)
-    }
-
-    /// The SUM of the cross-entropies of `hidden (n, d)` with `targets (n)` in nats, without the
-    /// logits: what [`Self::logits`] and [`chatlm_kernels::cross_entropy`] give, in less memory.
-    pub fn cross_entropy(
-        &self,
-        hidden: &Tensor,
-        targets: &Tensor,
-        ignore: u32,
-        smoothing: f64,
-    ) -> Result<Tensor> {
-        let (head, scale) = self.head();
-        projected_cross_entropy(hidden, head, scale, targets, ignore, smoothing)
+    /// Scores over the vocabulary for `hidden (n, d)`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let Projection { weight, scale, .. } = self.projection(Precision::F32);
+        let hidden = Value::constant(hidden.clone());
+        linear(&Tape::off(Precision::F32), &hidden, weight, scale)
+            .map(Value::into_tensor)
             .map_err(tensor_error)
     }
 
-    fn embed(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
-        // (batch, length) → (batch, length, d)
-        let (batch, length) = ids.dims2()?;
-        self.shared
-            .embedding(&ids.flatten_all()?)?
-            .reshape((batch, length, self.config.d_model))
-    }
-
     /// Prepares decoding: keys and values of the encoder's output, once.
-    pub fn start(&self, encoded: &Tensor, mask: &Tensor, pass: &Pass<'_>) -> Result<Cache> {
+    pub fn start(&self, encoded: &Value, source: &Arc<Rows>, pass: &Pass) -> Result<Cache> {
+        let tape = Tape::off(Precision::F32);
         let layer = |block: &Block| -> candle_core::Result<LayerCache> {
             let Some((cross, _)) = &block.cross else {
                 candle_core::bail!("a decoder block without cross-attention")
             };
-            let (key, value) = cross.keys_and_values(encoded, pass)?;
+            let (key, value) = cross.keys_and_values(&tape, encoded, source, pass)?;
             LayerCache::new(key, value)
         };
         let layers = self
             .decoder
             .blocks
             .iter()
-            .map(layer)
+            .map(|block| layer(block))
             .collect::<candle_core::Result<Vec<_>>>();
+        let longest = source.longest();
+        let mask: Vec<u8> = (0..source.count())
+            .flat_map(|row| (0..longest).map(move |place| (row, place)))
+            .map(|(row, place)| u8::from(place < source.length(row)))
+            .collect();
+        let mask = Tensor::from_vec(mask, (source.count(), longest), self.device());
         Ok(Cache {
             layers: layers.map_err(tensor_error)?,
-            mask: mask.clone(),
+            mask: mask.map_err(tensor_error)?,
             length: 0,
         })
     }
 
     /// One token a row, `ids (b, 1)`, to scores over the next one, `(b, v)`.
-    pub fn step(&self, ids: &Tensor, cache: &mut Cache, pass: &Pass<'_>) -> Result<Tensor> {
-        self.embed(ids)
-            .and_then(|x| self.decoder.step(&x, cache, pass))
-            .and_then(|hidden| self.project(&hidden.squeeze(1)?))
-            .map_err(tensor_error)
+    pub fn step(&self, ids: &Tensor, cache: &mut Cache, pass: &Pass) -> Result<Tensor> {
+        let tape = Tape::off(Precision::F32);
+        let hidden = embedding(&tape, &self.shared, ids)
+            .and_then(|x| self.decoder.step(&tape, x, cache, pass))
+            .map_err(tensor_error)?;
+        self.logits(hidden.tensor())
     }
 }
 
@@ -179,7 +181,7 @@ struct Builder<'a> {
     config: &'a Config,
     parameters: &'a Parameters,
     lora: Option<&'a LoraConfig>,
-    trainable: &'a dyn Fn(&str) -> bool,
+    trainable: &'a dyn Fn(&str) -> Option<usize>,
     site: u64,
 }
 
@@ -188,11 +190,11 @@ impl Builder<'_> {
         let head = if self.config.tie_word_embeddings {
             None
         } else {
-            Some(self.tensor("lm_head.weight")?)
+            Some(self.weight("lm_head.weight")?)
         };
         Ok(Model {
             config: self.config.clone(),
-            shared: self.tensor("shared.weight")?,
+            shared: self.weight("shared.weight")?,
             head,
             encoder: self.stack("encoder", self.config.num_layers)?,
             decoder: self.stack("decoder", self.config.decoder_layers())?,
@@ -204,16 +206,15 @@ impl Builder<'_> {
         self.site
     }
 
-    fn tensor(&self, name: &str) -> Result<Tensor> {
+    fn weight(&self, name: &str) -> Result<Weight> {
         let var = self
             .parameters
             .get(name)
             .ok_or_else(|| Error::internal(format!("the weight {name} is missing")))?;
-        Ok(if (self.trainable)(name) {
-            var.as_tensor().clone()
-        } else {
-            var.as_detached_tensor()
-        })
+        Ok(Weight::new(
+            var.as_detached_tensor(),
+            (self.trainable)(name),
+        ))
     }
 
     fn linear(&mut self, module: &str) -> Result<Linear> {
@@ -222,8 +223,8 @@ impl Builder<'_> {
         let a = format!("{module}.lora_A.weight");
         let adapter = match self.lora {
             Some(lora) if self.parameters.get(&a).is_some() => Some(Adapter {
-                a: self.tensor(&a)?,
-                b: self.tensor(&format!("{module}.lora_B.weight"))?,
+                a: self.weight(&a)?,
+                b: self.weight(&format!("{module}.lora_B.weight"))?,
                 scaling: lora.scaling(),
                 dropout: lora.dropout,
                 site,
@@ -231,7 +232,7 @@ impl Builder<'_> {
             _ => None,
         };
         Ok(Linear {
-            weight: self.tensor(&format!("{module}.weight"))?,
+            weight: self.weight(&format!("{module}.weight"))?,
             adapter,
         })
     }
@@ -249,7 +250,7 @@ impl Builder<'_> {
 
     fn residual(&mut self, layer: &str) -> Result<Residual> {
         Ok(Residual {
-            norm: self.tensor(&format!("{layer}.layer_norm.weight"))?,
+            norm: self.weight(&format!("{layer}.layer_norm.weight"))?,
             epsilon: self.config.layer_norm_epsilon,
             site: self.next_site(),
         })
@@ -285,21 +286,21 @@ impl Builder<'_> {
                 site: self.next_site(),
             };
             let feed_forward_residual = self.residual(&last)?;
-            blocks.push(Block {
+            blocks.push(Arc::new(Block {
                 attention,
                 attention_residual,
                 cross,
                 feed_forward,
                 feed_forward_residual,
-            });
+            }));
         }
         let bias = format!("{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
         Ok(Stack {
             config: self.config.clone(),
             decoder,
-            relative_attention_bias: self.tensor(&bias)?,
+            relative_attention_bias: self.weight(&bias)?,
             blocks,
-            final_norm: self.tensor(&format!("{name}.final_layer_norm.weight"))?,
+            final_norm: self.weight(&format!("{name}.final_layer_norm.weight"))?,
             input_site,
             output_site: self.next_site(),
         })

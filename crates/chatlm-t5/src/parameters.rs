@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use chatlm_job::{Code, Error, Random, Result, mix, sha256_bytes};
+use rayon::prelude::*;
 
 use crate::config::Config;
 use crate::tensor_error;
@@ -77,21 +78,24 @@ impl Parameters {
     /// by seed and name.
     pub fn random(config: &Config, seed: u64, device: &Device) -> Result<Self> {
         config.validate()?;
-        let mut map = BTreeMap::new();
-        for (name, shape) in shapes(config) {
-            let count: usize = shape.iter().product();
-            let deviation = deviation(config, &name);
-            let values: Vec<f32> = if name.ends_with("layer_norm.weight") {
-                vec![config.initializer_factor as f32; count]
-            } else {
-                let mut random = Random::new(name_key(seed, &name));
-                (0..count)
-                    .map(|_| (random.normal() * deviation) as f32)
-                    .collect()
-            };
-            let tensor = Tensor::from_vec(values, shape, device).map_err(tensor_error)?;
-            map.insert(name, Var::from_tensor(&tensor).map_err(tensor_error)?);
-        }
+        // Every weight has a stream of its own, so they are made in parallel.
+        let map = shapes(config)
+            .into_par_iter()
+            .map(|(name, shape)| {
+                let count: usize = shape.iter().product();
+                let values: Vec<f32> = if name.ends_with("layer_norm.weight") {
+                    vec![config.initializer_factor as f32; count]
+                } else {
+                    let deviation = deviation(config, &name);
+                    let mut random = Random::new(name_key(seed, &name));
+                    (0..count)
+                        .map(|_| (random.normal() * deviation) as f32)
+                        .collect()
+                };
+                let tensor = Tensor::from_vec(values, shape, device).map_err(tensor_error)?;
+                Ok((name, Var::from_tensor(&tensor).map_err(tensor_error)?))
+            })
+            .collect::<Result<_>>()?;
         Ok(Self { map })
     }
 

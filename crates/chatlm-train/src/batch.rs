@@ -1,42 +1,27 @@
-//! Rows of ids as the tensors of one pass, padded to the longest of the batch.
+//! Rows of ids as a pass takes them: laid end to end, without padding.
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use chatlm_job::{Error, Result};
+use chatlm_t5::Sequences;
 
-/// Source and target rows. Only real target places are scored: padding costs no row of logits.
+use crate::loss::NOTHING;
+
+/// Source and target rows.
 #[derive(Debug, Clone)]
 pub struct SequenceBatch {
     /// One dropout key a row.
     pub keys: Vec<u64>,
-    /// (b, s) u32
-    pub source: Tensor,
-    /// (b, s) u8, 1 where real
-    pub mask: Tensor,
-    /// (b, t) u32: `[PAD]`, then the target without its last id
-    pub decoder_input: Tensor,
-    /// (n) u32: the ids to predict, row after row
-    pub labels: Tensor,
-    /// (n) u32: where they stand in the flattened (b, t)
-    pub places: Tensor,
-    /// (n) u32: which row they belong to
-    pub rows: Tensor,
+    pub source: Sequences,
+    /// The decoder's input: `[PAD]`, then the target without its last id.
+    pub target: Sequences,
+    /// The id to predict at each place of `target`.
+    pub labels: Vec<u32>,
     /// Scored tokens of each row.
     pub lengths: Vec<usize>,
     /// Scored tokens of all rows.
     pub tokens: usize,
-    /// Source tokens without padding.
+    /// Source tokens.
     pub source_tokens: usize,
-}
-
-/// Rows `(b, longest)`, filled up with `fill` at the right.
-fn padded<T: candle_core::WithDType>(rows: &[Vec<T>], fill: T, device: &Device) -> Result<Tensor> {
-    let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let mut flat = Vec::with_capacity(rows.len() * longest);
-    for row in rows {
-        flat.extend_from_slice(row);
-        flat.resize(flat.len() + longest - row.len(), fill);
-    }
-    Tensor::from_vec(flat, (rows.len(), longest), device).map_err(Error::internal)
 }
 
 impl SequenceBatch {
@@ -61,7 +46,6 @@ impl SequenceBatch {
                 "a row without ids: [EOS] should always be there",
             ));
         }
-        let masks: Vec<Vec<u8>> = sources.iter().map(|ids| vec![1; ids.len()]).collect();
         let inputs: Vec<Vec<u32>> = targets
             .iter()
             .map(|ids| {
@@ -70,31 +54,22 @@ impl SequenceBatch {
                     .collect()
             })
             .collect();
-        let longest = targets.iter().map(Vec::len).max().unwrap_or(0);
-        let (mut labels, mut places, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-        let mut lengths = Vec::with_capacity(count);
-        for (row, ids) in targets.iter().enumerate() {
-            let before = labels.len();
-            for (column, &id) in ids.iter().enumerate().filter(|(_, id)| **id != pad) {
-                labels.push(id);
-                places.push((row * longest + column) as u32);
-                rows.push(row as u32);
-            }
-            lengths.push(labels.len() - before);
-        }
-        let tokens = labels.len();
-        let tensor =
-            |values: Vec<u32>| Tensor::from_vec(values, tokens, device).map_err(Error::internal);
+        let labels: Vec<u32> = targets
+            .iter()
+            .flatten()
+            .map(|&id| if id == pad { NOTHING } else { id })
+            .collect();
+        let lengths: Vec<usize> = targets
+            .iter()
+            .map(|ids| ids.iter().filter(|&&id| id != pad).count())
+            .collect();
         Ok(Self {
             keys: keys.to_vec(),
-            source: padded(sources, pad, device)?,
-            mask: padded(&masks, 0, device)?,
-            decoder_input: padded(&inputs, pad, device)?,
-            labels: tensor(labels)?,
-            places: tensor(places)?,
-            rows: tensor(rows)?,
+            source: Sequences::new(sources, device)?,
+            target: Sequences::new(&inputs, device)?,
+            labels,
+            tokens: lengths.iter().sum(),
             lengths,
-            tokens,
             source_tokens: sources.iter().map(Vec::len).sum(),
         })
     }

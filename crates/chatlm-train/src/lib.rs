@@ -9,6 +9,7 @@ mod bleu;
 mod config;
 mod freeze;
 mod loss;
+mod passes;
 mod preference;
 mod trainer;
 

@@ -6,7 +6,7 @@
 //! averaging as TRL's DPO, CPO and ORPO trainers; golden numbers in `test/golden/preference`.
 
 use chatlm_job::{Error, Result};
-use chatlm_t5::{Model, Pass};
+use chatlm_t5::{Model, Pass, Precision, Tape};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::PreferenceBatch;
@@ -218,11 +218,10 @@ pub fn preference_measures(
     config: &TrainConfig,
 ) -> Result<PreferenceMeasures> {
     let pass = Pass::inference();
-    let encoded = model.encode(&batch.chosen.source, &batch.chosen.mask, &pass)?;
+    let tape = Tape::off(Precision::F32);
+    let encoded = model.encode(&tape, &batch.chosen.source, &pass)?;
     let scores = |side| -> Result<Vec<f32>> {
-        target_log_probabilities(model, side, &encoded, &pass)?
-            .to_vec1()
-            .map_err(Error::internal)
+        target_log_probabilities(&tape, model, side, &encoded, &pass).map(|(sums, _)| sums)
     };
     let (chosen, rejected) = (scores(&batch.chosen)?, scores(&batch.rejected)?);
     let mut sums = Sums::default();

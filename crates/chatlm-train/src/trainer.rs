@@ -10,14 +10,14 @@ use std::time::Instant;
 use candle_core::{DType, Tensor, Var};
 use chatlm_checkpoint::Loaded;
 use chatlm_job::{Code, Error, Result};
-use chatlm_optim::{Optimizer, Schedule, clip};
-use chatlm_t5::{Config, DropoutKeys, LoraConfig, Model, Parameters, Pass};
+use chatlm_optim::{Optimizer, Schedule, clip_scale, squared_norm};
+use chatlm_t5::{Config, Gradients, LoraConfig, Model, Parameters, write};
 
 use crate::batch::{PreferenceBatch, SequenceBatch};
 use crate::config::{OnNan, TrainConfig};
 use crate::freeze::trainable;
-use crate::loss::{sequence_loss, target_log_probabilities};
-use crate::preference::{PreferenceMeasures, Sums, pairs};
+use crate::passes::Passes;
+use crate::preference::PreferenceMeasures;
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -33,14 +33,15 @@ pub struct StepReport {
     /// Source and target tokens, without padding.
     pub tokens: usize,
     pub seconds: f64,
+    /// Seconds of the last part: clipping and the update.
+    pub update_seconds: f64,
+    /// Seconds of the forward passes.
+    pub forward_seconds: f64,
     /// The loss or a gradient was not finite, and the configuration says to go on without the step.
     pub skipped: bool,
     /// Only of preference steps.
     pub rewards: Option<PreferenceMeasures>,
 }
-
-/// Gradients of the trained weights, by name.
-type Gradients = BTreeMap<String, Tensor>;
 
 /// A model in training.
 pub struct Trainer {
@@ -51,9 +52,14 @@ pub struct Trainer {
     trained: Vec<(String, Var)>,
     /// Shares the parameters' storage: an update shows at once.
     tracked: Model,
+    /// Kept from step to step, so that their memory is.
+    gradients: Option<Gradients<'static>>,
     optimizer: Optimizer,
     schedule: Schedule,
     step: u64,
+    /// Whether the weights are those after `step` steps; a fused update that met a gradient that is
+    /// not finite leaves them between two.
+    whole: bool,
 }
 
 impl Trainer {
@@ -68,10 +74,13 @@ impl Trainer {
     ) -> Result<Self> {
         settings.validate()?;
         let trained = trainable(&parameters, lora.as_ref(), &settings.freeze)?;
-        let names: std::collections::HashSet<&str> =
-            trained.iter().map(|(name, _)| name.as_str()).collect();
+        let places: std::collections::HashMap<&str, usize> = trained
+            .iter()
+            .enumerate()
+            .map(|(index, (name, _))| (name.as_str(), index))
+            .collect();
         let tracked = Model::with_trainable(&config, &parameters, lora.as_ref(), &|name| {
-            names.contains(name)
+            places.get(name).copied()
         })?;
         let shapes: Vec<(String, Vec<usize>)> = trained
             .iter()
@@ -91,8 +100,10 @@ impl Trainer {
             lora,
             trained,
             tracked,
+            gradients: None,
             schedule,
             step: 0,
+            whole: true,
         })
     }
 
@@ -133,12 +144,40 @@ impl Trainer {
         self.settings.loss.needs_reference()
     }
 
-    /// A model over the weights in training. With `track` it keeps what a backward pass needs.
-    pub fn model(&self, track: bool) -> Result<Model> {
-        if track {
-            return Ok(self.tracked.clone());
+    /// Whether the weights are as they were after the last whole step; what a checkpoint needs.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// A model over the weights in training, without gradients.
+    pub fn model(&self) -> Result<Model> {
+        Model::new(&self.config, &self.parameters, self.lora.as_ref())
+    }
+
+    fn passes(&self) -> Passes<'_> {
+        Passes {
+            model: &self.tracked,
+            settings: &self.settings,
+            config: &self.config,
+            lora: self.lora.as_ref(),
         }
-        Model::new(&self.config, &self.parameters, self.lora.as_ref(), false)
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.trained
+            .iter()
+            .map(|(_, var)| var.elem_count())
+            .collect()
+    }
+
+    /// Gradients to write, their buffers those of the step before.
+    fn take_gradients(&mut self) -> Gradients<'static> {
+        let mut gradients = match self.gradients.take() {
+            Some(gradients) => gradients,
+            None => Gradients::new(self.sizes()),
+        };
+        gradients.clear();
+        gradients
     }
 
     /// One optimizer step over all the given micro-batches.
@@ -148,30 +187,18 @@ impl Trainer {
             .iter()
             .map(|batch| batch.tokens + batch.source_tokens)
             .sum();
-        let (loss, gradients) = self.gradients(micro)?;
-        self.update(started, loss, gradients, tokens, None)
-    }
-
-    /// Mean loss of all micro-batches, and its gradients.
-    fn gradients(&self, micro: &[SequenceBatch]) -> Result<(f64, Gradients)> {
-        let total = micro.iter().map(|batch| batch.tokens).sum::<usize>().max(1) as f64;
-        let (mut loss, mut gradients) = (0.0, Gradients::new());
-        for batch in micro {
-            let keys = self.keys(&batch.keys);
-            let pass = Pass {
-                dropout: keys.as_ref(),
-                adapter: true,
-            };
-            let (sum, _) =
-                sequence_loss(&self.tracked, batch, &pass, self.settings.label_smoothing)?;
-            loss += f64::from(sum.to_scalar::<f32>().map_err(Error::internal)?) / total;
-            if !loss.is_finite() {
-                break;
-            }
-            let share = (sum / total).map_err(Error::internal)?;
-            self.backward(&share, &mut gradients)?;
+        if self.fuses(micro.len()) {
+            return self.fused_step(started, &micro[0], tokens);
         }
-        Ok((loss, gradients))
+        let mut gradients = self.take_gradients();
+        let found = self.passes().gradients(micro, &mut gradients)?;
+        let report = StepReport {
+            loss: found.measured,
+            tokens,
+            forward_seconds: found.forward_seconds,
+            ..self.report()
+        };
+        self.update(started, report, gradients)
     }
 
     /// One optimizer step over pairs of answers.
@@ -181,123 +208,138 @@ impl Trainer {
             .iter()
             .map(|batch| batch.chosen.source_tokens + batch.chosen.tokens + batch.rejected.tokens)
             .sum();
-        let (measures, gradients) = self.preference_gradients(micro)?;
-        self.update(started, measures.loss, gradients, tokens, Some(measures))
-    }
-
-    fn preference_gradients(
-        &self,
-        micro: &[PreferenceBatch],
-    ) -> Result<(PreferenceMeasures, Gradients)> {
-        let kind = self.settings.loss;
-        let count = micro
-            .iter()
-            .map(|batch| batch.chosen.len())
-            .sum::<usize>()
-            .max(1) as f64;
-        let chosen_tokens = micro
-            .iter()
-            .map(|batch| batch.chosen.tokens)
-            .sum::<usize>()
-            .max(1);
-        let cross_entropy = if kind.adds_cross_entropy() {
-            1.0 / chosen_tokens as f64
-        } else {
-            0.0
+        let mut gradients = self.take_gradients();
+        let found = self.passes().preference_gradients(micro, &mut gradients)?;
+        let report = StepReport {
+            loss: found.measured.loss,
+            tokens,
+            forward_seconds: found.forward_seconds,
+            rewards: Some(found.measured),
+            ..self.report()
         };
-        let (mut sums, mut gradients) = (Sums::default(), Gradients::new());
-        for batch in micro {
-            let keys = self.keys(&batch.chosen.keys);
-            let pass = Pass {
-                dropout: keys.as_ref(),
-                adapter: true,
-            };
-            // Both answers belong to the same prompt: it is encoded once.
-            let encoded = self
-                .tracked
-                .encode(&batch.chosen.source, &batch.chosen.mask, &pass)?;
-            let scores = |side| target_log_probabilities(&self.tracked, side, &encoded, &pass);
-            let (chosen, rejected) = (scores(&batch.chosen)?, scores(&batch.rejected)?);
-            let values = |t: &Tensor| t.to_vec1::<f32>().map_err(Error::internal);
-            let (mut by_chosen, mut by_rejected) = (Vec::new(), Vec::new());
-            for pair in pairs(batch, kind, &values(&chosen)?, &values(&rejected)?)? {
-                let loss = kind.pair(self.settings.beta, &pair);
-                sums.add(kind, &pair, &loss);
-                by_chosen.push((loss.by_chosen / count - cross_entropy) as f32);
-                by_rejected.push((loss.by_rejected / count) as f32);
-            }
-            if !sums.means().loss.is_finite() {
-                break;
-            }
-            // A sum whose derivatives by the scores are those of the loss.
-            let weighted = |scores: &Tensor, by: Vec<f32>| -> candle_core::Result<Tensor> {
-                (scores * Tensor::from_vec(by, scores.dims(), scores.device())?)?.sum_all()
-            };
-            let sum = weighted(&chosen, by_chosen)
-                .and_then(|left| left + weighted(&rejected, by_rejected)?)
-                .map_err(Error::internal)?;
-            self.backward(&sum, &mut gradients)?;
-        }
-        Ok((sums.means(), gradients))
+        self.update(started, report, gradients)
     }
 
-    /// Dropout of a training pass; `None` where every rate is 0.
-    fn keys(&self, rows: &[u64]) -> Option<DropoutKeys> {
-        let rate = self.config.dropout_rate;
-        let adapter = self.lora.as_ref().map_or(0.0, |lora| lora.dropout);
-        (rate > 0.0 || adapter > 0.0).then(|| DropoutKeys {
-            rows: rows.to_vec(),
-            rate,
+    /// Whether a step updates each weight as soon as its gradient is complete, so that no two layers'
+    /// gradients are held at once: where nothing (clipping, more micro-batches, the choice to skip a
+    /// step) has to see all gradients first.
+    fn fuses(&self, micro: usize) -> bool {
+        self.settings.clip == 0.0 && micro == 1 && self.settings.on_nan == OnNan::Stop
+    }
+
+    fn fused_step(
+        &mut self,
+        started: Instant,
+        batch: &SequenceBatch,
+        tokens: usize,
+    ) -> Result<StepReport> {
+        let learning_rate = self.schedule.at(self.step);
+        let sizes = self.sizes();
+        // The sink changes weights through their tensors; the passes read everything but the optimizer.
+        let passes = Passes {
+            model: &self.tracked,
+            settings: &self.settings,
+            config: &self.config,
+            lora: self.lora.as_ref(),
+        };
+        self.optimizer.begin_step();
+        let (mut square, mut seconds, mut updated) = (0.0, 0.0, false);
+        let mut failed = Ok(());
+        let found = {
+            let (square, seconds) = (&mut square, &mut seconds);
+            let (optimizer, failed, updated) = (&mut self.optimizer, &mut failed, &mut updated);
+            let trained = &self.trained;
+            let sink = move |index: usize, gradient: &[f32]| {
+                let started = Instant::now();
+                *square += squared_norm(gradient);
+                if square.is_finite() && failed.is_ok() {
+                    *failed = write(&trained[index].1, |weights| {
+                        optimizer.update(index, weights, gradient, 1.0, learning_rate);
+                    });
+                    *updated = true;
+                }
+                *seconds += started.elapsed().as_secs_f64();
+            };
+            let mut gradients = Gradients::with_sink(sizes, Box::new(sink));
+            let found = passes.gradients(std::slice::from_ref(batch), &mut gradients);
+            if found
+                .as_ref()
+                .is_ok_and(|found| found.measured.is_finite())
+            {
+                gradients.finish();
+            }
+            found
+        };
+        failed.map_err(Error::internal)?;
+        let found = found?;
+        if !(found.measured.is_finite() && square.is_finite()) {
+            self.whole = !updated;
+            return Err(self.not_finite(found.measured));
+        }
+        self.step += 1;
+        Ok(StepReport {
+            loss: found.measured,
+            learning_rate,
+            grad_norm: square.sqrt(),
+            tokens,
+            seconds: started.elapsed().as_secs_f64(),
+            forward_seconds: found.forward_seconds,
+            update_seconds: seconds,
+            skipped: false,
+            rewards: None,
         })
     }
 
-    fn backward(&self, loss: &Tensor, gradients: &mut Gradients) -> Result<()> {
-        let mut store = loss.backward().map_err(Error::internal)?;
-        for (name, var) in &self.trained {
-            let Some(gradient) = store.remove(var.as_tensor()) else {
-                continue;
-            };
-            let sum = match gradients.remove(name) {
-                Some(before) => (before + gradient).map_err(Error::internal)?,
-                None => gradient,
-            };
-            gradients.insert(name.clone(), sum);
+    /// A report of nothing yet.
+    fn report(&self) -> StepReport {
+        StepReport {
+            loss: f64::NAN,
+            learning_rate: self.schedule.at(self.step),
+            grad_norm: f64::NAN,
+            tokens: 0,
+            seconds: 0.0,
+            forward_seconds: 0.0,
+            update_seconds: 0.0,
+            skipped: false,
+            rewards: None,
         }
-        Ok(())
     }
 
     fn update(
         &mut self,
         started: Instant,
-        loss: f64,
-        mut gradients: Gradients,
-        tokens: usize,
-        rewards: Option<PreferenceMeasures>,
+        mut report: StepReport,
+        gradients: Gradients<'static>,
     ) -> Result<StepReport> {
-        let learning_rate = self.schedule.at(self.step);
-        let grad_norm = if loss.is_finite() {
-            clip(&mut gradients, self.settings.clip)?
-        } else {
-            f64::NAN
-        };
-        let finite = loss.is_finite() && grad_norm.is_finite();
-        if !finite && self.settings.on_nan == OnNan::Stop {
-            return Err(self.not_finite(loss));
+        let since = Instant::now();
+        if report.loss.is_finite() {
+            let squares = (0..gradients.len()).filter_map(|index| gradients.get(index));
+            report.grad_norm = squares.map(squared_norm).sum::<f64>().sqrt();
         }
-        if finite {
-            self.optimizer
-                .step(&self.trained, &gradients, learning_rate)?;
+        report.skipped = !(report.loss.is_finite() && report.grad_norm.is_finite());
+        if report.skipped {
+            self.gradients = Some(gradients);
+            if self.settings.on_nan == OnNan::Stop {
+                return Err(self.not_finite(report.loss));
+            }
+        } else {
+            let scale = clip_scale(report.grad_norm, self.settings.clip);
+            self.optimizer.begin_step();
+            for (index, (_, var)) in self.trained.iter().enumerate() {
+                if let Some(gradient) = gradients.get(index) {
+                    let (optimizer, rate) = (&mut self.optimizer, report.learning_rate);
+                    write(var, |weights| {
+                        optimizer.update(index, weights, gradient, scale, rate);
+                    })
+                    .map_err(Error::internal)?;
+                }
+            }
+            self.gradients = Some(gradients);
         }
         self.step += 1;
-        Ok(StepReport {
-            loss,
-            learning_rate,
-            grad_norm,
-            tokens,
-            seconds: started.elapsed().as_secs_f64(),
-            skipped: !finite,
-            rewards,
-        })
+        report.update_seconds = since.elapsed().as_secs_f64();
+        report.seconds = started.elapsed().as_secs_f64();
+        Ok(report)
     }
 
     fn not_finite(&self, loss: f64) -> Error {
@@ -310,7 +352,13 @@ impl Trainer {
         Error::new(
             Code::NotFinite,
             format!("{what} of step {step} is not finite"),
-            "lower learningRate, or set onNaN to skip; the weights are as they were before the step",
+            if self.whole {
+                "look at the rows in the run folder's not-finite file, lower learningRate, or set onNaN \
+                 to skip; the weights are as they were before the step"
+            } else {
+                "look at the rows in the run folder's not-finite file, lower learningRate, or set clip; \
+                 the run goes on from its last checkpoint"
+            },
         )
         .with("step", step)
     }

@@ -3,12 +3,12 @@
 use candle_core::Device;
 use chatlm_checkpoint::Checkpoints;
 use chatlm_job::{Random, mix};
-use chatlm_t5::LoraBias;
+use chatlm_t5::{LoraBias, Pass};
 use serde_json::json;
 
 use super::*;
 use crate::config::tests::tiny;
-use crate::{PreferenceLoss, ReferenceBatch, sequence_log_probabilities};
+use crate::{PreferenceLoss, ReferenceBatch, sequence_log_probabilities, sequence_loss};
 
 fn shape() -> Config {
     Config {
@@ -83,36 +83,68 @@ fn weights(trainer: &Trainer) -> BTreeMap<String, Vec<f32>> {
         .collect()
 }
 
-fn distance(a: &Gradients, b: &Gradients) -> f64 {
+type Gathered = BTreeMap<String, Vec<f32>>;
+
+/// The gradients of a step by name.
+fn gathered(trainer: &Trainer, gradients: &Gradients<'_>) -> Gathered {
+    let names = trainer.trained.iter().map(|(name, _)| name.clone());
+    names
+        .enumerate()
+        .filter_map(|(index, name)| Some((name, gradients.get(index)?.to_vec())))
+        .collect()
+}
+
+/// Loss and gradients of micro-batches.
+fn passed(trainer: &Trainer, micro: &[SequenceBatch]) -> (f64, Gathered) {
+    let mut gradients = Gradients::new(trainer.sizes());
+    let found = trainer.passes().gradients(micro, &mut gradients).unwrap();
+    (found.measured, gathered(trainer, &gradients))
+}
+
+fn preferred(trainer: &Trainer, micro: &[PreferenceBatch]) -> (PreferenceMeasures, Gathered) {
+    let mut gradients = Gradients::new(trainer.sizes());
+    let found = trainer
+        .passes()
+        .preference_gradients(micro, &mut gradients)
+        .unwrap();
+    (found.measured, gathered(trainer, &gradients))
+}
+
+fn square(values: &[f32]) -> f64 {
+    values.iter().map(|&v| f64::from(v) * f64::from(v)).sum()
+}
+
+fn distance(a: &Gathered, b: &Gathered) -> f64 {
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-    let square = |t: &Tensor| {
-        f64::from(
-            t.sqr()
-                .unwrap()
-                .sum_all()
-                .unwrap()
-                .to_scalar::<f32>()
-                .unwrap(),
-        )
-    };
-    let worst = a
-        .iter()
-        .map(|(name, x)| (square(&(x - &b[name]).unwrap()) / square(x).max(1e-20)).sqrt());
+    let worst = a.iter().map(|(name, x)| {
+        let difference: Vec<f32> = x.iter().zip(&b[name]).map(|(x, y)| x - y).collect();
+        (square(&difference) / square(x).max(1e-20)).sqrt()
+    });
     worst.fold(0.0, f64::max)
+}
+
+/// Moves the weights along the gradients.
+fn shift(trainer: &Trainer, gradients: &Gathered, scale: f64) {
+    for (name, var) in &trainer.trained {
+        write(var, |weights| {
+            for (w, g) in weights.iter_mut().zip(&gradients[name]) {
+                *w += (f64::from(*g) * scale) as f32;
+            }
+        })
+        .unwrap();
+    }
 }
 
 #[test]
 fn micro_batches_give_the_gradients_of_one_batch() {
     let trainer = trainer(&settings(json!({"dropout": 0.2})));
     let (keys, sources, targets) = rows(1, 6);
-    let whole = trainer
-        .gradients(&[batch(&keys, &sources, &targets)])
-        .unwrap();
+    let whole = passed(&trainer, &[batch(&keys, &sources, &targets)]);
     let parts: Vec<SequenceBatch> = [0..1, 1..4, 4..6]
         .into_iter()
         .map(|part| batch(&keys[part.clone()], &sources[part.clone()], &targets[part]))
         .collect();
-    let parts = trainer.gradients(&parts).unwrap();
+    let parts = passed(&trainer, &parts);
     assert!((whole.0 - parts.0).abs() < 1e-6);
     assert!(
         distance(&whole.1, &parts.1) < 1e-5,
@@ -127,26 +159,11 @@ fn gradients_are_those_of_the_loss() {
     // Central differences along the gradient: the slope must be its squared length.
     let trainer = trainer(&settings(json!({"dropout": 0.1, "labelSmoothing": 0.1})));
     let data = [step_batch(3)];
-    let (_, gradients) = trainer.gradients(&data).unwrap();
-    let square: f64 = gradients
-        .values()
-        .map(|g| {
-            f64::from(
-                g.sqr()
-                    .unwrap()
-                    .sum_all()
-                    .unwrap()
-                    .to_scalar::<f32>()
-                    .unwrap(),
-            )
-        })
-        .sum();
+    let (_, gradients) = passed(&trainer, &data);
+    let square: f64 = gradients.values().map(|g| square(g)).sum();
     let at = |scale: f64| {
-        for (name, var) in &trainer.trained {
-            let moved = (var.as_detached_tensor() + (&gradients[name] * scale).unwrap()).unwrap();
-            var.set(&moved).unwrap();
-        }
-        trainer.gradients(&data).unwrap().0
+        shift(&trainer, &gradients, scale);
+        passed(&trainer, &data).0
     };
     let h = 1e-3;
     let (up, down) = (at(h), at(-2.0 * h));
@@ -258,16 +275,11 @@ fn an_adapter_trains_alone_and_can_be_switched_off() {
     let mut trainer = trainer(&settings(json!({"lora": lora, "warmupSteps": 0})));
     let data = step_batch(1);
     let off = Pass {
-        dropout: None,
         adapter: false,
+        ..Pass::inference()
     };
-    let score = |trainer: &Trainer, pass: &Pass<'_>| -> Vec<f32> {
-        let model = trainer.model(false).unwrap();
-        sequence_log_probabilities(&model, &data, pass)
-            .unwrap()
-            .0
-            .to_vec1()
-            .unwrap()
+    let score = |trainer: &Trainer, pass: &Pass| -> Vec<f32> {
+        sequence_log_probabilities(&trainer.model().unwrap(), &data, pass).unwrap()
     };
     let (before, base) = (weights(&trainer), score(&trainer, &off));
     assert_eq!(base, score(&trainer, &Pass::inference()));
@@ -336,18 +348,12 @@ fn preferences(step: u64, part: std::ops::Range<usize>, trainer: &Trainer) -> Pr
         )
     };
     let (chosen, rejected) = (side(&chosen), side(&rejected));
-    let model = trainer.model(false).unwrap();
+    let model = trainer.model().unwrap();
     let pass = Pass {
-        dropout: None,
         adapter: false,
+        ..Pass::inference()
     };
-    let score = |side: &SequenceBatch| -> Vec<f32> {
-        sequence_log_probabilities(&model, side, &pass)
-            .unwrap()
-            .0
-            .to_vec1()
-            .unwrap()
-    };
+    let score = |side: &SequenceBatch| sequence_log_probabilities(&model, side, &pass).unwrap();
     let reference = ReferenceBatch {
         chosen: score(&chosen),
         rejected: score(&rejected),
@@ -363,12 +369,11 @@ fn preferences(step: u64, part: std::ops::Range<usize>, trainer: &Trainer) -> Pr
 fn log_probabilities_sum_to_the_loss() {
     let trainer = trainer(&settings(json!({})));
     let data = step_batch(2);
-    let model = trainer.model(false).unwrap();
-    let (loss, tokens) = sequence_loss(&model, &data, &Pass::inference(), 0.0).unwrap();
-    let (scores, lengths) = sequence_log_probabilities(&model, &data, &Pass::inference()).unwrap();
-    let sum: f32 = scores.to_vec1::<f32>().unwrap().iter().sum();
-    assert!((loss.to_scalar::<f32>().unwrap() + sum).abs() < 1e-3);
-    assert_eq!(lengths.iter().sum::<usize>(), tokens);
+    let model = trainer.model().unwrap();
+    let (loss, tokens) = sequence_loss(&model, &data).unwrap();
+    let scores = sequence_log_probabilities(&model, &data, &Pass::inference()).unwrap();
+    assert!((loss + scores.iter().map(|&s| f64::from(s)).sum::<f64>()).abs() < 1e-3);
+    assert_eq!(data.lengths.iter().sum::<usize>(), tokens);
 }
 
 #[test]
@@ -381,38 +386,22 @@ fn preference_gradients_are_those_of_the_loss_and_add_up() {
             .map(|part| preferences(1, part, &trainer))
             .into();
         // Away from the point where policy and reference are the same.
-        let shift = |batch: &mut PreferenceBatch| {
+        let away = |batch: &mut PreferenceBatch| {
             if let Some(reference) = &mut batch.reference {
                 reference.chosen.iter_mut().for_each(|score| *score -= 1.5);
             }
         };
-        shift(&mut whole);
-        parts.iter_mut().for_each(shift);
+        away(&mut whole);
+        parts.iter_mut().for_each(away);
         let whole = [whole];
-        let (measures, gradients) = trainer.preference_gradients(&whole).unwrap();
-        let (again, summed) = trainer.preference_gradients(&parts).unwrap();
+        let (measures, gradients) = preferred(&trainer, &whole);
+        let (again, summed) = preferred(&trainer, &parts);
         assert!((measures.loss - again.loss).abs() < 1e-5, "{loss}");
         assert!(distance(&gradients, &summed) < 1e-4, "{loss}");
-        let square: f64 = gradients
-            .values()
-            .map(|g| {
-                f64::from(
-                    g.sqr()
-                        .unwrap()
-                        .sum_all()
-                        .unwrap()
-                        .to_scalar::<f32>()
-                        .unwrap(),
-                )
-            })
-            .sum();
+        let square: f64 = gradients.values().map(|g| square(g)).sum();
         let at = |scale: f64| {
-            for (name, var) in &trainer.trained {
-                let step = (&gradients[name] * scale).unwrap();
-                var.set(&(var.as_detached_tensor() + step).unwrap())
-                    .unwrap();
-            }
-            trainer.preference_gradients(&whole).unwrap().0.loss
+            shift(&trainer, &gradients, scale);
+            preferred(&trainer, &whole).0.loss
         };
         let h = 1e-3 / square.sqrt();
         let (up, down) = (at(h), at(-2.0 * h));
@@ -453,8 +442,70 @@ fn preference_steps_part_chosen_from_rejected() {
             last.margins > first.margins && last.loss < first.loss,
             "{loss:?} {first:?} {last:?}"
         );
-        let model = trainer.model(false).unwrap();
+        let model = trainer.model().unwrap();
         let measured = crate::preference_measures(&model, &data[0], &settings).unwrap();
         assert!(measured.loss <= last.loss * 1.05, "{measured:?} {last:?}");
     }
+}
+
+#[test]
+fn without_clipping_weights_change_as_their_gradients_come_and_to_the_same() {
+    for optimizer in ["adamw", "adafactor"] {
+        for recompute in [false, true] {
+            let with = |clip: f64| {
+                settings(json!({
+                    "optimizer": optimizer, "clip": clip, "recompute": recompute, "warmupSteps": 0,
+                }))
+            };
+            // Clipping that never bites takes the other way to the same weights.
+            let (mut fused, mut plain) = (trainer(&with(0.0)), trainer(&with(1e9)));
+            assert!(fused.fuses(1) && !plain.fuses(1) && !fused.fuses(2));
+            for step in 0..4 {
+                let a = fused.step(&[step_batch(step)]).unwrap();
+                let b = plain.step(&[step_batch(step)]).unwrap();
+                assert_eq!(a.loss, b.loss, "{optimizer} {step}");
+                assert!((a.grad_norm / b.grad_norm - 1.0).abs() < 1e-9);
+            }
+            assert_eq!(weights(&fused), weights(&plain), "{optimizer}");
+        }
+    }
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_after_a_fused_update_leaves_no_whole_weights() {
+    let mut trainer = trainer(&settings(json!({"clip": 0.0, "warmupSteps": 0})));
+    trainer.step(&[step_batch(0)]).unwrap();
+    // The forward pass stays finite; the gradient of the first block's norm does not.
+    let norm = trainer
+        .parameters
+        .get("encoder.block.0.layer.0.layer_norm.weight")
+        .unwrap()
+        .clone();
+    let huge = Tensor::full(1e38f32, norm.dims(), &Device::Cpu).unwrap();
+    norm.set(&huge).unwrap();
+    match trainer.step(&[step_batch(1)]) {
+        Err(error) => {
+            assert_eq!(error.code(), Code::NotFinite);
+            assert_eq!(trainer.is_whole(), !error.help().contains("last checkpoint"));
+        }
+        Ok(report) => assert!(report.loss.is_finite()),
+    }
+}
+
+#[test]
+fn bf16_learns_as_f32_does() {
+    let run = |precision: &str| {
+        let settings = settings(json!({
+            "precision": precision, "dropout": 0.0, "schedule": "constant",
+        }));
+        let mut trainer = trainer(&settings);
+        let data = step_batch(5);
+        (0..40)
+            .map(|_| trainer.step(std::slice::from_ref(&data)).unwrap().loss)
+            .collect::<Vec<_>>()
+    };
+    let (wide, narrow) = (run("f32"), run("bf16"));
+    assert!((wide[0] / narrow[0] - 1.0).abs() < 1e-2);
+    assert_ne!(wide[1], narrow[1]);
+    assert!(narrow[39] < narrow[0] / 3.0, "{narrow:?}");
 }

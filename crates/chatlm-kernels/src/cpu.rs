@@ -1,0 +1,123 @@
+//! Which code path runs: the widest that the processor has, unless `CHATLM_CPU` names another.
+
+use std::sync::OnceLock;
+
+use chatlm_job::{Code, Error, Result};
+
+/// Code paths of the matrix kernels, each including those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cpu {
+    /// What the compiler makes of plain loops, on every processor.
+    Plain,
+    Avx2,
+    Avx512,
+    /// AVX-512 with bf16 products (`vdpbf16ps`).
+    Avx512Bf16,
+}
+
+/// The variable that forces a path.
+const VARIABLE: &str = "CHATLM_CPU";
+
+impl Cpu {
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512bf16",
+        }
+    }
+
+    /// Whether this processor can run the path.
+    #[cfg(target_arch = "x86_64")]
+    pub fn available(self) -> bool {
+        match self {
+            Self::Plain => true,
+            Self::Avx2 => {
+                std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma")
+            }
+            Self::Avx512 => {
+                Self::Avx2.available()
+                    && std::is_x86_feature_detected!("avx512f")
+                    && std::is_x86_feature_detected!("avx512bw")
+                    && std::is_x86_feature_detected!("avx512vl")
+            }
+            Self::Avx512Bf16 => {
+                Self::Avx512.available() && std::is_x86_feature_detected!("avx512bf16")
+            }
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn available(self) -> bool {
+        self == Self::Plain
+    }
+
+    /// The widest path of this processor.
+    pub fn widest() -> Self {
+        let mut found = Self::Plain;
+        for cpu in Self::ALL {
+            if cpu.available() {
+                found = cpu;
+            }
+        }
+        found
+    }
+
+    /// The path that a value of `CHATLM_CPU` names.
+    fn forced(value: &str) -> Result<Self> {
+        let refuse = |what: String, help: String| {
+            Err(Error::new(Code::PrecisionUnavailable, what, help).with("field", VARIABLE))
+        };
+        let names = || Self::ALL.map(Self::name).join(", ");
+        match Self::ALL.into_iter().find(|cpu| cpu.name() == value) {
+            Some(cpu) if cpu.available() => Ok(cpu),
+            Some(_) => refuse(
+                format!("{VARIABLE} is {value}, which this processor does not have"),
+                format!("the widest it has is {}", Self::widest().name()),
+            ),
+            None => refuse(
+                format!("{VARIABLE} is {value:?}, which is no path"),
+                format!("use one of {}, or leave it out", names()),
+            ),
+        }
+    }
+}
+
+fn chosen() -> &'static Result<Cpu> {
+    static CHOSEN: OnceLock<Result<Cpu>> = OnceLock::new();
+    CHOSEN.get_or_init(|| match std::env::var(VARIABLE) {
+        Ok(value) if !value.is_empty() => Cpu::forced(&value),
+        _ => Ok(Cpu::widest()),
+    })
+}
+
+/// Refuses a `CHATLM_CPU` that makes no sense here; to be asked before any work.
+pub fn check() -> Result<()> {
+    match chosen() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.clone()),
+    }
+}
+
+/// The path in use.
+pub fn cpu() -> Cpu {
+    chosen().as_ref().copied().unwrap_or(Cpu::Plain)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_found_by_name_and_strange_ones_refused() {
+        assert_eq!(Cpu::forced("plain").unwrap(), Cpu::Plain);
+        let error = Cpu::forced("sse9").unwrap_err();
+        assert_eq!(error.code(), Code::PrecisionUnavailable);
+        assert!(error.help().contains("avx512bf16"), "{error}");
+        assert!(Cpu::widest().available());
+    }
+}

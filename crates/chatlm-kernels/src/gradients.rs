@@ -1,0 +1,152 @@
+//! Gradients of the trained weights, on the processor in f32: memory that is taken once and written
+//! again at every step.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::math::add_to;
+use crate::rows::read;
+
+/// What takes a gradient that is complete: the weight's index and its values.
+pub type Sink<'a> = Box<dyn FnMut(usize, &[f32]) + Send + 'a>;
+
+/// The gradients of all trained weights, by index.
+pub struct Gradients<'a> {
+    sizes: Vec<usize>,
+    /// Which ones this step has written.
+    written: Vec<bool>,
+    room: Room<'a>,
+}
+
+enum Room<'a> {
+    /// All side by side, from the first write on: one piece of memory wastes none at its edges.
+    Whole {
+        values: Vec<f32>,
+        starts: Vec<usize>,
+    },
+    /// Only those that are not complete yet.
+    Passing {
+        values: Vec<Vec<f32>>,
+        /// Buffers that the sink has emptied.
+        free: Vec<Vec<f32>>,
+        sink: Sink<'a>,
+    },
+}
+
+impl<'a> Gradients<'a> {
+    /// Room for weights of these many values; taken from the system as it is first written.
+    pub fn new(sizes: Vec<usize>) -> Self {
+        let starts = sizes
+            .iter()
+            .scan(0, |next, size| {
+                *next += size;
+                Some(*next - size)
+            })
+            .collect();
+        let room = Room::Whole {
+            values: Vec::new(),
+            starts,
+        };
+        Self {
+            written: vec![false; sizes.len()],
+            sizes,
+            room,
+        }
+    }
+
+    /// Gradients that are handed to `sink` as soon as they are complete, and then forgotten: no two
+    /// layers' are held at once. What no backward pass completes is handed over by [`Self::finish`].
+    pub fn with_sink(sizes: Vec<usize>, sink: Sink<'a>) -> Self {
+        Self {
+            written: vec![false; sizes.len()],
+            room: Room::Passing {
+                values: vec![Vec::new(); sizes.len()],
+                free: Vec::new(),
+                sink,
+            },
+            sizes,
+        }
+    }
+
+    /// Forgets what is written; the memory stays.
+    pub fn clear(&mut self) {
+        self.written.fill(false);
+    }
+
+    pub fn len(&self) -> usize {
+        self.sizes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sizes.is_empty()
+    }
+
+    /// A weight's gradient, or nothing where it had no part in the loss.
+    pub fn get(&self, index: usize) -> Option<&[f32]> {
+        if !self.written[index] {
+            return None;
+        }
+        Some(match &self.room {
+            Room::Whole { values, starts } => &values[starts[index]..][..self.sizes[index]],
+            Room::Passing { values, .. } => &values[index],
+        })
+    }
+
+    /// `compute(values, add)` writes a gradient, or adds to what is there.
+    pub(crate) fn write(&mut self, index: usize, compute: impl FnOnce(&mut [f32], bool)) {
+        let size = self.sizes[index];
+        let values = match &mut self.room {
+            Room::Whole { values, starts } => {
+                if values.is_empty() {
+                    *values = vec![0.0; self.sizes.iter().sum()];
+                }
+                &mut values[starts[index]..][..size]
+            }
+            Room::Passing { values, free, .. } => {
+                let values = &mut values[index];
+                if values.len() != size {
+                    let fits = free.iter().position(|free| free.capacity() >= size);
+                    *values = fits.map(|place| free.swap_remove(place)).unwrap_or_default();
+                    values.resize(size, 0.0);
+                }
+                values.as_mut_slice()
+            }
+        };
+        compute(values, self.written[index]);
+        self.written[index] = true;
+    }
+
+    /// Adds a tensor of any device.
+    pub(crate) fn add(&mut self, index: usize, gradient: &Tensor) -> Result<()> {
+        let gradient = gradient
+            .to_dtype(DType::F32)?
+            .to_device(&Device::Cpu)?
+            .contiguous()?;
+        let gradient = read(&gradient)?;
+        self.write(index, |values, add| {
+            if add {
+                add_to(values, &gradient);
+            } else {
+                values.copy_from_slice(&gradient);
+            }
+        });
+        Ok(())
+    }
+
+    /// The weight's gradient is complete.
+    pub(crate) fn ready(&mut self, index: usize) {
+        let Room::Passing { values, free, sink } = &mut self.room else {
+            return;
+        };
+        if std::mem::take(&mut self.written[index]) {
+            sink(index, &values[index]);
+            free.push(std::mem::take(&mut values[index]));
+        }
+    }
+
+    /// Hands what is left to the sink.
+    pub fn finish(&mut self) {
+        for index in 0..self.len() {
+            self.ready(index);
+        }
+    }
+}

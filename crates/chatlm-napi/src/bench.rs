@@ -1,0 +1,99 @@
+//! Measurements.
+
+use chatlm_run::{BenchTrainStep as CoreBench, bench_train_step as run_bench};
+use napi_derive::napi;
+
+use crate::error::blocking;
+use crate::job::{CancelHandle, OnProgress, job};
+
+#[napi(object)]
+pub struct BenchTrainStepOptions {
+    pub d_model: u32,
+    pub d_ff: u32,
+    pub heads: u32,
+    /// Of the encoder, and as many of the decoder.
+    pub layers: u32,
+    pub vocab: u32,
+    pub batch: u32,
+    /// Tokens a row.
+    pub source: u32,
+    pub target: u32,
+    /// `adamw` or `adafactor`.
+    pub optimizer: String,
+    /// `f32` or `bf16`.
+    pub precision: String,
+    /// Steps that count, after one that does not.
+    pub steps: u32,
+    pub recompute: bool,
+    /// Gated GELU and an untied head (T5 v1.1) instead of ReLU and a tied one.
+    pub gated: bool,
+    /// The largest gradient norm; 0: no clipping, each weight updated as its gradient is complete.
+    pub clip: f64,
+    pub seed: u32,
+    /// All where left out.
+    pub threads: Option<u32>,
+}
+
+/// Medians over the steps, in seconds.
+#[napi(object)]
+pub struct BenchTrainStepReport {
+    pub seconds_per_step: f64,
+    /// Up to the loss, whose own gradient it includes.
+    pub forward: f64,
+    pub backward: f64,
+    /// Clipping included.
+    pub update: f64,
+    /// The most memory this process has held.
+    pub peak_rss_bytes: i64,
+    pub tokens_per_second: f64,
+    /// The processor path in use.
+    pub cpu: String,
+    /// One a step.
+    pub loss: Vec<f64>,
+}
+
+/// Whole training steps of a T5 on random ids: forward, backward, clip, update.
+#[napi]
+pub async fn bench_train_step(
+    options: BenchTrainStepOptions,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
+) -> napi::Result<BenchTrainStepReport> {
+    let job = job(on_progress, cancel);
+    blocking(move || {
+        let report = run_bench(
+            &CoreBench {
+                d_model: options.d_model as usize,
+                d_ff: options.d_ff as usize,
+                heads: options.heads as usize,
+                layers: options.layers as usize,
+                vocab: options.vocab as usize,
+                batch: options.batch as usize,
+                source: options.source as usize,
+                target: options.target as usize,
+                optimizer: options.optimizer,
+                precision: options.precision,
+                steps: u64::from(options.steps),
+                recompute: options.recompute,
+                gated: options.gated,
+                clip: options.clip,
+                seed: u64::from(options.seed),
+                threads: options.threads.map(|n| n as usize),
+            },
+            &job.cancel,
+        )?;
+        Ok(BenchTrainStepReport {
+            seconds_per_step: report.seconds_per_step,
+            forward: report.forward,
+            backward: report.backward,
+            update: report.update,
+            peak_rss_bytes: report.peak_rss_bytes as i64,
+            tokens_per_second: report.tokens_per_second,
+            cpu: report.cpu,
+            loss: report.loss,
+        })
+    })
+    .await
+}

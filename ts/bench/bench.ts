@@ -1,0 +1,17 @@
+/** Measurements that the core takes of itself. Their JSON and flags are the contract's. */
+import * as Effect from "effect/Effect"
+
+import { Native } from "../native/index.ts"
+import type { BenchTrainStepOptions, BenchTrainStepReport, ChatlmError } from "../native/index.ts"
+
+export type { BenchTrainStepOptions, BenchTrainStepReport }
+
+export const benchOptimizers = ["adamw", "adafactor"] as const
+export const benchPrecisions = ["f32", "bf16"] as const
+export const feedForwards = ["relu", "gated-gelu"] as const
+
+/** Whole training steps of a T5 on random ids: forward, backward, clip, update. */
+export const benchTrainStep = (
+  options: BenchTrainStepOptions
+): Effect.Effect<BenchTrainStepReport, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.benchTrainStep(options))

@@ -1,0 +1,97 @@
+/** `chatlm bench train-step`: what a training step takes on this machine. */
+import * as Flag from "effect/cli/Flag"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+
+import { benchOptimizers, benchPrecisions, benchTrainStep, feedForwards } from "../bench/bench.ts"
+import { makeError } from "../native/index.ts"
+import * as Flags from "./core/flags.ts"
+import { columns, number, Output, snakeCase } from "./core/output.ts"
+import { group, verb } from "./core/verb.ts"
+
+/** A size with its default, which help shows. */
+const size = (name: string, description: string, value: number, minimum = 1) =>
+  Flags.integer(name, `${description} (default: ${value})`, minimum).pipe(Flag.withDefault(value))
+
+const seconds = (value: number) => `${number(value)} s`
+
+const trainStep = verb(
+  "train-step",
+  "Seconds and memory of a training step on random ids; the defaults are the 0.2 B model's",
+  {
+    dModel: size("d-model", "Width of the model", 768),
+    dFf: size("d-ff", "Width of the feed-forward layers", 3072),
+    heads: size("heads", "Attention heads; each is d-model / heads wide", 12),
+    layers: size("layers", "Layers of the encoder, and of the decoder", 10),
+    // 0 and 1 are [PAD] and [EOS], which random ids leave out.
+    vocab: size("vocab", "Size of the vocabulary", 29_298, 3),
+    batch: size("batch", "Rows a step", 4),
+    source: size("source", "Source tokens a row", 128),
+    target: size("target", "Target tokens a row", 128),
+    optimizer: Flag.Literals("optimizer", benchOptimizers).pipe(
+      Flag.withDescription("What updates the weights (default: adamw)"),
+      Flag.withDefault("adamw")
+    ),
+    precision: Flag.Literals("precision", benchPrecisions).pipe(
+      Flag.withDescription("Precision of the matrix products (default: f32)"),
+      Flag.withDefault("f32")
+    ),
+    steps: size("steps", "Steps that count; one more before them warms up", 5),
+    clip: Flag.Finite("clip").pipe(
+      Flag.withDescription(
+        "Largest gradient norm; 0 updates each weight as its gradient is complete (default: 1)"
+      ),
+      Flag.withDefault(1)
+    ),
+    recompute: Flags.boolean(
+      "recompute",
+      "Compute activations again in the backward pass instead of keeping them"
+    ),
+    feedForward: Flag.Literals("feed-forward", feedForwards).pipe(
+      Flag.withDescription("relu is T5 v1.0's, gated-gelu v1.1's (default: relu)"),
+      Flag.withDefault("relu")
+    )
+  },
+  ({ feedForward, ...flags }, common) =>
+    Effect.gen(function* () {
+      const output = yield* Output
+      if (flags.dModel % flags.heads !== 0) {
+        return yield* Effect.fail(
+          makeError(
+            "USAGE",
+            `--d-model ${flags.dModel} is no multiple of --heads ${flags.heads}`,
+            "each head is d-model / heads wide: choose sizes that divide",
+            { dModel: flags.dModel, heads: flags.heads }
+          )
+        )
+      }
+      const report = yield* benchTrainStep({
+        ...flags,
+        gated: feedForward === "gated-gelu",
+        seed: Option.getOrElse(common.seed, () => Flags.defaultSeed),
+        ...Flags.given("threads", common.threads)
+      })
+      const { loss } = report
+      yield* output.result(
+        snakeCase(report),
+        columns([
+          ["a step", seconds(report.secondsPerStep)],
+          ["  forward", seconds(report.forward)],
+          ["  backward", seconds(report.backward)],
+          ["  update", seconds(report.update)],
+          ["tokens a second", Math.round(report.tokensPerSecond)],
+          ["peak memory", `${number(Math.round(report.peakRssBytes / 1e6))} MB`],
+          ["loss", [loss.at(0), loss.at(-1)].map((value) => number(value ?? Number.NaN)).join(" → ")],
+          ["processor path", report.cpu]
+        ])
+      )
+    }),
+  [
+    {
+      command: "chatlm bench train-step --batch 16 --source 64 --target 64 --steps 10 --json",
+      description: "Another batch, for a program to read"
+    }
+  ]
+)
+
+export const command = group("bench", "What this program takes on this machine", [trainStep])
