@@ -318,6 +318,8 @@ export interface MergeLoraOptions {
   adapter: string
   output: string
   force: boolean
+  /** What the merged weights are rounded to: `f32` (where left out), `f16` or `bf16`. */
+  dtype?: string
 }
 
 export interface MergeLoraReport {

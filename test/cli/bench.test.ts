@@ -37,6 +37,7 @@ describe("bench train-step", () => {
         optimizer: "adamw",
         precision: "f32",
         steps: 5,
+        clip: 1,
         recompute: false,
         gated: false,
         seed: 23_333
@@ -56,6 +57,7 @@ describe("bench train-step", () => {
       source: 7,
       target: 9,
       steps: 2,
+      clip: 0,
       seed: 5,
       threads: 1
     }

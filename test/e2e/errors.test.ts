@@ -151,6 +151,27 @@ describe("input", () => {
     )
   })
 
+  it("a loss that is not finite stops with its rows kept, or leaves the step out", async () => {
+    const far = { learningRate: 1e30, warmupSteps: 0, maxSteps: 4 }
+    expectError(
+      await chatlm("pretrain", ...config(dir.at("far"), far)),
+      2,
+      "NOT_FINITE",
+      "not finite"
+    )
+    const kept = readdirSync(dir.at("far")).filter((name) => name.startsWith("not-finite-"))
+    expect(kept).toHaveLength(1)
+    const [row] = readFileSync(dir.at("far", kept[0] ?? ""), "utf8").split("\n")
+    expect(JSON.parse(row ?? "")).toMatchObject({
+      row: expect.any(Number),
+      prompt: expect.any(String),
+      response_ids: expect.any(Array)
+    })
+    const going = await chatlm("pretrain", ...config(dir.at("skip"), { ...far, onNaN: "skip" }))
+    expect(going.status).toBe(0)
+    expect(going.error).toContain("not-finite-")
+  })
+
   it("a damaged checkpoint is passed over, and told", async () => {
     cpSync(dir.at("run"), dir.at("damaged"), { recursive: true })
     await ok("pretrain", ...config(dir.at("damaged"), { maxSteps: 6 }))

@@ -1,4 +1,5 @@
 /** `chatlm lora merge`: an adapter into its base model. */
+import * as Flag from "effect/cli/Flag"
 import * as Effect from "effect/Effect"
 
 import { mergeLora } from "../checkpoint/checkpoint.ts"
@@ -13,6 +14,10 @@ const merge = verb(
     base: Flags.text("base", "The model folder the adapter was trained on", "DIR"),
     adapter: Flags.text("adapter", "The adapter folder", "DIR"),
     output: Flags.output,
+    dtype: Flag.Literals("dtype", ["f32", "f16", "bf16"]).pipe(
+      Flag.withDescription("What the merged weights are rounded to (default: f32)"),
+      Flag.withDefault("f32")
+    ),
     force: Flags.force
   },
   (flags) =>

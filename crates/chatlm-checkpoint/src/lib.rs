@@ -10,6 +10,6 @@ mod store;
 mod tensors;
 
 pub use adapter::{load_adapter, merge, save_adapter};
-pub use model::{ModelFolder, load_model, save_model};
+pub use model::{ModelFolder, SaveOptions, load_model, save_model};
 pub use store::{Checkpoints, Loaded};
 pub use tensors::{read_safetensors, to_safetensors, write_safetensors};

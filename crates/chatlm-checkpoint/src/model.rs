@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use chatlm_job::{Code, Error, Result};
 use chatlm_t5::{Config, Parameters};
 use serde_json::{Value, json};
@@ -202,15 +202,62 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// How a model folder is written.
+#[derive(Debug, Clone, Copy)]
+pub struct SaveOptions {
+    /// F32, F16 or BF16.
+    pub dtype: DType,
+    /// The most bytes of weights in one file; more go to numbered shards with an index.
+    pub max_shard_bytes: u64,
+}
+
+impl Default for SaveOptions {
+    /// f32, and shards of 5 GB as transformers once wrote them.
+    fn default() -> Self {
+        Self {
+            dtype: DType::F32,
+            max_shard_bytes: 5_000_000_000,
+        }
+    }
+}
+
+impl SaveOptions {
+    /// With the given precision: `f32`, `f16` or `bf16`.
+    pub fn with_dtype(dtype: &str) -> Result<Self> {
+        let dtype = match dtype {
+            "f32" => DType::F32,
+            "f16" => DType::F16,
+            "bf16" => DType::BF16,
+            other => {
+                return Err(Error::new(
+                    Code::Usage,
+                    format!("{other} is no precision that weights are written in"),
+                    "use f32, f16 or bf16",
+                )
+                .with("field", "dtype"));
+            }
+        };
+        Ok(Self {
+            dtype,
+            ..Self::default()
+        })
+    }
+}
+
 /// Writes a model folder that `transformers` loads as it is. `dir` is a folder that the caller
 /// commits whole; an adapter's weights are left out.
-pub fn save_model(dir: &Path, config: &Config, parameters: &Parameters) -> Result<()> {
+pub fn save_model(
+    dir: &Path,
+    config: &Config,
+    parameters: &Parameters,
+    options: SaveOptions,
+) -> Result<()> {
     let mut value = serde_json::to_value(config).map_err(Error::internal)?;
     if let Value::Object(fields) = &mut value {
         for (name, field) in [
             ("architectures", json!(["T5ForConditionalGeneration"])),
             ("model_type", json!("t5")),
-            ("torch_dtype", json!("float32")),
+            ("torch_dtype", json!(torch_name(options.dtype))),
             ("is_encoder_decoder", json!(true)),
             ("use_cache", json!(true)),
         ] {
@@ -226,10 +273,49 @@ pub fn save_model(dir: &Path, config: &Config, parameters: &Parameters) -> Resul
         "max_new_tokens": 320,
     });
     write_json(&dir.join("generation_config.json"), &generation)?;
-    let tensors: BTreeMap<String, Tensor> = parameters
-        .iter()
-        .filter(|(name, _)| !is_adapter(name))
-        .map(|(name, var)| (name.to_owned(), var.as_tensor().clone()))
-        .collect();
-    write_safetensors(&dir.join(WEIGHTS), &tensors)
+    let mut shards: Vec<BTreeMap<String, Tensor>> = vec![BTreeMap::new()];
+    let (mut filled, mut total) = (0, 0);
+    for (name, var) in parameters.iter().filter(|(name, _)| !is_adapter(name)) {
+        let size = (var.elem_count() * options.dtype.size_in_bytes()) as u64;
+        if filled > 0 && filled + size > options.max_shard_bytes {
+            shards.push(BTreeMap::new());
+            filled = 0;
+        }
+        filled += size;
+        total += size;
+        if let Some(shard) = shards.last_mut() {
+            shard.insert(name.to_owned(), var.as_tensor().clone());
+        }
+    }
+    let count = shards.len();
+    let mut map = serde_json::Map::new();
+    for (number, shard) in shards.into_iter().enumerate() {
+        let file = if count == 1 {
+            WEIGHTS.to_owned()
+        } else {
+            format!("model-{:05}-of-{count:05}.safetensors", number + 1)
+        };
+        let mut rounded = BTreeMap::new();
+        for (name, tensor) in shard {
+            let tensor = tensor.to_dtype(options.dtype).map_err(Error::internal)?;
+            map.insert(name.clone(), json!(file));
+            rounded.insert(name, tensor);
+        }
+        // A value beyond f16's range would be infinite in the file.
+        require_finite(dir, rounded.iter().map(|(name, t)| (name.as_str(), t)))?;
+        write_safetensors(&dir.join(&file), &rounded)?;
+    }
+    if count > 1 {
+        let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
+        write_json(&dir.join(INDEX), &index)?;
+    }
+    Ok(())
+}
+
+fn torch_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        _ => "float32",
+    }
 }

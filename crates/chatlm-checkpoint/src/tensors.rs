@@ -19,6 +19,8 @@ const LONGEST_HEADER: u64 = 100_000_000;
 fn dtype_name(tensor: &Tensor) -> Result<&'static str> {
     match tensor.dtype() {
         DType::F32 => Ok("F32"),
+        DType::F16 => Ok("F16"),
+        DType::BF16 => Ok("BF16"),
         DType::F64 => Ok("F64"),
         DType::I64 => Ok("I64"),
         DType::U32 => Ok("U32"),
@@ -74,8 +76,32 @@ fn write_elements<W: Write>(writer: &mut W, tensor: &Tensor) -> Result<std::io::
             }
         }};
     }
+    macro_rules! halves {
+        ($kind:path) => {{
+            let tensor = tensor
+                .to_device(&Device::Cpu)
+                .and_then(|tensor| tensor.contiguous())
+                .map_err(Error::internal)?;
+            let (storage, layout) = tensor.storage_and_layout();
+            let (Storage::Cpu($kind(values)), Some((from, to))) =
+                (&*storage, layout.contiguous_offsets())
+            else {
+                return Err(Error::internal("a contiguous tensor is not one"));
+            };
+            let mut bytes = Vec::new();
+            for piece in values[from..to].chunks(1 << 16) {
+                bytes.clear();
+                bytes.extend(piece.iter().flat_map(|v| v.to_bits().to_le_bytes()));
+                if let Err(error) = writer.write_all(&bytes) {
+                    return Ok(Err(error));
+                }
+            }
+        }};
+    }
     match tensor.dtype() {
         DType::F32 => pieces!(f32),
+        DType::F16 => halves!(CpuStorage::F16),
+        DType::BF16 => halves!(CpuStorage::BF16),
         DType::F64 => pieces!(f64),
         DType::I64 => pieces!(i64),
         DType::U32 => pieces!(u32),

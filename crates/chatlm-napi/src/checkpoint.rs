@@ -13,6 +13,8 @@ pub struct MergeLoraOptions {
     pub adapter: String,
     pub output: String,
     pub force: bool,
+    /// What the merged weights are rounded to: `f32` (where left out), `f16` or `bf16`.
+    pub dtype: Option<String>,
 }
 
 #[napi(object)]
@@ -40,6 +42,7 @@ pub async fn merge_lora(
                 adapter: options.adapter.into(),
                 output: options.output.into(),
                 force: options.force,
+                dtype: options.dtype,
             },
             &job,
         )?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
-use chatlm_checkpoint::{load_adapter, load_model, merge, save_model};
+use chatlm_checkpoint::{SaveOptions, load_adapter, load_model, merge, save_model};
 use chatlm_job::{AtomicDir, Code, Error, Job, Random, Result, check_target};
 use chatlm_t5::{Model, Pass, Precision, Sequences, Tape};
 use chatlm_tokenizer::Tokenizer;
@@ -15,6 +15,8 @@ pub struct MergeOptions {
     pub adapter: PathBuf,
     pub output: PathBuf,
     pub force: bool,
+    /// What the merged weights are rounded to: `f32` (where left out), `f16` or `bf16`.
+    pub dtype: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -26,9 +28,10 @@ pub struct MergeReport {
 /// The largest difference of a logit that rounding in f32 may make.
 const BOUND: f64 = 1e-2;
 
-/// Merges `W + B·A·alpha/r` in f32 and writes a whole model folder with the base's tokenizer.
+/// Merges `W + B·A·alpha/r` in f32 and writes, rounded to `dtype`, a whole model folder with the base's tokenizer.
 pub fn merge_lora(options: &MergeOptions, job: &Job) -> Result<MergeReport> {
     check_target(&options.output, options.force)?;
+    let save = SaveOptions::with_dtype(options.dtype.as_deref().unwrap_or("f32"))?;
     let device = Device::Cpu;
     let mut folder = load_model(&options.base, &device)?;
     let tokenizer = Tokenizer::load(&options.base)?;
@@ -49,7 +52,7 @@ pub fn merge_lora(options: &MergeOptions, job: &Job) -> Result<MergeReport> {
         .with("file", options.adapter.display().to_string()));
     }
     let dir = AtomicDir::create(&options.output, options.force)?;
-    save_model(dir.path(), &folder.config, &folder.parameters)?;
+    save_model(dir.path(), &folder.config, &folder.parameters, save)?;
     tokenizer.copy_to(dir.path())?;
     dir.commit()?;
     Ok(MergeReport {

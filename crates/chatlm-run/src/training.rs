@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use chatlm_checkpoint::{Checkpoints, Loaded, save_adapter, save_model};
+use chatlm_checkpoint::{Checkpoints, Loaded, SaveOptions, save_adapter, save_model};
 use chatlm_dataset::{Batch, Cursor, Loader, SetSpec};
 use chatlm_generate::Settings;
 use chatlm_job::{AtomicDir, AtomicFile, Code, Error, Job, Result};
@@ -544,7 +544,12 @@ impl TrainingRun {
                 };
                 save_adapter(dir.path(), lora, self.trainer.parameters(), base)?;
             }
-            None => save_model(dir.path(), self.trainer.config(), self.trainer.parameters())?,
+            None => save_model(
+                dir.path(),
+                self.trainer.config(),
+                self.trainer.parameters(),
+                SaveOptions::default(),
+            )?,
         }
         self.tokenizer.copy_to(dir.path())?;
         dir.commit()
@@ -604,11 +609,16 @@ fn make_room(out: &Path, options: RunOptions) -> Result<()> {
     if !options.fresh {
         return Ok(());
     }
-    let there: Vec<PathBuf> = OWN
+    let mut there: Vec<PathBuf> = OWN
         .iter()
         .map(|name| out.join(name))
         .filter(|path| path.exists())
         .collect();
+    let kept = fs::read_dir(out).into_iter().flatten().flatten();
+    there.extend(kept.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("not-finite-")
+    }));
     if let (Some(first), false) = (there.first(), options.force) {
         return Err(Error::new(
             Code::TargetExists,
