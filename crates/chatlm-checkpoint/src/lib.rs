@@ -12,4 +12,4 @@ mod tensors;
 pub use adapter::{load_adapter, merge, save_adapter};
 pub use model::{ModelFolder, SaveOptions, load_model, save_model};
 pub use store::{Checkpoints, Loaded};
-pub use tensors::{read_safetensors, to_safetensors, write_safetensors};
+pub use tensors::{AsPiece, Piece, read_safetensors, to_safetensors, write_safetensors};

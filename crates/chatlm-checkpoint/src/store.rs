@@ -14,7 +14,7 @@ use chatlm_job::{AtomicDir, Code, Error, Result, sha256_file};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::tensors::{read_safetensors, write_safetensors};
+use crate::tensors::{AsPiece, read_safetensors, write_safetensors};
 
 const FORMAT: u32 = 1;
 const MANIFEST: &str = "manifest.json";
@@ -74,10 +74,10 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint and answers its folder. One of the same step is replaced.
-    pub fn save(
+    pub fn save<P: AsPiece>(
         &self,
         step: u64,
-        tensors: &[(&str, BTreeMap<String, Tensor>)],
+        tensors: &[(&str, BTreeMap<String, P>)],
         state: &Value,
     ) -> Result<PathBuf> {
         let target = self.path(step);

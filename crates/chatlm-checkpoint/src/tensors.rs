@@ -16,8 +16,91 @@ use serde_json::{Map, json};
 /// The format's own limit on a header.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-fn dtype_name(tensor: &Tensor) -> Result<&'static str> {
-    match tensor.dtype() {
+/// What a file may hold: a tensor, or values that lie somewhere already and are not copied.
+#[derive(Debug, Clone)]
+pub enum Piece<'a> {
+    Tensor(Tensor),
+    Values {
+        shape: Vec<usize>,
+        values: &'a [f32],
+    },
+}
+
+impl From<Tensor> for Piece<'_> {
+    fn from(tensor: Tensor) -> Self {
+        Self::Tensor(tensor)
+    }
+}
+
+impl Piece<'_> {
+    fn dtype(&self) -> DType {
+        match self {
+            Self::Tensor(tensor) => tensor.dtype(),
+            Self::Values { .. } => DType::F32,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::Tensor(tensor) => tensor.dims(),
+            Self::Values { shape, .. } => shape,
+        }
+    }
+
+    /// Bytes of all elements.
+    fn size(&self) -> usize {
+        self.shape().iter().product::<usize>() * self.dtype().size_in_bytes()
+    }
+
+    /// Writes the elements, little-endian.
+    fn write<W: Write>(&self, writer: &mut W) -> Result<std::io::Result<()>> {
+        let tensor = match self {
+            Self::Values { values, .. } => {
+                return Ok(pieces(writer, values, |value| value.to_le_bytes()));
+            }
+            Self::Tensor(tensor) => tensor
+                .to_device(&Device::Cpu)
+                .and_then(|tensor| tensor.contiguous())
+                .map_err(Error::internal)?,
+        };
+        let (storage, layout) = tensor.storage_and_layout();
+        let (Storage::Cpu(storage), Some((from, to))) = (&*storage, layout.contiguous_offsets())
+        else {
+            return Err(Error::internal("a contiguous tensor is not one"));
+        };
+        Ok(match storage {
+            CpuStorage::F32(v) => pieces(writer, &v[from..to], |value| value.to_le_bytes()),
+            CpuStorage::F64(v) => pieces(writer, &v[from..to], |value| value.to_le_bytes()),
+            CpuStorage::I64(v) => pieces(writer, &v[from..to], |value| value.to_le_bytes()),
+            CpuStorage::U32(v) => pieces(writer, &v[from..to], |value| value.to_le_bytes()),
+            CpuStorage::U8(v) => pieces(writer, &v[from..to], |value| value.to_le_bytes()),
+            CpuStorage::F16(v) => pieces(writer, &v[from..to], |v| v.to_bits().to_le_bytes()),
+            CpuStorage::BF16(v) => pieces(writer, &v[from..to], |v| v.to_bits().to_le_bytes()),
+            _ => return Err(never(tensor.dtype())),
+        })
+    }
+}
+
+fn never(dtype: DType) -> Error {
+    Error::internal(format!("tensors of {dtype:?} are never written"))
+}
+
+fn pieces<W: Write, T, const N: usize>(
+    writer: &mut W,
+    values: &[T],
+    bytes_of: impl Fn(&T) -> [u8; N],
+) -> std::io::Result<()> {
+    let mut bytes = Vec::with_capacity(N << 16);
+    for piece in values.chunks(1 << 16) {
+        bytes.clear();
+        bytes.extend(piece.iter().flat_map(&bytes_of));
+        writer.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+fn dtype_name(dtype: DType) -> Result<&'static str> {
+    match dtype {
         DType::F32 => Ok("F32"),
         DType::F16 => Ok("F16"),
         DType::BF16 => Ok("BF16"),
@@ -25,28 +108,45 @@ fn dtype_name(tensor: &Tensor) -> Result<&'static str> {
         DType::I64 => Ok("I64"),
         DType::U32 => Ok("U32"),
         DType::U8 => Ok("U8"),
-        other => Err(Error::internal(format!(
-            "tensors of {other:?} are never written"
-        ))),
+        other => Err(never(other)),
     }
 }
 
 /// Widest elements first, so that every tensor is aligned; then by name.
-fn in_order(tensors: &BTreeMap<String, Tensor>) -> Vec<(&String, &Tensor)> {
-    let mut order: Vec<_> = tensors.iter().collect();
-    order.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.dtype().size_in_bytes()));
+fn in_order<P: AsPiece>(tensors: &BTreeMap<String, P>) -> Vec<(&String, Piece<'_>)> {
+    let mut order: Vec<_> = tensors.iter().map(|(name, p)| (name, p.piece())).collect();
+    order.sort_by_key(|(_, piece)| std::cmp::Reverse(piece.dtype().size_in_bytes()));
     order
 }
 
-fn header(order: &[(&String, &Tensor)]) -> Result<Vec<u8>> {
+/// A tensor, or a [`Piece`].
+pub trait AsPiece {
+    fn piece(&self) -> Piece<'_>;
+}
+
+impl AsPiece for Tensor {
+    fn piece(&self) -> Piece<'_> {
+        Piece::Tensor(self.clone())
+    }
+}
+
+impl AsPiece for Piece<'_> {
+    fn piece(&self) -> Piece<'_> {
+        self.clone()
+    }
+}
+
+fn header(order: &[(&String, Piece<'_>)]) -> Result<Vec<u8>> {
     let mut fields = Map::new();
     // transformers refuses a file that does not say which framework wrote it.
     fields.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
     let mut offset = 0;
-    for (name, tensor) in order {
-        let end = offset + tensor.elem_count() * tensor.dtype().size_in_bytes();
+    for (name, piece) in order {
+        let end = offset + piece.size();
         let entry = json!({
-            "dtype": dtype_name(tensor)?, "shape": tensor.dims(), "data_offsets": [offset, end],
+            "dtype": dtype_name(piece.dtype())?,
+            "shape": piece.shape(),
+            "data_offsets": [offset, end],
         });
         fields.insert((*name).clone(), entry);
         offset = end;
@@ -58,81 +158,24 @@ fn header(order: &[(&String, &Tensor)]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes one tensor's elements, little-endian, in pieces.
-fn write_elements<W: Write>(writer: &mut W, tensor: &Tensor) -> Result<std::io::Result<()>> {
-    macro_rules! pieces {
-        ($kind:ty) => {{
-            let values = tensor
-                .flatten_all()
-                .and_then(|flat| flat.to_vec1::<$kind>())
-                .map_err(Error::internal)?;
-            let mut bytes = Vec::new();
-            for piece in values.chunks(1 << 16) {
-                bytes.clear();
-                bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
-                if let Err(error) = writer.write_all(&bytes) {
-                    return Ok(Err(error));
-                }
-            }
-        }};
-    }
-    macro_rules! halves {
-        ($kind:path) => {{
-            let tensor = tensor
-                .to_device(&Device::Cpu)
-                .and_then(|tensor| tensor.contiguous())
-                .map_err(Error::internal)?;
-            let (storage, layout) = tensor.storage_and_layout();
-            let (Storage::Cpu($kind(values)), Some((from, to))) =
-                (&*storage, layout.contiguous_offsets())
-            else {
-                return Err(Error::internal("a contiguous tensor is not one"));
-            };
-            let mut bytes = Vec::new();
-            for piece in values[from..to].chunks(1 << 16) {
-                bytes.clear();
-                bytes.extend(piece.iter().flat_map(|v| v.to_bits().to_le_bytes()));
-                if let Err(error) = writer.write_all(&bytes) {
-                    return Ok(Err(error));
-                }
-            }
-        }};
-    }
-    match tensor.dtype() {
-        DType::F32 => pieces!(f32),
-        DType::F16 => halves!(CpuStorage::F16),
-        DType::BF16 => halves!(CpuStorage::BF16),
-        DType::F64 => pieces!(f64),
-        DType::I64 => pieces!(i64),
-        DType::U32 => pieces!(u32),
-        DType::U8 => pieces!(u8),
-        other => {
-            return Err(Error::internal(format!(
-                "tensors of {other:?} are never written"
-            )));
-        }
-    }
-    Ok(Ok(()))
-}
-
 /// A safetensors file as bytes.
-pub fn to_safetensors(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
+pub fn to_safetensors<P: AsPiece>(tensors: &BTreeMap<String, P>) -> Result<Vec<u8>> {
     let order = in_order(tensors);
     let mut bytes = header(&order)?;
-    for (_, tensor) in order {
-        write_elements(&mut bytes, tensor)?.map_err(Error::internal)?;
+    for (_, piece) in order {
+        piece.write(&mut bytes)?.map_err(Error::internal)?;
     }
     Ok(bytes)
 }
 
 /// Writes a safetensors file; `path` should lie in a folder that is committed whole.
-pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+pub fn write_safetensors<P: AsPiece>(path: &Path, tensors: &BTreeMap<String, P>) -> Result<()> {
     let failed = |error: std::io::Error| Error::io(&error, "write", path);
     let order = in_order(tensors);
     let mut writer = BufWriter::with_capacity(1 << 20, File::create(path).map_err(failed)?);
     writer.write_all(&header(&order)?).map_err(failed)?;
-    for (_, tensor) in order {
-        write_elements(&mut writer, tensor)?.map_err(failed)?;
+    for (_, piece) in order {
+        piece.write(&mut writer)?.map_err(failed)?;
     }
     // Synced here, so that a full disk is told as that and not by a hash that differs later.
     let file = writer

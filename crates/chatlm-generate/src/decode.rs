@@ -115,12 +115,7 @@ fn check(requests: &[Request], vocabulary: usize) -> Result<()> {
 }
 
 /// The logits after each row's last token, row after row.
-fn next_logits(
-    model: &Model,
-    rows: &[Row],
-    cache: &mut Cache,
-    pass: &Pass,
-) -> Result<Vec<f32>> {
+fn next_logits(model: &Model, rows: &[Row], cache: &mut Cache, pass: &Pass) -> Result<Vec<f32>> {
     let last: Vec<u32> = rows
         .iter()
         .filter_map(|row| row.history.last().copied())

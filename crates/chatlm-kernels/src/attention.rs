@@ -143,7 +143,12 @@ impl Attention {
         }
     }
 
-    fn product<'a>(&self, (m, n, k): (usize, usize, usize), a: Matrix<'a>, b: Matrix<'a>) -> Product<'a> {
+    fn product<'a>(
+        &self,
+        (m, n, k): (usize, usize, usize),
+        a: Matrix<'a>,
+        b: Matrix<'a>,
+    ) -> Product<'a> {
         Product {
             m,
             n,
@@ -233,7 +238,8 @@ impl Attention {
                     },
                 );
                 let (a, b) = (Matrix::rows(scores, seen), Matrix::rows(part.v, inner));
-                self.product((end - from, width, seen), a, b).write_out(to.at(first + from, head * width), false);
+                self.product((end - from, width, seen), a, b)
+                    .write_out(to.at(first + from, head * width), false);
             }
             to_norms.copy(head, first, &norms);
         });
@@ -362,7 +368,9 @@ pub fn attention(
     drop: Drop<'_>,
 ) -> Result<Value> {
     let (places, inner) = q.tensor().dims2()?;
-    let fits = [k, v].iter().all(|x| x.tensor().dims() == [keys.places(), inner]);
+    let fits = [k, v]
+        .iter()
+        .all(|x| x.tensor().dims() == [keys.places(), inner]);
     if places != queries.places() || !fits || heads == 0 || inner % heads != 0 {
         bail!(
             "attention of {heads} heads of {:?} over {:?} and {:?}",
@@ -372,7 +380,11 @@ pub fn attention(
         );
     }
     if queries.count() != keys.count() {
-        bail!("{} rows of queries for {} of keys", queries.count(), keys.count());
+        bail!(
+            "{} rows of queries for {} of keys",
+            queries.count(),
+            keys.count()
+        );
     }
     if causal && queries != keys {
         bail!("causal attention is over a row's own places");
@@ -381,7 +393,10 @@ pub fn attention(
     if let Some(bias) = bias
         && (bias.weight.tensor().dims().last() != Some(&heads) || bias.longest() < longest)
     {
-        bail!("a bias of {} distances for rows of {longest}", bias.buckets.len());
+        bail!(
+            "a bias of {} distances for rows of {longest}",
+            bias.buckets.len()
+        );
     }
     let mask = Mask::new(drop, queries)?;
     let weights: Vec<&Weight> = bias.iter().map(|bias| &bias.weight).collect();
@@ -392,7 +407,14 @@ pub fn attention(
                 (Some(bias), Some(weight)) => bias.tensor(weight, queries, keys).map(Some),
                 _ => Ok(None),
             };
-            plain::attention([&x[0], &x[1], &x[2]], heads, bias, [&queries, &keys], causal, mask.as_ref())
+            plain::attention(
+                [&x[0], &x[1], &x[2]],
+                heads,
+                bias,
+                [&queries, &keys],
+                causal,
+                mask.as_ref(),
+            )
         });
     }
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
@@ -410,7 +432,11 @@ pub fn attention(
         distances: bias.map_or(0, |bias| bias.buckets.len()),
         precision: Precision::F32,
     };
-    let (out, norms) = op.forward(&*read(q.tensor())?, &*read(k.tensor())?, &*read(v.tensor())?);
+    let (out, norms) = op.forward(
+        &*read(q.tensor())?,
+        &*read(k.tensor())?,
+        &*read(v.tensor())?,
+    );
     let out = Tensor::from_vec(out, (places, inner), q.tensor().device())?;
     let tracked = [&q, &k, &v].iter().any(|x| x.tracked())
         || weights.iter().any(|weight| weight.index().is_some());
@@ -427,7 +453,8 @@ pub fn attention(
             op.backward((&q, &k, &v), &norms, &g)
         };
         for (value, gradient) in [(&q, dq), (&k, dk), (&v, dv)] {
-            let gradient = Tensor::from_vec(gradient, value.tensor().shape(), value.tensor().device())?;
+            let gradient =
+                Tensor::from_vec(gradient, value.tensor().shape(), value.tensor().device())?;
             backward.add(value, gradient)?;
         }
         if let Some(bias) = &bias

@@ -168,9 +168,7 @@ pub fn dropout(tape: &Tape, x: &Value, rows: &Arc<Rows>, drop: Drop<'_>) -> Resu
     }
     if !fused(&[x.tensor()]) {
         let factors = site.factors(x.tensor())?;
-        return twin(tape, &[x], &[], move |x, _| {
-            dropped(x[0].clone(), &factors)
-        });
+        return twin(tape, &[x], &[], move |x, _| dropped(x[0].clone(), &factors));
     }
     let x = x.contiguous()?;
     let apply = move |values: &Tensor| -> Result<Tensor> {

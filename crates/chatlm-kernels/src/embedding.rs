@@ -62,30 +62,34 @@ unsafe impl Sync for Table {}
 /// order of the places.
 fn scatter(table: &mut [f32], places: &[u32], g: &[f32], width: usize, add: bool) {
     if !add {
-        table.par_chunks_mut(1 << 16).for_each(|part| part.fill(0.0));
+        table
+            .par_chunks_mut(1 << 16)
+            .for_each(|part| part.fill(0.0));
     }
     let rows = table.len() / width.max(1);
     let to = Table(table.as_mut_ptr());
-    (0..width.div_ceil(BLOCK)).into_par_iter().for_each(|block| {
-        let to = to;
-        let columns = block * BLOCK..((block + 1) * BLOCK).min(width);
-        vector(
-            #[inline(always)]
-            || {
-                for (&place, g) in places.iter().zip(g.chunks_exact(width)) {
-                    assert!((place as usize) < rows);
-                    let count = columns.len();
-                    #[expect(unsafe_code, reason = "a block of columns of one row")]
-                    // SAFETY: the row is inside the table, and these columns are this task's alone.
-                    let line = unsafe {
-                        let from = to.0.add(place as usize * width + columns.start);
-                        std::slice::from_raw_parts_mut(from, count)
-                    };
-                    for (sum, g) in line.iter_mut().zip(&g[columns.clone()]) {
-                        *sum += g;
+    (0..width.div_ceil(BLOCK))
+        .into_par_iter()
+        .for_each(|block| {
+            let to = to;
+            let columns = block * BLOCK..((block + 1) * BLOCK).min(width);
+            vector(
+                #[inline(always)]
+                || {
+                    for (&place, g) in places.iter().zip(g.chunks_exact(width)) {
+                        assert!((place as usize) < rows);
+                        let count = columns.len();
+                        #[expect(unsafe_code, reason = "a block of columns of one row")]
+                        // SAFETY: the row is inside the table, and these columns are this task's alone.
+                        let line = unsafe {
+                            let from = to.0.add(place as usize * width + columns.start);
+                            std::slice::from_raw_parts_mut(from, count)
+                        };
+                        for (sum, g) in line.iter_mut().zip(&g[columns.clone()]) {
+                            *sum += g;
+                        }
                     }
-                }
-            },
-        );
-    });
+                },
+            );
+        });
 }

@@ -105,7 +105,9 @@ impl<'a> Gradients<'a> {
                 let values = &mut values[index];
                 if values.len() != size {
                     let fits = free.iter().position(|free| free.capacity() >= size);
-                    *values = fits.map(|place| free.swap_remove(place)).unwrap_or_default();
+                    *values = fits
+                        .map(|place| free.swap_remove(place))
+                        .unwrap_or_default();
                     values.resize(size, 0.0);
                 }
                 values.as_mut_slice()

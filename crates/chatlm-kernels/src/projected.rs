@@ -226,10 +226,12 @@ impl Projection<'_> {
         }
         let hidden = hidden.contiguous()?;
         let (x, w) = (read(&hidden)?, read(self.weight.tensor())?);
-        Ok(self.rows(&x, &w, inner, None, |row, logits| match targets[row] {
-            target if target == ignore => 0.0,
-            target => logits[target as usize] - log_sum_exp(logits),
-        }))
+        Ok(
+            self.rows(&x, &w, inner, None, |row, logits| match targets[row] {
+                target if target == ignore => 0.0,
+                target => logits[target as usize] - log_sum_exp(logits),
+            }),
+        )
     }
 
     /// Gradients of `Σ by[row] · log_probability(row)`: the hidden states' as the answer, the

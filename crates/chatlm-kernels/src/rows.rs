@@ -107,10 +107,7 @@ pub(crate) fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut 
 }
 
 /// A new tensor like `like`, whose rows (of the last dimension) `work(row, out)` writes.
-pub(crate) fn new_rows(
-    like: &Tensor,
-    work: impl Fn(usize, &mut [f32]) + Sync,
-) -> Result<Tensor> {
+pub(crate) fn new_rows(like: &Tensor, work: impl Fn(usize, &mut [f32]) + Sync) -> Result<Tensor> {
     let mut out = fresh(like.elem_count());
     for_rows(&mut out, width(like), work);
     Tensor::from_vec(out, like.shape(), like.device())

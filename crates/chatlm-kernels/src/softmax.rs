@@ -21,7 +21,11 @@ pub fn attention_probabilities(
     let (batch, heads, queries, keys) = scores.dims4()?;
     let mask = match mask {
         Some(mask) if mask.dims() != [batch, keys] => {
-            bail!("an attention mask of {:?} for {:?}", mask.dims(), scores.dims())
+            bail!(
+                "an attention mask of {:?} for {:?}",
+                mask.dims(),
+                scores.dims()
+            )
         }
         Some(mask) => mask.flatten_all()?.to_vec1::<u8>()?,
         None => Vec::new(),

@@ -204,7 +204,11 @@ impl Tape {
 
     /// Plays the tape backwards from the gradients of some of its values, adding to those of the
     /// weights.
-    pub fn backward(self, seeds: Vec<(Value, Tensor)>, gradients: &mut Gradients<'_>) -> Result<()> {
+    pub fn backward(
+        self,
+        seeds: Vec<(Value, Tensor)>,
+        gradients: &mut Gradients<'_>,
+    ) -> Result<()> {
         self.play(seeds, gradients).map(|_| ())
     }
 
@@ -318,7 +322,11 @@ pub(crate) fn twin(
         };
         let result = run(&tensors(&ins), &tensors(&held))?;
         if result.dims() != gradient.dims() {
-            bail!("a gradient of {:?} for {:?}", gradient.dims(), result.dims());
+            bail!(
+                "a gradient of {:?} for {:?}",
+                gradient.dims(),
+                result.dims()
+            );
         }
         let mut store = (result * gradient)?.sum_all()?.backward()?;
         for (input, var) in inputs.iter().zip(&ins) {

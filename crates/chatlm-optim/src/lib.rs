@@ -15,5 +15,5 @@ mod schedule;
 mod vector;
 
 pub use clip::{clip_scale, squared_norm};
-pub use optimizer::{Optimizer, OptimizerConfig};
+pub use optimizer::{Optimizer, OptimizerConfig, STEP};
 pub use schedule::{Schedule, ScheduleKind};

@@ -51,7 +51,8 @@ pub struct Optimizer {
     state: State,
 }
 
-const STEP: &str = "step";
+/// The name of the steps in a state.
+pub const STEP: &str = "step";
 
 impl Optimizer {
     /// `parameters`: names and shapes of the trained weights; a weight's index is its place here.
@@ -138,17 +139,28 @@ impl Optimizer {
         }
     }
 
-    /// The whole state as tensors: `NAME.exp_avg`, `NAME.exp_avg_sq`, … and `step`.
-    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut state = BTreeMap::new();
+    /// The whole state where it lies: the steps as a tensor, which a file calls [`STEP`], and names
+    /// (`NAME.exp_avg`, `NAME.exp_avg_sq`, …), shapes and values.
+    #[expect(clippy::type_complexity, reason = "a list of named slices")]
+    pub fn parts(&self) -> Result<(Tensor, Vec<(String, Vec<usize>, &[f32])>)> {
+        let step = Tensor::new(&[self.step as i64], &Device::Cpu).map_err(Error::internal)?;
+        let mut parts = Vec::new();
         for (index, (name, shape)) in self.parameters.iter().enumerate() {
             for (part, shape, values) in self.state.parts(index, shape) {
-                let tensor = Tensor::from_slice(values, shape, &Device::Cpu);
-                state.insert(format!("{name}.{part}"), tensor.map_err(Error::internal)?);
+                parts.push((format!("{name}.{part}"), shape, values));
             }
         }
-        let step = Tensor::new(&[self.step as i64], &Device::Cpu).map_err(Error::internal)?;
-        state.insert(STEP.to_owned(), step);
+        Ok((step, parts))
+    }
+
+    /// [`Self::parts`] as tensors by name.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let (step, parts) = self.parts()?;
+        let mut state = BTreeMap::from([(STEP.to_owned(), step)]);
+        for (name, shape, values) in parts {
+            let tensor = Tensor::from_slice(values, shape, &Device::Cpu);
+            state.insert(name, tensor.map_err(Error::internal)?);
+        }
         Ok(state)
     }
 

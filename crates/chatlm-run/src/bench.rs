@@ -58,10 +58,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Runs the steps.
-pub fn bench_train_step(
-    options: &BenchTrainStep,
-    cancel: &Cancel,
-) -> Result<BenchTrainStepReport> {
+pub fn bench_train_step(options: &BenchTrainStep, cancel: &Cancel) -> Result<BenchTrainStepReport> {
     chatlm_t5::cpu::check()?;
     if let Some(threads) = options.threads {
         set_threads(threads)?;

@@ -57,9 +57,8 @@ impl ReferenceScores {
             job.cancel.check()?;
             let batch = rows.next_batch()?;
             let sides = preference_batch(&batch, batch.keys.len(), tokenizer.pad_id(), None)?;
-            let values = |side| -> Result<Vec<f32>> {
-                sequence_log_probabilities(model, side, &pass)
-            };
+            let values =
+                |side| -> Result<Vec<f32>> { sequence_log_probabilities(model, side, &pass) };
             let (chosen, rejected) = (values(&sides.chosen)?, values(&sides.rejected)?);
             for (place, &index) in batch.indices.iter().enumerate() {
                 scores.chosen[index as usize] = chosen[place];

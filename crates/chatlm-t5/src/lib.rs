@@ -15,7 +15,9 @@ mod sequences;
 mod stack;
 
 pub use cache::Cache;
-pub use chatlm_kernels::{DropoutKeys, Gradients, Precision, Projection, Rows, Tape, Value, cpu, write};
+pub use chatlm_kernels::{
+    DropoutKeys, Gradients, Precision, Projection, Rows, Tape, Value, cpu, write,
+};
 pub use config::Config;
 pub use lora::{LoraBias, LoraConfig};
 pub use model::{Model, Pass};

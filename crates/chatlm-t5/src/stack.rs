@@ -106,11 +106,9 @@ impl Block {
             rows,
             causal: *causal,
         };
-        let mut x = self
-            .attention_residual
-            .around(tape, x, rows, pass, |x| {
-                self.attention.forward(tape, x, rows, x, own, pass)
-            })?;
+        let mut x = self.attention_residual.around(tape, x, rows, pass, |x| {
+            self.attention.forward(tape, x, rows, x, own, pass)
+        })?;
         if let (Some((cross, residual)), Some(source)) = (&self.cross, source) {
             let view = View {
                 bias: None,

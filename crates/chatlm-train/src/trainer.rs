@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use candle_core::{DType, Tensor, Var};
-use chatlm_checkpoint::Loaded;
+use chatlm_checkpoint::{Loaded, Piece};
 use chatlm_job::{Code, Error, Result};
-use chatlm_optim::{Optimizer, Schedule, clip_scale, squared_norm};
+use chatlm_optim::{Optimizer, STEP, Schedule, clip_scale, squared_norm};
 use chatlm_t5::{Config, Gradients, LoraConfig, Model, Parameters, write};
 
 use crate::batch::{PreferenceBatch, SequenceBatch};
@@ -262,10 +262,7 @@ impl Trainer {
             };
             let mut gradients = Gradients::with_sink(sizes, Box::new(sink));
             let found = passes.gradients(std::slice::from_ref(batch), &mut gradients);
-            if found
-                .as_ref()
-                .is_ok_and(|found| found.measured.is_finite())
-            {
+            if found.as_ref().is_ok_and(|found| found.measured.is_finite()) {
                 gradients.finish();
             }
             found
@@ -365,15 +362,19 @@ impl Trainer {
 
     /// The tensors of a checkpoint, by file: all weights, or only the adapter's where one is
     /// trained (its base is a model folder that does not change), and the optimizer's state.
-    pub fn state(&self) -> Result<Vec<(&'static str, BTreeMap<String, Tensor>)>> {
+    /// Nothing is copied for it.
+    pub fn state(&self) -> Result<Vec<(&'static str, BTreeMap<String, Piece<'_>>)>> {
         let weights = self
             .saved()
-            .map(|(name, var)| (name.to_owned(), var.as_detached_tensor()))
+            .map(|(name, var)| (name.to_owned(), Piece::Tensor(var.as_detached_tensor())))
             .collect();
-        Ok(vec![
-            (WEIGHTS, weights),
-            (OPTIMIZER, self.optimizer.state()?),
-        ])
+        let (step, parts) = self.optimizer.parts()?;
+        let mut optimizer: BTreeMap<String, Piece<'_>> = parts
+            .into_iter()
+            .map(|(name, shape, values)| (name, Piece::Values { shape, values }))
+            .collect();
+        optimizer.insert(STEP.to_owned(), Piece::Tensor(step));
+        Ok(vec![(WEIGHTS, weights), (OPTIMIZER, optimizer)])
     }
 
     fn saved(&self) -> impl Iterator<Item = (&str, &Var)> {

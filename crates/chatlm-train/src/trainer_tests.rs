@@ -486,7 +486,10 @@ fn a_gradient_that_is_not_finite_after_a_fused_update_leaves_no_whole_weights() 
     match trainer.step(&[step_batch(1)]) {
         Err(error) => {
             assert_eq!(error.code(), Code::NotFinite);
-            assert_eq!(trainer.is_whole(), !error.help().contains("last checkpoint"));
+            assert_eq!(
+                trainer.is_whole(),
+                !error.help().contains("last checkpoint")
+            );
         }
         Ok(report) => assert!(report.loss.is_finite()),
     }

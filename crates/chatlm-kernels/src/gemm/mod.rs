@@ -207,7 +207,11 @@ impl Product<'_> {
     #[expect(unsafe_code, reason = "tiles are written through a pointer")]
     unsafe fn write(&self, cpu: Cpu, c: *mut f32, row: usize, add: bool, parallel: bool) {
         assert!(self.a.holds(self.m, self.k) && self.b.holds(self.k, self.n));
-        if self.m <= FEW && self.a.column == 1 && self.b.row == 1 && self.precision == Precision::F32 {
+        if self.m <= FEW
+            && self.a.column == 1
+            && self.b.row == 1
+            && self.precision == Precision::F32
+        {
             // SAFETY: the caller's.
             unsafe { self.few(c, row, add, parallel) };
             return;

@@ -170,7 +170,11 @@ unsafe fn scalar(kernel: &Kernel, source: Source, to: *mut u32) {
         for k in 0..depth {
             for i in 0..count {
                 let value = at(i, k);
-                let value = if kernel.rounded { rounded(value) } else { value };
+                let value = if kernel.rounded {
+                    rounded(value)
+                } else {
+                    value
+                };
                 put(k * width + i, value.to_bits());
             }
             for i in count..width {
@@ -181,7 +185,11 @@ unsafe fn scalar(kernel: &Kernel, source: Source, to: *mut u32) {
         for i in 0..width {
             for k in 0..depth {
                 let value = if i < count { at(i, k) } else { 0.0 };
-                let value = if kernel.rounded { rounded(value) } else { value };
+                let value = if kernel.rounded {
+                    rounded(value)
+                } else {
+                    value
+                };
                 put(k * width + i, value.to_bits());
             }
         }

@@ -66,7 +66,10 @@ fn error(
         }
         // What is between the rows stays as it was.
         if i + 1 < m {
-            assert_eq!(c[i * row + n..(i + 1) * row], before[i * row + n..(i + 1) * row]);
+            assert_eq!(
+                c[i * row + n..(i + 1) * row],
+                before[i * row + n..(i + 1) * row]
+            );
         }
     }
     (wrong / norm.max(1e-30)).sqrt()
@@ -143,7 +146,11 @@ fn a_nan_reaches_the_result() {
             let mut c = vec![0.0; 20 * 50];
             product.write_on(cpu, &mut c, 50, false, false);
             for (place, value) in c.iter().enumerate() {
-                assert_eq!(value.is_nan(), place / 50 == 3, "{cpu:?} {precision:?} {place}");
+                assert_eq!(
+                    value.is_nan(),
+                    place / 50 == 3,
+                    "{cpu:?} {precision:?} {place}"
+                );
             }
         }
     }
