@@ -432,11 +432,7 @@ pub fn attention(
         distances: bias.map_or(0, |bias| bias.buckets.len()),
         precision: Precision::F32,
     };
-    let (out, norms) = op.forward(
-        &*read(q.tensor())?,
-        &*read(k.tensor())?,
-        &*read(v.tensor())?,
-    );
+    let (out, norms) = op.forward(&read(q.tensor())?, &read(k.tensor())?, &read(v.tensor())?);
     let out = Tensor::from_vec(out, (places, inner), q.tensor().device())?;
     let tracked = [&q, &k, &v].iter().any(|x| x.tracked())
         || weights.iter().any(|weight| weight.index().is_some());

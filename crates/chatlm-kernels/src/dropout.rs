@@ -153,7 +153,7 @@ impl Site {
     }
 }
 
-fn dropped(x: Tensor, factors: &Option<Tensor>) -> Result<Tensor> {
+fn dropped(x: Tensor, factors: Option<&Tensor>) -> Result<Tensor> {
     match factors {
         Some(factors) => x * factors,
         None => Ok(x),
@@ -168,7 +168,9 @@ pub fn dropout(tape: &Tape, x: &Value, rows: &Arc<Rows>, drop: Drop<'_>) -> Resu
     }
     if !fused(&[x.tensor()]) {
         let factors = site.factors(x.tensor())?;
-        return twin(tape, &[x], &[], move |x, _| dropped(x[0].clone(), &factors));
+        return twin(tape, &[x], &[], move |x, _| {
+            dropped(x[0].clone(), factors.as_ref())
+        });
     }
     let x = x.contiguous()?;
     let apply = move |values: &Tensor| -> Result<Tensor> {
@@ -206,7 +208,7 @@ pub fn residual(
     if !fused(&[x.tensor(), y.tensor()]) {
         let factors = site.factors(y.tensor())?;
         return twin(tape, &[x, y], &[], move |x, _| {
-            &x[0] + dropped(x[1].clone(), &factors)?
+            &x[0] + dropped(x[1].clone(), factors.as_ref())?
         });
     }
     let (x, y) = (x.contiguous()?, y.contiguous()?);
@@ -250,7 +252,9 @@ pub fn relu(tape: &Tape, x: &Value, rows: &Arc<Rows>, drop: Drop<'_>) -> Result<
     let site = Site::new(x.tensor(), rows, drop)?;
     if !fused(&[x.tensor()]) {
         let factors = site.factors(x.tensor())?;
-        return twin(tape, &[x], &[], move |x, _| dropped(x[0].relu()?, &factors));
+        return twin(tape, &[x], &[], move |x, _| {
+            dropped(x[0].relu()?, factors.as_ref())
+        });
     }
     let x = x.contiguous()?;
     let width = width(x.tensor());
@@ -295,7 +299,7 @@ pub fn relu(tape: &Tape, x: &Value, rows: &Arc<Rows>, drop: Drop<'_>) -> Result<
 /// GELU's tanh form, as T5 v1.1's `gelu_new` (Hendrycks and Gimpel 2016), and its derivative.
 #[inline(always)]
 fn gelu(x: f32) -> (f32, f32) {
-    const ROOT: f32 = 0.797_884_56; // √(2/π)
+    const ROOT: f32 = 0.797_884_6; // √(2/π)
     const CUBE: f32 = 0.044_715;
     let t = tanh(ROOT * (x + CUBE * x * x * x));
     let slope = ROOT * (1.0 + 3.0 * CUBE * x * x);
@@ -317,7 +321,7 @@ pub fn gated_gelu(
     if !fused(&[x.tensor(), y.tensor()]) {
         let factors = site.factors(x.tensor())?;
         return twin(tape, &[x, y], &[], move |x, _| {
-            dropped((x[0].gelu()? * &x[1])?, &factors)
+            dropped((x[0].gelu()? * &x[1])?, factors.as_ref())
         });
     }
     let (x, y) = (x.contiguous()?, y.contiguous()?);

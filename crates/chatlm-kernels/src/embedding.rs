@@ -71,7 +71,8 @@ fn scatter(table: &mut [f32], places: &[u32], g: &[f32], width: usize, add: bool
     (0..width.div_ceil(BLOCK))
         .into_par_iter()
         .for_each(|block| {
-            let to = to;
+            // A whole copy, as its field alone may not cross threads.
+            let Table(to) = { to };
             let columns = block * BLOCK..((block + 1) * BLOCK).min(width);
             vector(
                 #[inline(always)]
@@ -82,7 +83,7 @@ fn scatter(table: &mut [f32], places: &[u32], g: &[f32], width: usize, add: bool
                         #[expect(unsafe_code, reason = "a block of columns of one row")]
                         // SAFETY: the row is inside the table, and these columns are this task's alone.
                         let line = unsafe {
-                            let from = to.0.add(place as usize * width + columns.start);
+                            let from = to.add(place as usize * width + columns.start);
                             std::slice::from_raw_parts_mut(from, count)
                         };
                         for (sum, g) in line.iter_mut().zip(&g[columns.clone()]) {

@@ -44,7 +44,7 @@ pub fn rms_norm(tape: &Tape, x: &Value, weight: &Weight, eps: f64) -> Result<Val
         let (g, w) = (read(&gradient)?, read(weight.tensor())?);
         let mut dw = Vec::new();
         backward.accumulate(&x, |dx, add| {
-            dw = gradients(&*read(x.tensor())?, &w, &g, dx, add, eps);
+            dw = gradients(&read(x.tensor())?, &w, &g, dx, add, eps);
             Ok(())
         })?;
         let Some(index) = weight.index() else {
@@ -52,7 +52,7 @@ pub fn rms_norm(tape: &Tape, x: &Value, weight: &Weight, eps: f64) -> Result<Val
         };
         if !x.tracked() {
             let mut unused = vec![0.0; g.len()];
-            dw = gradients(&*read(x.tensor())?, &w, &g, &mut unused, false, eps);
+            dw = gradients(&read(x.tensor())?, &w, &g, &mut unused, false, eps);
         }
         backward.gradients.write(index, |values, add| {
             if add {

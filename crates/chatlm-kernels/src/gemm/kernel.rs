@@ -109,6 +109,10 @@ unsafe fn plain(
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    #[expect(
+        clippy::wildcard_imports,
+        reason = "names that say where they are from"
+    )]
     use std::arch::x86_64::*;
 
     use super::{Cpu, Kernel, Run};

@@ -242,7 +242,7 @@ impl Product<'_> {
                 row,
                 room: (self.m - 1) * row + count,
             };
-            self.tiles(kernel, &a, &b, out, count, add, parallel);
+            self.tiles(kernel, (&a, &b), (out, count), add, parallel);
         }
         SCRATCH.set((a, b));
     }
@@ -260,7 +260,8 @@ impl Product<'_> {
             room: (self.m - 1) * row + self.n,
         };
         let task = |task: usize| {
-            let out = out;
+            // A whole copy, as its fields alone may not cross threads.
+            let Out { at, row, .. } = { out };
             let columns = task * FEW_COLUMNS..((task + 1) * FEW_COLUMNS).min(self.n);
             vector(
                 #[inline(always)]
@@ -272,7 +273,7 @@ impl Product<'_> {
                             let value = self.scale * dot(a, b);
                             // SAFETY: the place is inside the result, and this column is this task's.
                             unsafe {
-                                let c = out.at.add(i * out.row + column);
+                                let c = at.add(i * row + column);
                                 *c = if add { *c + value } else { value };
                             }
                         }
@@ -292,10 +293,8 @@ impl Product<'_> {
     fn tiles(
         &self,
         kernel: &Kernel,
-        a: &[Line],
-        b: &[Line],
-        out: Out,
-        count: usize,
+        (a, b): (&[Line], &[Line]),
+        (out, count): (Out, usize),
         add: bool,
         parallel: bool,
     ) {

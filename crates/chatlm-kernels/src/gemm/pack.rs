@@ -148,7 +148,10 @@ unsafe fn scalar(kernel: &Kernel, source: Source, to: *mut u32) {
     } = source;
     // SAFETY: places are below `count` and `depth`, panels below the room the caller vouches for.
     let at = |i: usize, k: usize| unsafe { *values.add(i * step + k * stride) };
-    let put = |place: usize, word: u32| unsafe { *to.add(place) = word };
+    let put = |place: usize, word: u32| {
+        // SAFETY: as above.
+        unsafe { *to.add(place) = word }
+    };
     if kernel.pairs {
         for pair in 0..depth.div_ceil(2) {
             for i in 0..width {
@@ -198,6 +201,10 @@ unsafe fn scalar(kernel: &Kernel, source: Source, to: *mut u32) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    #[expect(
+        clippy::wildcard_imports,
+        reason = "names that say where they are from"
+    )]
     use std::arch::x86_64::*;
 
     use super::{Source, rounded};
