@@ -265,6 +265,32 @@ describe("environment", () => {
     expectError(ran, 3, "PORT_IN_USE", String(port))
   })
 
+  it("a processor path that there is not", async () => {
+    const doctor = (path: string) => chatlmUnder(`CHATLM_CPU=${path}`, "doctor", "--json")
+    expectError(await doctor("sse9"), 1, "USAGE", "sse9")
+    const plain = await doctor("plain")
+    expect(JSON.parse(plain.out)).toMatchObject({ cpu: "plain" })
+  })
+
+  it("bf16 and recomputing train on every path that this processor has", async () => {
+    const losses: Array<number> = []
+    for (const path of ["plain", "avx2", "avx512", "avx512bf16"]) {
+      const probe = await chatlmUnder(`CHATLM_CPU=${path}`, "doctor", "--json")
+      if (probe.status === 3) continue
+      const sizes = ["--d-model", "64", "--d-ff", "96", "--heads", "4", "--layers", "2", "--vocab", "200"]
+      const ran = await chatlmUnder(
+        `CHATLM_CPU=${path}`,
+        ...["bench", "train-step", ...sizes, "--source", "9", "--target", "7", "--steps", "3"],
+        ...["--precision", "bf16", "--recompute", "--json"]
+      )
+      const { cpu, loss } = JSON.parse(ran.out) as { cpu: string; loss: Array<number> }
+      expect(cpu).toBe(path)
+      losses.push(loss.at(-1) ?? Number.NaN)
+    }
+    expect(losses.length).toBeGreaterThan(0)
+    for (const loss of losses) expect(Math.abs(loss / (losses[0] ?? 0) - 1)).toBeLessThan(1e-3)
+  })
+
   it("a precision that this build does not have", async () => {
     expectError(
       await chatlm("generate", "--model", dir.at("run/last"), "--prompt", "你好", "--dtype", "bf16"),

@@ -68,17 +68,19 @@ impl Cpu {
 
     /// The path that a value of `CHATLM_CPU` names.
     fn forced(value: &str) -> Result<Self> {
-        let refuse = |what: String, help: String| {
-            Err(Error::new(Code::PrecisionUnavailable, what, help).with("field", VARIABLE))
+        let refuse = |code: Code, what: String, help: String| {
+            Err(Error::new(code, what, help).with("field", VARIABLE))
         };
         let names = || Self::ALL.map(Self::name).join(", ");
         match Self::ALL.into_iter().find(|cpu| cpu.name() == value) {
             Some(cpu) if cpu.available() => Ok(cpu),
             Some(_) => refuse(
+                Code::PrecisionUnavailable,
                 format!("{VARIABLE} is {value}, which this processor does not have"),
                 format!("the widest it has is {}", Self::widest().name()),
             ),
             None => refuse(
+                Code::Usage,
                 format!("{VARIABLE} is {value:?}, which is no path"),
                 format!("use one of {}, or leave it out", names()),
             ),
@@ -116,7 +118,7 @@ mod tests {
     fn paths_are_found_by_name_and_strange_ones_refused() {
         assert_eq!(Cpu::forced("plain").unwrap(), Cpu::Plain);
         let error = Cpu::forced("sse9").unwrap_err();
-        assert_eq!(error.code(), Code::PrecisionUnavailable);
+        assert_eq!(error.code(), Code::Usage);
         assert!(error.help().contains("avx512bf16"), "{error}");
         assert!(Cpu::widest().available());
     }

@@ -317,6 +317,13 @@ pub fn gated_gelu(
     rows: &Arc<Rows>,
     drop: Drop<'_>,
 ) -> Result<Value> {
+    if x.tensor().dims() != y.tensor().dims() {
+        bail!(
+            "a gate of {:?} for {:?}",
+            x.tensor().dims(),
+            y.tensor().dims()
+        );
+    }
     let site = Site::new(x.tensor(), rows, drop)?;
     if !fused(&[x.tensor(), y.tensor()]) {
         let factors = site.factors(x.tensor())?;

@@ -1,12 +1,12 @@
 //! T5's layer norm: `x / sqrt(mean(x²) + eps) · weight`, no mean subtracted, no bias
 //! (Zhang and Sennrich 2019, "Root Mean Square Layer Normalization").
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 use crate::math::{add_to, dot, vector};
 use crate::plain;
-use crate::rows::{fused, new_rows, read, rows_a_task};
+use crate::rows::{fused, new_rows, read, rows_a_task, width};
 use crate::tape::{Tape, Value, Weight, twin};
 
 #[inline(always)]
@@ -16,6 +16,13 @@ fn scale(row: &[f32], eps: f64) -> f32 {
 
 /// Normalizes the last dimension of `x (…, d)` and scales it by `weight (d)`.
 pub fn rms_norm(tape: &Tape, x: &Value, weight: &Weight, eps: f64) -> Result<Value> {
+    if weight.tensor().dims() != [width(x.tensor())] {
+        bail!(
+            "a norm of {:?} for {:?}",
+            weight.tensor().dims(),
+            x.tensor().dims()
+        );
+    }
     if !fused(&[x.tensor(), weight.tensor()]) {
         return twin(tape, &[x], &[weight], move |x, w| {
             plain::rms_norm(&x[0], &w[0], eps)

@@ -250,7 +250,7 @@ impl Projection<'_> {
         }
         if !fused(&[hidden, self.weight.tensor()]) {
             let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
-            let by = Tensor::from_slice(by, by.len(), hidden.device())?;
+            let by = Tensor::from_slice(by, by.len(), hidden.device())?.to_dtype(hidden.dtype())?;
             let (_, dx) = self.twin(hidden, Some(gradients), |logits| {
                 plain::log_probabilities(logits, &ids, ignore)? * &by
             })?;

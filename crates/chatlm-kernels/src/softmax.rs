@@ -56,7 +56,8 @@ pub fn attention_probabilities(
                 }
             }
             let largest = max(row);
-            if largest == f32::NEG_INFINITY {
+            // Not where all scores are NaN.
+            if row.iter().all(|&score| score == f32::NEG_INFINITY) {
                 row.fill(0.0);
                 return;
             }

@@ -11,7 +11,7 @@ use candle_core::{Device, Result, Tensor, Var, bail};
 
 use crate::gemm::Precision;
 use crate::gradients::Gradients;
-use crate::rows::{read, write};
+use crate::rows::{fused, read, write};
 
 /// A weight, and its place among the gradients where it is trained.
 #[derive(Debug, Clone)]
@@ -193,8 +193,9 @@ impl Tape {
                 }
                 let mut found = tape.play(seeds, backward.gradients)?;
                 for (input, leaf) in inputs.iter().zip(&leaves) {
-                    if let (Some(slot), Some(leaf)) = (input.slot, leaf.slot) {
-                        backward.slots[slot] = found[leaf].take();
+                    // Added, as one value may be several inputs.
+                    if let Some(gradient) = leaf.slot.and_then(|slot| found[slot].take()) {
+                        backward.add(input, gradient)?;
                     }
                 }
                 Ok(())
@@ -209,7 +210,7 @@ impl Tape {
         seeds: Vec<(Value, Tensor)>,
         gradients: &mut Gradients<'_>,
     ) -> Result<()> {
-        self.play(seeds, gradients).map(|_| ())
+        self.play(own(seeds)?, gradients).map(|_| ())
     }
 
     /// The same; answers the gradients of `leaves`, zeros where none came.
@@ -219,7 +220,7 @@ impl Tape {
         seeds: Vec<(Value, Tensor)>,
         gradients: &mut Gradients<'_>,
     ) -> Result<Vec<Tensor>> {
-        let mut found = self.play(seeds, gradients)?;
+        let mut found = self.play(own(seeds)?, gradients)?;
         leaves
             .iter()
             .map(|leaf| match leaf.slot.and_then(|slot| found[slot].take()) {
@@ -249,6 +250,14 @@ impl Tape {
     }
 }
 
+/// Gradients of the caller's as tensors that are nobody else's: sums are made in place.
+fn own(seeds: Vec<(Value, Tensor)>) -> Result<Vec<(Value, Tensor)>> {
+    seeds
+        .into_iter()
+        .map(|(value, gradient)| Ok((value, gradient.force_contiguous()?)))
+        .collect()
+}
+
 /// A backward pass under way.
 pub(crate) struct Backward<'a, 'sink> {
     slots: Vec<Option<Tensor>>,
@@ -263,7 +272,7 @@ impl Backward<'_, '_> {
         };
         self.slots[slot] = Some(match self.slots[slot].take() {
             None => gradient,
-            Some(sum) if sum.device().is_cpu() => {
+            Some(sum) if fused(&[&sum, &gradient]) => {
                 let gradient = read(&gradient)?;
                 write(&sum, |sum| crate::math::add_to(sum, &gradient))?;
                 sum

@@ -19,9 +19,9 @@ pub struct Doctor {
 
 /// Versions, processor, devices, memory and threads.
 #[napi(catch_unwind)]
-pub fn doctor() -> Doctor {
-    let report = chatlm_run::doctor();
-    Doctor {
+pub fn doctor() -> napi::Result<Doctor> {
+    let report = crate::error::guarded(chatlm_run::doctor)?;
+    Ok(Doctor {
         version: report.version,
         cpu: report.cpu,
         features: report.features,
@@ -29,7 +29,7 @@ pub fn doctor() -> Doctor {
         devices: report.devices,
         memory_bytes: report.memory_bytes as i64,
         peak_rss_bytes: report.peak_rss_bytes as i64,
-    }
+    })
 }
 
 /// Sets the number of threads; only before the first call that uses any. 0 is all.

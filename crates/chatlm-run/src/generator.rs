@@ -89,6 +89,7 @@ pub struct Generator {
 
 impl Generator {
     pub fn load(options: &GeneratorOptions, job: &Job) -> Result<Self> {
+        chatlm_t5::cpu::check()?;
         require_f32(&options.dtype)?;
         let device = Device::Cpu;
         job.progress.report("load", 0, None, "bytes");

@@ -19,9 +19,11 @@ pub struct Doctor {
     pub peak_rss_bytes: u64,
 }
 
-pub fn doctor() -> Doctor {
+/// Fails where `CHATLM_CPU` names no path of this processor.
+pub fn doctor() -> Result<Doctor> {
+    chatlm_t5::cpu::check()?;
     let features = features();
-    Doctor {
+    Ok(Doctor {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cpu: chatlm_t5::cpu::cpu().name().to_owned(),
         threads: rayon::current_num_threads(),
@@ -29,7 +31,7 @@ pub fn doctor() -> Doctor {
         memory_bytes: proc_kib("/proc/meminfo", "MemTotal:") * 1024,
         peak_rss_bytes: peak_rss_bytes(),
         features,
-    }
+    })
 }
 
 /// The most memory this process has held (`VmHWM`), Node included; 0 where it is not told.
