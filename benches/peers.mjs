@@ -129,8 +129,8 @@ const median = (values) => {
 // ── measurements: two halves that answer JSON
 
 const step = (shared, peersOnly = []) => {
-  // What comes later wins, in both halves.
-  const args = [...given(Object.keys(sizes)), "--steps", flags.steps, ...shared]
+  const own = Object.keys(sizes).filter((name) => !shared.includes(`--${name}`))
+  const args = [...given(own), "--steps", flags.steps, ...shared]
   return {
     ours: () => chatlm("bench", "train-step", ...args),
     peers: () => peers("train_step.py", ...args, ...peersOnly)

@@ -3,16 +3,19 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use chatlm_checkpoint::{
-    load_adapter, load_model, merge, read_safetensors, save_adapter, save_model, to_safetensors,
+    SaveOptions, load_adapter, load_model, merge, read_safetensors, save_adapter, save_model,
+    to_safetensors,
 };
 use chatlm_job::{Code, Error};
-use chatlm_t5::{Config, LoraBias, LoraConfig, Model, Parameters, Pass};
+use chatlm_t5::{
+    Config, LoraBias, LoraConfig, Model, Parameters, Pass, Precision, Sequences, Tape,
+};
 use serde_json::{Value, json};
 
 fn golden(name: &str) -> PathBuf {
@@ -30,24 +33,15 @@ fn logits(model: &Model) -> Vec<f32> {
     let expected = expected();
     let source: Vec<Vec<u32>> = serde_json::from_value(expected["source"].clone()).unwrap();
     let target: Vec<Vec<u32>> = serde_json::from_value(expected["target"].clone()).unwrap();
-    let longest = source.iter().map(Vec::len).max().unwrap();
-    let mut ids = Vec::new();
-    let mut mask = Vec::new();
-    for row in &source {
-        for place in 0..longest {
-            ids.push(row.get(place).copied().unwrap_or(0));
-            mask.push(u8::from(place < row.len()));
-        }
-    }
-    let shape = (source.len(), longest);
-    let ids = Tensor::from_vec(ids, shape, &Device::Cpu).unwrap();
-    let mask = Tensor::from_vec(mask, shape, &Device::Cpu).unwrap();
-    let target = Tensor::new(target, &Device::Cpu).unwrap();
-    let pass = Pass::inference();
-    let encoded = model.encode(&ids, &mask, &pass).unwrap();
-    let hidden = model.decode(&target, &encoded, &mask, &pass).unwrap();
+    let source = Sequences::new(&source, &Device::Cpu).unwrap();
+    let target = Sequences::new(&target, &Device::Cpu).unwrap();
+    let (tape, pass) = (Tape::off(Precision::F32), Pass::inference());
+    let encoded = model.encode(&tape, &source, &pass).unwrap();
+    let hidden = model
+        .decode(&tape, &target, &encoded, &source.rows, &pass)
+        .unwrap();
     model
-        .logits(&hidden)
+        .logits(hidden.tensor())
         .unwrap()
         .flatten_all()
         .unwrap()
@@ -70,7 +64,7 @@ fn numbers(name: &str) -> Vec<f32> {
 }
 
 fn plain(config: &Config, parameters: &Parameters) -> Vec<f32> {
-    logits(&Model::new(config, parameters, None, false).unwrap())
+    logits(&Model::new(config, parameters, None).unwrap())
 }
 
 fn failure<T>(result: Result<T, Error>) -> Error {
@@ -85,7 +79,13 @@ fn a_folder_of_transformers_gives_its_logits_and_survives_a_round_trip() {
     assert_close(&got, &numbers("base"), 1e-5);
 
     let out = tempfile::tempdir().unwrap();
-    save_model(out.path(), &folder.config, &folder.parameters).unwrap();
+    save_model(
+        out.path(),
+        &folder.config,
+        &folder.parameters,
+        SaveOptions::default(),
+    )
+    .unwrap();
     let again = load_model(out.path(), &Device::Cpu).unwrap();
     assert_eq!(again.config, folder.config);
     assert_eq!(plain(&again.config, &again.parameters), got);
@@ -119,7 +119,7 @@ fn an_untied_gated_model_survives_a_round_trip() {
     };
     let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
     let out = tempfile::tempdir().unwrap();
-    save_model(out.path(), &config, &parameters).unwrap();
+    save_model(out.path(), &config, &parameters, SaveOptions::default()).unwrap();
     let again = load_model(out.path(), &Device::Cpu).unwrap();
     assert_eq!(
         plain(&config, &parameters),
@@ -146,6 +146,7 @@ fn half_precision_copies_of_tied_weights_and_shards_are_read() {
     let tensors = read_safetensors(&path, Code::ModelInvalid, &Device::Cpu).unwrap();
     let mut shards = [HashMap::new(), HashMap::new()];
     let mut map = serde_json::Map::new();
+    let mut rounded = BTreeMap::new();
     let copies = [
         "lm_head.weight",
         "encoder.embed_tokens.weight",
@@ -169,7 +170,9 @@ fn half_precision_copies_of_tied_weights_and_shards_are_read() {
             name.clone(),
             json!(format!("model-{}.safetensors", place % 2)),
         );
-        shards[place % 2].insert(name, tensor.to_dtype(half).unwrap());
+        let tensor = tensor.to_dtype(half).unwrap();
+        rounded.insert(name.clone(), tensor.clone());
+        shards[place % 2].insert(name, tensor);
     }
     for (place, shard) in shards.into_iter().enumerate() {
         let path = dir.path().join(format!("model-{place}.safetensors"));
@@ -187,16 +190,174 @@ fn half_precision_copies_of_tied_weights_and_shards_are_read() {
     fs::write(dir.path().join("config.json"), text).unwrap();
     let folder = load_model(dir.path(), &Device::Cpu).unwrap();
     assert_eq!(folder.generation, json!({}));
-    assert_close(
-        &plain(&folder.config, &folder.parameters),
-        &numbers("base"),
-        0.5,
-    );
+    let got = plain(&folder.config, &folder.parameters);
+    assert_close(&got, &numbers("base"), 0.5);
+    let exact = Parameters::from_tensors(&folder.config, rounded, &Device::Cpu).unwrap();
+    assert_eq!(got, plain(&folder.config, &exact));
 
     fs::remove_file(dir.path().join("model-1.safetensors")).unwrap();
     let error = failure(load_model(dir.path(), &Device::Cpu));
     assert_eq!(error.code(), Code::ModelInvalid);
     assert!(error.message().contains("model-1.safetensors"), "{error}");
+}
+
+/// Files of weights in a folder, in order.
+fn weight_files(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> = names
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".safetensors"))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_precision_in_one_file_or_in_shards_is_written_and_read_back() {
+    let base = load_model(&golden("base"), &Device::Cpu).unwrap();
+    let count = base.parameters.iter().count();
+    for (name, dtype, torch) in [
+        ("f32", DType::F32, "float32"),
+        ("f16", DType::F16, "float16"),
+        ("bf16", DType::BF16, "bfloat16"),
+    ] {
+        let mut rounded = base.parameters.clone();
+        for (name, var) in base.parameters.iter() {
+            let tensor = var.as_detached_tensor().to_dtype(dtype).unwrap();
+            let tensor = tensor.to_dtype(DType::F32).unwrap();
+            rounded.insert(name, Var::from_tensor(&tensor).unwrap());
+        }
+        let values = |parameters: &Parameters| -> Vec<(String, Vec<f32>)> {
+            let read = |var: &Var| var.flatten_all().unwrap().to_vec1().unwrap();
+            let each = parameters.iter();
+            each.map(|(name, var)| (name.to_owned(), read(var)))
+                .collect()
+        };
+        let whole = SaveOptions::with_dtype(name).unwrap();
+        // A limit that one weight alone passes gives every weight a file of its own.
+        for (limit, files) in [
+            (whole.max_shard_bytes, 1..=1),
+            (4000, 3..=20),
+            (1, count..=count),
+        ] {
+            let options = SaveOptions {
+                max_shard_bytes: limit,
+                ..whole
+            };
+            let out = tempfile::tempdir().unwrap();
+            save_model(out.path(), &base.config, &base.parameters, options).unwrap();
+            let written = weight_files(out.path());
+            assert!(files.contains(&written.len()), "{name} {written:?}");
+            let config = fs::read_to_string(out.path().join("config.json")).unwrap();
+            assert_eq!(
+                serde_json::from_str::<Value>(&config).unwrap()["torch_dtype"],
+                torch
+            );
+            let mut total = 0;
+            for file in &written {
+                let path = out.path().join(file);
+                let tensors = read_safetensors(&path, Code::ModelInvalid, &Device::Cpu).unwrap();
+                let size: usize = tensors
+                    .values()
+                    .map(|tensor| tensor.elem_count() * dtype.size_in_bytes())
+                    .sum();
+                assert!(tensors.values().all(|tensor| tensor.dtype() == dtype));
+                assert!(tensors.len() == 1 || size as u64 <= limit, "{file}: {size}");
+                total += size;
+            }
+            let index = out.path().join("model.safetensors.index.json");
+            assert_eq!(index.exists(), written.len() > 1);
+            if index.exists() {
+                let index: Value = serde_json::from_slice(&fs::read(index).unwrap()).unwrap();
+                assert_eq!(index["metadata"]["total_size"], total);
+                let map = index["weight_map"].as_object().unwrap();
+                assert_eq!(map.len(), count);
+                // transformers' names.
+                assert_eq!(
+                    written[0],
+                    format!("model-00001-of-{:05}.safetensors", written.len())
+                );
+            }
+            let again = load_model(out.path(), &Device::Cpu).unwrap();
+            assert_eq!(values(&again.parameters), values(&rounded));
+        }
+    }
+    let error = failure(SaveOptions::with_dtype("int8"));
+    assert_eq!(error.code(), Code::Usage);
+}
+
+#[test]
+fn a_value_that_f16_cannot_hold_is_not_written_as_infinity() {
+    let base = load_model(&golden("base"), &Device::Cpu).unwrap();
+    let name = "decoder.final_layer_norm.weight";
+    let var = base.parameters.get(name).unwrap();
+    var.set(&Tensor::full(1e6f32, var.dims(), &Device::Cpu).unwrap())
+        .unwrap();
+    let save = |dtype: &str| {
+        let out = tempfile::tempdir().unwrap();
+        let options = SaveOptions::with_dtype(dtype).unwrap();
+        save_model(out.path(), &base.config, &base.parameters, options)
+    };
+    let error = failure(save("f16"));
+    assert_eq!(error.code(), Code::NotFinite);
+    assert!(error.message().contains(name), "{error}");
+    save("bf16").unwrap();
+}
+
+#[test]
+fn pickled_weights_are_refused_with_the_way_out() {
+    for file in ["pytorch_model.bin", "pytorch_model.bin.index.json"] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(golden("base/config.json"), dir.path().join("config.json")).unwrap();
+        fs::write(dir.path().join(file), "pickle").unwrap();
+        let error = failure(load_model(dir.path(), &Device::Cpu));
+        assert_eq!(error.code(), Code::ModelInvalid);
+        assert!(error.message().contains("pickle"), "{error}");
+        for part in ["safetensors", "from_pretrained", "save_pretrained"] {
+            assert!(error.help().contains(part), "{}", error.help());
+        }
+        // Beside weights that can be read it is in nobody's way.
+        let path = dir.path().join("model.safetensors");
+        fs::copy(golden("base/model.safetensors"), path).unwrap();
+        assert!(load_model(dir.path(), &Device::Cpu).is_ok());
+    }
+    let base = load_model(&golden("base"), &Device::Cpu).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let config = golden("adapter/adapter_config.json");
+    fs::copy(config, dir.path().join("adapter_config.json")).unwrap();
+    fs::write(dir.path().join("adapter_model.bin"), "pickle").unwrap();
+    let mut parameters = base.parameters;
+    let error = failure(load_adapter(dir.path(), &base.config, &mut parameters));
+    assert!(error.message().contains("pickle"), "{error}");
+    assert!(
+        error.help().contains("safe_serialization"),
+        "{}",
+        error.help()
+    );
+}
+
+#[test]
+fn an_index_that_leads_elsewhere_or_nowhere_is_refused() {
+    for (text, part) in [
+        ("{", "index.json"),
+        ("{}", "weight_map"),
+        (
+            r#"{"weight_map": {"shared.weight": "../model.safetensors"}}"#,
+            "../model.safetensors",
+        ),
+        (r#"{"weight_map": {"shared.weight": 3}}"#, "3"),
+        (
+            r#"{"weight_map": {"shared.weight": "gone.safetensors"}}"#,
+            "gone.safetensors",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(golden("base/config.json"), dir.path().join("config.json")).unwrap();
+        fs::write(dir.path().join("model.safetensors.index.json"), text).unwrap();
+        let error = failure(load_model(dir.path(), &Device::Cpu));
+        assert_eq!(error.code(), Code::ModelInvalid, "{error}");
+        assert!(error.message().contains(part), "{error}");
+    }
 }
 
 /// A copy of the golden base folder to spoil.
@@ -275,7 +436,7 @@ fn adapters_of_peft_give_its_logits_before_and_after_merging() {
     for (name, count) in [("adapter", 12), ("pattern", 4)] {
         let mut folder = load_model(&golden("base"), &Device::Cpu).unwrap();
         let lora = load_adapter(&golden(name), &folder.config, &mut folder.parameters).unwrap();
-        let adapted = Model::new(&folder.config, &folder.parameters, Some(&lora), false).unwrap();
+        let adapted = Model::new(&folder.config, &folder.parameters, Some(&lora)).unwrap();
         let got = logits(&adapted);
         assert_close(&got, &numbers(name), 1e-5);
         drop(adapted);

@@ -29,7 +29,7 @@ fn weights() -> (Config, Parameters) {
 
 fn model() -> Model {
     let (config, parameters) = weights();
-    Model::new(&config, &parameters, None, false).unwrap()
+    Model::new(&config, &parameters, None).unwrap()
 }
 
 fn run(model: &Model, requests: &[Request], settings: &Settings) -> Vec<Vec<u32>> {
@@ -178,7 +178,7 @@ fn weights_that_are_not_finite_are_told_as_such() {
     let norm = parameters.get("decoder.final_layer_norm.weight").unwrap();
     norm.set(&Tensor::full(f32::NAN, norm.dims(), &Device::Cpu).unwrap())
         .unwrap();
-    let model = Model::new(&config, &parameters, None, false).unwrap();
+    let model = Model::new(&config, &parameters, None).unwrap();
     for settings in [Settings::default(), sampling()] {
         let result = generate(
             &model,

@@ -64,7 +64,7 @@ fn linear_in_bf16_rounds_its_operands_and_nothing_else() {
                 let through = |x: &[Tensor], w: &[Tensor]| {
                     let y = run(x, w)?;
                     let seed = seed(&y);
-                    (&y * (rounded(&seed) / seed)?)
+                    &y * (rounded(&seed) / seed)?
                 };
                 let gradients = reference(&[&x], &[&w], through);
                 expected.splice(1.., gradients.into_iter().skip(1));
@@ -142,6 +142,29 @@ fn what_drops_is_its_twin() {
             );
         }
     }
+}
+
+#[test]
+fn a_value_that_is_used_twice_gets_both_gradients() {
+    let (x, w, norm) = (random(1, &[5, 4]), random(2, &[4, 4]), random(3, &[4]));
+    let rows = rows(&[5]);
+    twins(
+        "twice",
+        &[&x],
+        &[&w, &norm],
+        |tape, x, w| {
+            let y = linear(tape, &x[0], &w[0], 0.5)?;
+            let z = residual(tape, &y, &rms_norm(tape, &y, &w[1], 0.1)?, &rows, None)?;
+            let z = gated_gelu(tape, &z, &y, &rows, None)?;
+            linear(tape, &residual(tape, &z, &z, &rows, None)?, &w[0], 1.0)
+        },
+        |x, w| {
+            let y = (plain::linear(&x[0], &w[0])? * 0.5)?;
+            let z = (&y + plain::rms_norm(&y, &w[1], 0.1)?)?;
+            let z = (gelu(&z)? * y)?;
+            plain::linear(&(z * 2.0)?, &w[0])
+        },
+    );
 }
 
 #[test]

@@ -6,112 +6,51 @@
     reason = "tests; bits are to be equal"
 )]
 
-use std::collections::BTreeMap;
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Tensor, Var};
 use chatlm_job::Code;
-use chatlm_kernels::cross_entropy;
-use chatlm_t5::{Config, DropoutKeys, LoraBias, LoraConfig, Model, Parameters, Pass};
+use chatlm_kernels::{linear, plain};
+use chatlm_optim::OptimizerConfig;
+use chatlm_t5::{
+    Config, Gradients, LoraBias, LoraConfig, Model, Parameters, Pass, Precision, Tape,
+};
+
+use common::{
+    Batch, How, Named, Trained, bits, difference, hidden, hidden_on, largest, lora, named_bits,
+    train_adapter, values,
+};
 
 fn config() -> Config {
-    Config {
-        vocab_size: 60,
-        d_model: 32,
-        d_kv: 8,
-        d_ff: 48,
-        num_layers: 2,
-        num_heads: 4,
-        ..Config::default()
-    }
+    common::config(false)
 }
 
-struct Batch {
-    source: Tensor,
-    mask: Tensor,
-    decoder: Tensor,
-    targets: Tensor,
-    keys: DropoutKeys,
-}
-
-/// Two rows; the second is shorter on both sides. With `alone` it is there without padding.
+/// Two rows; the second is shorter on both sides. With `alone` it is there without the first.
 fn batch(alone: bool) -> Batch {
-    let device = Device::Cpu;
     let first: Vec<u32> = (2..11).collect();
     let second: Vec<u32> = (20..25).collect();
-    let rows: Vec<&[u32]> = if alone {
-        vec![&second]
+    let sources = if alone {
+        vec![second]
     } else {
-        vec![&first, &second]
+        vec![first, second]
     };
-    let width = rows[0].len();
-    let pad = |row: &[u32]| -> Vec<u32> {
-        let mut row = row.to_vec();
-        row.resize(width, 0);
-        row
-    };
-    let ids: Vec<Vec<u32>> = rows.iter().map(|row| pad(row)).collect();
-    let source = Tensor::new(ids, &device).unwrap();
-    let targets: Vec<Vec<u32>> = rows
-        .iter()
-        .map(|row| pad(&row.iter().rev().map(|id| id + 3).collect::<Vec<_>>()))
-        .collect();
-    let decoder: Vec<Vec<u32>> = targets
-        .iter()
-        .map(|row| {
-            std::iter::once(0)
-                .chain(row[..width - 1].iter().copied())
-                .collect()
-        })
-        .collect();
+    let target = |row: &Vec<u32>| row.iter().rev().map(|id| id + 3).collect();
+    let targets: Vec<Vec<u32>> = sources.iter().map(target).collect();
     let all = [71u64, 72];
     Batch {
-        mask: source.ne(0u32).unwrap(),
-        source,
-        decoder: Tensor::new(decoder, &device).unwrap(),
-        targets: Tensor::new(targets, &device).unwrap(),
-        keys: DropoutKeys {
-            rows: all[all.len() - rows.len()..].to_vec(),
-            rate: 0.2,
-        },
+        keys: all[all.len() - sources.len()..].to_vec(),
+        ..Batch::new(&sources, &targets)
     }
 }
 
-fn hidden(model: &Model, batch: &Batch, pass: &Pass<'_>) -> Tensor {
-    let encoded = model.encode(&batch.source, &batch.mask, pass).unwrap();
-    model
-        .decode(&batch.decoder, &encoded, &batch.mask, pass)
-        .unwrap()
-        .flatten_to(1)
-        .unwrap()
-}
-
-fn loss(model: &Model, batch: &Batch, pass: &Pass<'_>) -> Tensor {
-    let targets = batch.targets.flatten_all().unwrap();
-    model
-        .cross_entropy(&hidden(model, batch, pass), &targets, 0, 0.1)
-        .unwrap()
-}
-
-fn values(t: &Tensor) -> Vec<f32> {
-    t.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    values(a)
-        .iter()
-        .zip(values(b))
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max)
-}
-
-type Gradients = BTreeMap<String, Tensor>;
-
-fn gradients(parameters: &Parameters, loss: &Tensor) -> Gradients {
-    let store = loss.backward().unwrap();
-    parameters
-        .iter()
-        .filter_map(|(name, var)| Some((name.to_owned(), store.get(var)?.clone())))
-        .collect()
+/// As labels were smoothed in the run of the reference program.
+fn smooth(pass: Pass) -> How {
+    How {
+        smoothing: 0.1,
+        ..How::of(pass)
+    }
 }
 
 #[test]
@@ -122,16 +61,52 @@ fn the_loss_without_logits_is_the_loss_of_the_logits() {
             ..config()
         };
         let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
-        let model = Model::new(&config, &parameters, None, true).unwrap();
-        let (batch, pass) = (batch(false), Pass::inference());
-        let one = loss(&model, &batch, &pass);
-        let logits = model.logits(&hidden(&model, &batch, &pass)).unwrap();
-        let other = cross_entropy(&logits, &batch.targets.flatten_all().unwrap(), 0, 0.1).unwrap();
-        assert!(difference(&one, &other) < 1e-4);
-        let (a, b) = (gradients(&parameters, &one), gradients(&parameters, &other));
-        assert_eq!(a.len(), parameters.iter().count());
-        for (name, grad) in &a {
-            assert!(difference(grad, &b[name]) < 1e-4, "{name}");
+        let trained = Trained::all(&config, &parameters);
+        let batch = batch(false);
+        let total = batch.tokens() as f64;
+        for ignored in [None, Some(batch.labels[4])] {
+            let ignore = ignored.unwrap_or(common::NOTHING);
+            let projection = trained.model.projection(Precision::F32);
+
+            let mut joined = Gradients::new(trained.sizes());
+            let tape = Tape::new(Precision::F32);
+            let hidden = hidden_on(&tape, &trained.model, &batch, &Pass::inference());
+            let (one, seed) = projection
+                .cross_entropy_backward(
+                    hidden.tensor(),
+                    &batch.labels,
+                    ignore,
+                    0.1,
+                    1.0 / total,
+                    &mut joined,
+                )
+                .unwrap();
+            let alone = projection
+                .cross_entropy(hidden.tensor(), &batch.labels, ignore, 0.1)
+                .unwrap();
+            assert_eq!(one, alone);
+            tape.backward(vec![(hidden, seed)], &mut joined).unwrap();
+
+            let mut apart = Gradients::new(trained.sizes());
+            let tape = Tape::new(Precision::F32);
+            let hidden = hidden_on(&tape, &trained.model, &batch, &Pass::inference());
+            let logits = linear(&tape, &hidden, projection.weight, projection.scale).unwrap();
+            let same = trained.model.logits(hidden.tensor()).unwrap();
+            assert_eq!(difference(logits.tensor(), &same), 0.0);
+            let var = Var::from_tensor(logits.tensor()).unwrap();
+            let targets = Tensor::new(batch.labels.as_slice(), &Device::Cpu).unwrap();
+            let loss = plain::cross_entropy(&var, &targets, ignore, 0.1).unwrap();
+            let other = f64::from(loss.to_scalar::<f32>().unwrap());
+            let store = (loss / total).unwrap().backward().unwrap();
+            let seed = store.get(&var).unwrap().clone();
+            tape.backward(vec![(logits, seed)], &mut apart).unwrap();
+
+            assert!((one - other).abs() < 1e-4, "{one} {other}");
+            let (a, b) = (trained.named(&joined), trained.named(&apart));
+            assert_eq!(a.len(), parameters.iter().count());
+            for (name, grad) in &a {
+                assert!(largest(grad, &b[name]) < 1e-5, "{name}");
+            }
         }
     }
 }
@@ -139,127 +114,134 @@ fn the_loss_without_logits_is_the_loss_of_the_logits() {
 #[test]
 fn dropout_of_a_row_knows_neither_neighbours_nor_padding() {
     let parameters = Parameters::random(&config(), 1, &Device::Cpu).unwrap();
-    let model = Model::new(&config(), &parameters, None, false).unwrap();
+    let model = Model::new(&config(), &parameters, None).unwrap();
     let row = |alone: bool| {
         let batch = batch(alone);
-        let pass = Pass {
-            dropout: Some(&batch.keys),
-            adapter: true,
-        };
-        let hidden = hidden(&model, &batch, &pass);
-        let from = hidden.dim(0).unwrap() - batch.source.dim(1).unwrap();
-        hidden.narrow(0, from, 5).unwrap()
+        let hidden = hidden(&model, &batch, &batch.dropping(0.2));
+        hidden.narrow(0, hidden.dim(0).unwrap() - 5, 5).unwrap()
     };
     assert!(difference(&row(true), &row(false)) < 1e-5);
-    let still = batch(true);
-    let without = hidden(&model, &still, &Pass::inference());
+    let without = hidden(&model, &batch(true), &Pass::inference());
     assert!(difference(&row(true), &without) > 0.1);
+}
+
+fn pool(threads: usize) -> rayon::ThreadPool {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .unwrap()
+}
+
+/// Wide enough that every operator has several tasks.
+fn wide() -> Config {
+    Config {
+        d_model: 128,
+        d_ff: 512,
+        vocab_size: 3000,
+        ..config()
+    }
 }
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    let run = || {
-        let config = Config {
-            d_model: 128,
-            d_ff: 512,
-            vocab_size: 3000,
-            ..config()
+    for precision in [Precision::F32, Precision::Bf16] {
+        let run = || {
+            let parameters = Parameters::random(&wide(), 1, &Device::Cpu).unwrap();
+            let trained = Trained::all(&wide(), &parameters);
+            let batch = Batch::random(3, &[(37, 37); 9], 3000);
+            let how = How {
+                precision,
+                ..smooth(batch.dropping(0.1))
+            };
+            trained.passed(&batch, &how)
         };
-        let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
-        let model = Model::new(&config, &parameters, None, true).unwrap();
-        let (rows, length) = (9usize, 37usize);
-        let ids = |shift: usize| {
-            let ids = (0..rows * length)
-                .map(|i| (2 + (i * 31 + shift) % 2990) as u32)
-                .collect();
-            Tensor::from_vec(ids, (rows, length), &Device::Cpu).unwrap()
-        };
-        let keys = DropoutKeys {
-            rows: (0..rows as u64).collect(),
-            rate: 0.1,
-        };
-        let mask = Tensor::ones((rows, length), DType::U8, &Device::Cpu).unwrap();
-        let batch = Batch {
-            source: ids(1),
-            mask,
-            decoder: ids(2),
-            targets: ids(3),
-            keys,
-        };
-        let pass = Pass {
-            dropout: Some(&batch.keys),
-            adapter: true,
-        };
-        let loss = loss(&model, &batch, &pass);
-        let bits = |t: &Tensor| values(t).iter().map(|f| f.to_bits()).collect::<Vec<_>>();
-        let grads = gradients(&parameters, &loss);
-        (
-            bits(&loss),
-            grads
+        let one = pool(1).install(run);
+        for threads in [2, 5] {
+            let other = pool(threads).install(run);
+            assert_eq!(one.0, other.0, "{threads} threads");
+            assert!(
+                named_bits(&one.1) == named_bits(&other.1),
+                "{threads} threads"
+            );
+        }
+    }
+}
+
+#[test]
+fn steps_on_any_number_of_threads_give_the_same_bits_of_all_weights() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let run = || {
+            let parameters = Parameters::random(&wide(), 1, &Device::Cpu).unwrap();
+            let trained = Trained::all(&wide(), &parameters);
+            let mut gradients = Gradients::new(trained.sizes());
+            let mut optimizer = trained.optimizer(OptimizerConfig::AdamW {
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                weight_decay: 0.01,
+            });
+            let mut losses = Vec::new();
+            for step in 0..20 {
+                let batch = Batch::random(step, &[(29, 17), (3, 11), (17, 29), (40, 1)], 3000);
+                let how = How {
+                    precision,
+                    ..smooth(batch.dropping(0.1))
+                };
+                let update = (&mut optimizer, 1e-3, 1.0);
+                losses.push(trained.step(&batch, &how, update, &mut gradients));
+            }
+            assert!(losses.iter().all(|loss| loss.is_finite()));
+            let weights: Named = parameters
                 .iter()
-                .map(|(name, t)| (name.clone(), bits(t)))
-                .collect::<Vec<_>>(),
-        )
-    };
-    let pool = |threads| {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap()
-    };
-    let one = pool(1).install(run);
-    for threads in [2, 5] {
-        assert!(one == pool(threads).install(run), "{threads} threads");
+                .map(|(name, var)| (name.to_owned(), values(var)))
+                .collect();
+            (losses, weights)
+        };
+        let one = pool(1).install(run);
+        let before = Parameters::random(&wide(), 1, &Device::Cpu).unwrap();
+        for (name, var) in before.iter() {
+            assert!(largest(&values(var), &one.1[name]) > 1e-3, "{name} stays");
+        }
+        for threads in [2, 4] {
+            let other = pool(threads).install(run);
+            assert_eq!(one.0, other.0, "{threads} threads");
+            assert!(
+                named_bits(&one.1) == named_bits(&other.1),
+                "{threads} threads"
+            );
+        }
     }
 }
 
 #[test]
 fn frozen_weights_have_no_gradient_and_change_no_other() {
     let parameters = Parameters::random(&config(), 1, &Device::Cpu).unwrap();
-    let (batch, pass) = (batch(false), Pass::inference());
-    let whole = Model::new(&config(), &parameters, None, true).unwrap();
-    let all = gradients(&parameters, &loss(&whole, &batch, &pass));
-    let part = Model::with_trainable(&config(), &parameters, None, &|name| {
-        name.starts_with("decoder")
-    });
-    let some = gradients(&parameters, &loss(&part.unwrap(), &batch, &pass));
-    assert!(!some.is_empty() && some.keys().all(|name| name.starts_with("decoder")));
-    assert_eq!(
-        some.len(),
-        all.keys()
-            .filter(|name| name.starts_with("decoder"))
-            .count()
-    );
-    for (name, grad) in &some {
-        assert_eq!(difference(grad, &all[name]), 0.0, "{name}");
+    let (batch, how) = (batch(false), smooth(Pass::inference()));
+    let run = |trains: fn(&str) -> bool| {
+        let trained = Trained::new(&config(), &parameters, None, trains);
+        trained.passed(&batch, &how)
+    };
+    let (loss, all) = run(|_| true);
+    assert_eq!(all.len(), parameters.iter().count());
+    let parts: [fn(&str) -> bool; 4] = [
+        |name| name.starts_with("decoder"),
+        |name| name.starts_with("encoder"),
+        |name| name.contains("norm"),
+        |name| name.contains("relative_attention_bias"),
+    ];
+    for part in parts {
+        let (same, some) = run(part);
+        assert_eq!(same, loss);
+        let names = |named: &Named| named.keys().cloned().collect::<Vec<_>>();
+        let mut expected = names(&all);
+        expected.retain(|name| part(name));
+        assert!(!some.is_empty() && names(&some) == expected);
+        for (name, grad) in &some {
+            assert_eq!(bits(grad), bits(&all[name]), "{name}");
+        }
     }
-    let none = Model::new(&config(), &parameters, None, false).unwrap();
-    assert!(gradients(&parameters, &loss(&none, &batch, &pass)).is_empty());
-}
-
-fn lora(targets: &[&str], bias: LoraBias) -> LoraConfig {
-    let targets = targets.iter().map(|&target| target.to_owned()).collect();
-    LoraConfig {
-        r: 3,
-        alpha: 6.0,
-        dropout: 0.0,
-        targets,
-        bias,
-    }
-}
-
-/// Gives every `lora_B` values, which start at zero.
-fn train(parameters: &Parameters) {
-    for (name, var) in parameters
-        .iter()
-        .filter(|(name, _)| name.contains(".lora_B."))
-    {
-        let values: Vec<f32> = (0..var.elem_count())
-            .map(|i| ((i * 7 + name.len()) % 11) as f32 / 40.0 - 0.1)
-            .collect();
-        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap())
-            .unwrap();
-    }
+    let (same, none) = run(|_| false);
+    assert!(same == loss && none.is_empty());
 }
 
 #[test]
@@ -273,35 +255,30 @@ fn an_adapter_starts_as_nothing_can_be_switched_off_and_merges() {
         let (config, lora) = (config(), lora(targets, LoraBias::None));
         let mut parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
         let batch = batch(false);
-        let base = Model::new(&config, &parameters, None, false).unwrap();
-        let (on, off) = (
-            Pass::inference(),
-            Pass {
-                dropout: None,
-                adapter: false,
-            },
-        );
+        let base = Model::new(&config, &parameters, None).unwrap();
+        let on = Pass::inference();
+        let off = Pass {
+            adapter: false,
+            ..Pass::inference()
+        };
         let before = hidden(&base, &batch, &on);
         let names = lora.attach(&config, &mut parameters, 5).unwrap();
-        let model =
-            Model::with_trainable(&config, &parameters, Some(&lora), &|name| lora.trains(name));
-        let model = model.unwrap();
-        assert!(difference(&hidden(&model, &batch, &on), &before) < 1e-6);
-        train(&parameters);
-        let adapted = hidden(&model, &batch, &on);
+        let trained = Trained::new(&config, &parameters, Some(&lora), |name| lora.trains(name));
+        let model = &trained.model;
+        assert!(difference(&hidden(model, &batch, &on), &before) < 1e-6);
+        train_adapter(&parameters);
+        let adapted = hidden(model, &batch, &on);
         assert!(difference(&adapted, &before) > 1e-3);
-        assert_eq!(difference(&hidden(&model, &batch, &off), &before), 0.0);
+        assert_eq!(difference(&hidden(model, &batch, &off), &before), 0.0);
 
-        let grads = gradients(&parameters, &loss(&model, &batch, &on));
+        let (_, grads) = trained.passed(&batch, &smooth(on.clone()));
         assert_eq!(
-            grads.keys().cloned().collect::<Vec<_>>(),
-            names
-                .iter()
-                .cloned()
-                .collect::<std::collections::BTreeSet<_>>()
-                .into_iter()
-                .collect::<Vec<_>>()
+            grads.keys().cloned().collect::<BTreeSet<_>>(),
+            names.iter().cloned().collect()
         );
+        assert!(grads.values().all(|grad| common::norm(grad) > 0.0));
+        let (_, none) = trained.passed(&batch, &smooth(off.clone()));
+        assert!(none.is_empty());
 
         let merged = Parameters::random(&config, 1, &Device::Cpu).unwrap();
         for module in names
@@ -314,20 +291,26 @@ fn an_adapter_starts_as_nothing_can_be_switched_off_and_merges() {
             var.set(&(var.as_tensor() + (low * lora.scaling()).unwrap()).unwrap())
                 .unwrap();
         }
-        let merged = Model::new(&config, &merged, None, false).unwrap();
+        let merged = Model::new(&config, &merged, None).unwrap();
         assert!(difference(&hidden(&merged, &batch, &on), &adapted) < 1e-4);
         // Steps with a cache take the adapter too.
-        let encoded = model.encode(&batch.source, &batch.mask, &on).unwrap();
-        let mut cache = model.start(&encoded, &batch.mask, &on).unwrap();
+        let tape = Tape::off(Precision::F32);
+        let encoded = model.encode(&tape, &batch.source, &on).unwrap();
+        let mut cache = model.start(&encoded, &batch.source.rows, &on).unwrap();
         let logits = model.logits(&adapted).unwrap();
+        let ids: Vec<u32> = batch.target.ids.to_vec1().unwrap();
+        let rows = [batch.target.rows.range(0), batch.target.rows.range(1)];
         for step in 0..5 {
-            let ids = batch.decoder.narrow(1, step, 1).unwrap();
+            let ids: Vec<u32> = rows.iter().map(|row| ids[row.start + step]).collect();
+            let ids = Tensor::from_vec(ids, (2, 1), &Device::Cpu).unwrap();
             let got = model.step(&ids, &mut cache, &on).unwrap();
-            let expected = logits.narrow(0, step, 1).unwrap();
-            assert!(
-                difference(&got.narrow(0, 0, 1).unwrap(), &expected) < 1e-4,
-                "step {step}"
-            );
+            for (place, row) in rows.iter().enumerate() {
+                let expected = logits.narrow(0, row.start + step, 1).unwrap();
+                assert!(
+                    difference(&got.narrow(0, place, 1).unwrap(), &expected) < 1e-4,
+                    "step {step}"
+                );
+            }
         }
     }
 }
@@ -459,7 +442,7 @@ fn weights_that_do_not_fit_are_refused_by_name() {
 #[test]
 fn an_update_of_a_weight_shows_in_every_model_over_it() {
     let parameters = Parameters::random(&config(), 1, &Device::Cpu).unwrap();
-    let model = Model::new(&config(), &parameters, None, false).unwrap();
+    let model = Model::new(&config(), &parameters, None).unwrap();
     let batch = batch(false);
     let before = hidden(&model, &batch, &Pass::inference());
     let var: &Var = parameters.get("decoder.final_layer_norm.weight").unwrap();

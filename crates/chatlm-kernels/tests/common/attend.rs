@@ -1,4 +1,5 @@
 //! A call of attention, and the same of candle's operators.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
 
@@ -21,7 +22,9 @@ pub(crate) struct Attend {
     pub(crate) causal: bool,
     /// The relative bias is the only weight then.
     pub(crate) biased: bool,
-    pub(crate) drop: Option<DropoutKeys>,
+    drop: Option<DropoutKeys>,
+    /// The longest row that the bias covers.
+    longest: usize,
 }
 
 impl Attend {
@@ -31,14 +34,29 @@ impl Attend {
     }
 
     pub(crate) fn cross(heads: usize, queries: &[usize], keys: &[usize], causal: bool) -> Self {
+        Self::over(
+            heads,
+            Arc::new(Rows::new(queries)),
+            Arc::new(Rows::new(keys)),
+            causal,
+        )
+    }
+
+    pub(crate) fn over(heads: usize, queries: Arc<Rows>, keys: Arc<Rows>, causal: bool) -> Self {
         Self {
             heads,
-            queries: Arc::new(Rows::new(queries)),
-            keys: Arc::new(Rows::new(keys)),
+            // One distance more than is needed.
+            longest: queries.longest().max(keys.longest()) + 1,
+            queries,
+            keys,
             causal,
             biased: false,
             drop: None,
         }
+    }
+
+    pub(crate) fn for_rows_of(self, longest: usize) -> Self {
+        Self { longest, ..self }
     }
 
     pub(crate) fn biased(self) -> Self {
@@ -49,15 +67,21 @@ impl Attend {
     }
 
     pub(crate) fn dropped(self) -> Self {
-        let drop = Some(dropout_keys(self.queries.count()));
+        let keys = dropout_keys(self.queries.count());
+        self.dropped_by(Some(&keys))
+    }
+
+    pub(crate) fn dropped_by(self, keys: Option<&DropoutKeys>) -> Self {
+        let drop = keys.cloned();
         Self { drop, ..self }
     }
 
-    /// Queries, keys and values.
+    /// Queries, keys and values; of such a size that scores are about 1 and the softmax is soft.
     pub(crate) fn inputs(&self, width: usize) -> [Tensor; 3] {
         let inner = self.heads * width;
+        let queries = random(1, &[self.queries.places(), inner]);
         [
-            random(1, &[self.queries.places(), inner]),
+            (queries / (width as f64).sqrt()).unwrap(),
             random(2, &[self.keys.places(), inner]),
             random(3, &[self.keys.places(), inner]),
         ]
@@ -69,9 +93,7 @@ impl Attend {
     }
 
     fn buckets(&self) -> Vec<u32> {
-        let longest = self.queries.longest().max(self.keys.longest()) as u32;
-        // One row of distances more than there are.
-        (0..2 * longest + 1)
+        (0..2 * self.longest as u32 - 1)
             .map(|distance| distance * 5 % 7)
             .collect()
     }

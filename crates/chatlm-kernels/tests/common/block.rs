@@ -84,14 +84,9 @@ impl Block {
     }
 
     fn attend(&self) -> Attend {
-        Attend {
-            heads: 2,
-            queries: self.rows.clone(),
-            keys: self.rows.clone(),
-            causal: true,
-            biased: true,
-            drop: self.keys.clone(),
-        }
+        Attend::over(2, self.rows.clone(), self.rows.clone(), true)
+            .biased()
+            .dropped_by(self.keys.as_ref())
     }
 
     fn run_layer(
