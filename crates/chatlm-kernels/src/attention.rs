@@ -391,7 +391,9 @@ pub fn attention(
     }
     let longest = queries.longest().max(keys.longest());
     if let Some(bias) = bias
-        && (bias.weight.tensor().dims().last() != Some(&heads) || bias.longest() < longest)
+        && (bias.weight.tensor().dims().last() != Some(&heads)
+            || bias.buckets.len() % 2 == 0
+            || bias.longest() < longest)
     {
         bail!(
             "a bias of {} distances for rows of {longest}",

@@ -104,7 +104,10 @@ impl<'a> Gradients<'a> {
             Room::Passing { values, free, .. } => {
                 let values = &mut values[index];
                 if values.len() != size {
-                    let fits = free.iter().position(|free| free.capacity() >= size);
+                    // The smallest that fits, so that the large ones stay for the large weights.
+                    let fits = (0..free.len())
+                        .filter(|&place| free[place].capacity() >= size)
+                        .min_by_key(|&place| free[place].capacity());
                     *values = fits
                         .map(|place| free.swap_remove(place))
                         .unwrap_or_default();

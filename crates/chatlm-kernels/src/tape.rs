@@ -73,7 +73,8 @@ impl Value {
         })
     }
 
-    pub(crate) fn tracked(&self) -> bool {
+    /// Whether its gradient is asked for.
+    pub fn tracked(&self) -> bool {
         self.slot.is_some()
     }
 }
@@ -240,6 +241,13 @@ impl Tape {
             gradients,
         };
         for (value, gradient) in seeds {
+            if value.tensor.dims() != gradient.dims() {
+                bail!(
+                    "a gradient of {:?} for {:?}",
+                    gradient.dims(),
+                    value.tensor.dims()
+                );
+            }
             backward.add(&value, gradient)?;
         }
         let mut steps = self.steps.into_inner();

@@ -208,8 +208,13 @@ impl Stack {
         tape.last_use_of(&[&self.relative_attention_bias]);
         let mut x = dropout(tape, x, rows, pass.drop(self.input_site))?;
         for block in &self.blocks {
-            tape.last_use_of(&block.weights());
-            x = if pass.recompute {
+            let weights = block.weights();
+            tape.last_use_of(&weights);
+            // Where nothing asks for gradients there is nothing to compute again.
+            let asked = x.tracked()
+                || source.is_some_and(Value::tracked)
+                || weights.iter().any(|weight| weight.index().is_some());
+            x = if pass.recompute && asked {
                 let inputs = std::iter::once(&x).chain(source).cloned().collect();
                 let (block, context) = (block.clone(), context.clone());
                 tape.recomputed(inputs, move |tape, inputs| {

@@ -356,7 +356,7 @@ impl Tile {
                     );
                     // SAFETY: panel p of an operand holds `depth · height` (or width) values from
                     // `p · depth · height` on, as `pack` made it; a whole tile lies inside the
-                    // result, another one is computed in `edge` and its valid part copied.
+                    // result, another one is computed in `edge`, its valid part copied there and back.
                     unsafe {
                         let (a, b) = (
                             a.as_ptr().cast::<u32>().add(at_a),
@@ -365,14 +365,20 @@ impl Tile {
                         let c = c.add(panel_a * height * row + panel_b * width);
                         if whole {
                             (kernel.run)(depth, a, b, c, row, self.scale, add);
-                        } else {
-                            (kernel.run)(depth, a, b, edge.as_mut_ptr(), width, self.scale, false);
+                            continue;
+                        }
+                        // The same sums as in a whole tile: a row's bits do not depend on its place.
+                        if add {
                             for i in 0..rows {
-                                for j in 0..columns {
-                                    let (c, value) = (c.add(i * row + j), edge[i * width + j]);
-                                    *c = if add { *c + value } else { value };
-                                }
+                                let from = c.add(i * row).cast_const();
+                                let to = edge.as_mut_ptr().add(i * width);
+                                std::ptr::copy_nonoverlapping(from, to, columns);
                             }
+                        }
+                        (kernel.run)(depth, a, b, edge.as_mut_ptr(), width, self.scale, add);
+                        for i in 0..rows {
+                            let from = edge.as_ptr().add(i * width);
+                            std::ptr::copy_nonoverlapping(from, c.add(i * row), columns);
                         }
                     }
                 }
