@@ -109,7 +109,7 @@ unsafe fn plain(
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    #[expect(
+    #[allow(
         clippy::wildcard_imports,
         reason = "names that say where they are from"
     )]

@@ -201,7 +201,7 @@ unsafe fn scalar(kernel: &Kernel, source: Source, to: *mut u32) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    #[expect(
+    #[allow(
         clippy::wildcard_imports,
         reason = "names that say where they are from"
     )]
