@@ -18,8 +18,8 @@ const numbers = (text) => text.split(",").map(Number)
 const [lengths, batches] = [numbers(flags.lengths), numbers(flags.batches)]
 
 const measure = (batch, length) => {
-  // Few steps where one is long.
-  const steps = Math.max(2, Math.min(8, Math.round(4096 / (batch * length))))
+  // Few steps where one is long, but three: the second may still ask the system for memory.
+  const steps = Math.max(3, Math.min(9, Math.round(4096 / (batch * length))))
   const sizes = { batch, source: length, target: length, steps, precision: flags.precision }
   const args = Object.entries(sizes).flatMap(([name, value]) => [`--${name}`, String(value)])
   const ran = spawnSync(node, [join(root, "bin/chatlm.mjs"), "bench", "train-step", ...args, "--json"], {

@@ -1,4 +1,4 @@
-// Ours against PyTorch, in turns: `npm run bench:peers -- [--rounds 3] [--only NAME] [--rows FILE --tokenizer DIR]`.
+// Ours against PyTorch, in turns: `npm run bench:peers -- [--rounds 3] [--only A,B] [--rows FILE --tokenizer DIR]`.
 // Each round runs our half and then the peers' half of a measurement, so that both meet the same neighbours; the
 // result is the median of the rounds' ratios. Prints a markdown table. No dependency beyond Node's own; PyTorch lives
 // in a virtual environment in the user's cache, made at the first call.
@@ -15,7 +15,7 @@ const usage = `npm run bench:peers -- [flags], after npm run build
   --steps N        counted steps a run (5)
   --row-steps N    counted steps a run over rows (10)
   --threads N      of both halves (2)
-  --only NAME      one row of the table
+  --only A,B       these rows of the table
   --rows FILE      jsonl or parquet with prompt and response, for the rows of mixed length
   --tokenizer DIR  folder of tokenizer.json, for the same
   --python FILE    a Python with torch and transformers, instead of the one in the cache
@@ -265,14 +265,17 @@ const rows = [
   }
 ]
 
-if (flags.only !== undefined && !rows.some(({ name }) => name === flags.only)) {
-  stop(`there is no row ${flags.only}`, `one of ${rows.map(({ name }) => name).join(", ")}`)
+const only = flags.only?.split(",")
+const unknown = only?.find((name) => !rows.some((row) => row.name === name))
+if (unknown !== undefined) {
+  stop(`there is no row ${unknown}`, `one of ${rows.map(({ name }) => name).join(", ")}`)
 }
 const hasRows = flags.rows !== undefined && flags.tokenizer !== undefined
 const howToRows = "rows of mixed length want --rows FILE (prompt, response) and --tokenizer DIR"
-if (flags.only?.startsWith("rows") && !hasRows) stop(`--only ${flags.only} has no rows`, howToRows)
+if (only?.some((name) => name.startsWith("rows")) && !hasRows)
+  stop(`--only ${flags.only} has no rows`, howToRows)
 const wanted = rows.filter(({ name, of }) =>
-  flags.only === undefined ? hasRows || !of.startsWith("rows") : name === flags.only
+  only === undefined ? hasRows || !of.startsWith("rows") : only.includes(name)
 )
 
 const processor = /^model name\s*:\s*(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1] ?? "unknown"

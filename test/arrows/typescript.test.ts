@@ -6,7 +6,17 @@ import { fileURLToPath } from "node:url"
 import { describe, expect, it } from "vitest"
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), "../../ts")
-const nouns = ["clean", "dedup", "dataset", "tokenizer", "train", "checkpoint", "generate", "evaluation", "bench"]
+const nouns = [
+  "clean",
+  "dedup",
+  "dataset",
+  "tokenizer",
+  "train",
+  "checkpoint",
+  "generate",
+  "evaluation",
+  "bench"
+]
 
 /** Folder to the folders it may import, itself aside. */
 const allowed: Record<string, ReadonlyArray<string>> = {

@@ -153,12 +153,7 @@ describe("input", () => {
 
   it("a loss that is not finite stops with its rows kept, or leaves the step out", async () => {
     const far = { learningRate: 1e30, warmupSteps: 0, maxSteps: 4 }
-    expectError(
-      await chatlm("pretrain", ...config(dir.at("far"), far)),
-      2,
-      "NOT_FINITE",
-      "not finite"
-    )
+    expectError(await chatlm("pretrain", ...config(dir.at("far"), far)), 2, "NOT_FINITE", "not finite")
     const kept = readdirSync(dir.at("far")).filter((name) => name.startsWith("not-finite-"))
     expect(kept).toHaveLength(1)
     const [row] = readFileSync(dir.at("far", kept[0] ?? ""), "utf8").split("\n")

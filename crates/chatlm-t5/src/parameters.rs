@@ -92,8 +92,10 @@ impl Parameters {
                         .map(|_| (random.normal() * deviation) as f32)
                         .collect()
                 };
-                let tensor = Tensor::from_vec(values, shape, device).map_err(tensor_error)?;
-                Ok((name, Var::from_tensor(&tensor).map_err(tensor_error)?))
+                Ok((
+                    name,
+                    Var::from_vec(values, shape, device).map_err(tensor_error)?,
+                ))
             })
             .collect::<Result<_>>()?;
         Ok(Self { map })
