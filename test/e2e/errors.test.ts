@@ -272,12 +272,9 @@ describe("environment", () => {
     for (const path of ["plain", "avx2", "avx512", "avx512bf16"]) {
       const probe = await chatlmUnder(`CHATLM_CPU=${path}`, "doctor", "--json")
       if (probe.status === 3) continue
-      const sizes = ["--d-model", "64", "--d-ff", "96", "--heads", "4", "--layers", "2", "--vocab", "200"]
-      const ran = await chatlmUnder(
-        `CHATLM_CPU=${path}`,
-        ...["bench", "train-step", ...sizes, "--source", "9", "--target", "7", "--steps", "3"],
-        ...["--precision", "bf16", "--recompute", "--json"]
-      )
+      const shape = "--d-model 64 --d-ff 96 --heads 4 --layers 2 --vocab 200 --source 9 --target 7"
+      const step = `bench train-step ${shape} --steps 3 --precision bf16 --recompute --json`
+      const ran = await chatlmUnder(`CHATLM_CPU=${path}`, ...step.split(" "))
       const { cpu, loss } = JSON.parse(ran.out) as { cpu: string; loss: Array<number> }
       expect(cpu).toBe(path)
       losses.push(loss.at(-1) ?? Number.NaN)
