@@ -26,12 +26,6 @@ pub enum Piece<'a> {
     },
 }
 
-impl From<Tensor> for Piece<'_> {
-    fn from(tensor: Tensor) -> Self {
-        Self::Tensor(tensor)
-    }
-}
-
 impl Piece<'_> {
     fn dtype(&self) -> DType {
         match self {

@@ -16,7 +16,7 @@ use crate::gemm::{Matrix, Out, Precision, Product};
 use crate::layout::Rows;
 use crate::math::{dot, exp, exp_in_place, max, vector};
 use crate::plain;
-use crate::rows::{fresh, fused, read};
+use crate::rows::{fused, read, zeros};
 use crate::tape::{Tape, Value, Weight, twin};
 
 /// Queries whose scores are held at once.
@@ -197,7 +197,7 @@ impl Attention {
     fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let (inner, width) = (self.inner, self.width());
         let places = self.queries.places();
-        let (mut out, mut norms) = (fresh(places * inner), fresh(places * self.heads));
+        let (mut out, mut norms) = (zeros(places * inner), zeros(places * self.heads));
         let (to, to_norms) = (Out::new(&mut out, inner), Out::new(&mut norms, places));
         self.tasks().for_each(|(row, head)| {
             let part = self.part(row, head, q, k, v);
@@ -255,7 +255,7 @@ impl Attention {
     ) -> [Vec<f32>; 4] {
         let (inner, width) = (self.inner, self.width());
         let places = self.queries.places();
-        let (mut dq, mut dk, mut dv) = (fresh(q.len()), fresh(k.len()), fresh(v.len()));
+        let (mut dq, mut dk, mut dv) = (zeros(q.len()), zeros(k.len()), zeros(v.len()));
         let (to_q, to_k, to_v) = (
             Out::new(&mut dq, inner),
             Out::new(&mut dk, inner),

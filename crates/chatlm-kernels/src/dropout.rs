@@ -9,7 +9,7 @@ use chatlm_job::mix;
 
 use crate::layout::Rows;
 use crate::math::tanh;
-use crate::rows::{for_rows, fresh, fused, new_rows, read, width};
+use crate::rows::{for_rows, fused, new_rows, read, width, zeros};
 use crate::tape::{Tape, Value, twin};
 
 /// One key a batch row, and the share of values to drop.
@@ -144,7 +144,7 @@ impl Site {
             return Ok(None);
         }
         let ones = vec![1.0f32; width(like)];
-        let mut out = fresh(like.elem_count());
+        let mut out = zeros(like.elem_count());
         for_rows(&mut out, ones.len(), |place, out| {
             self.apply(place, &ones, out);
         });

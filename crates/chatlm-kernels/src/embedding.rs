@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::math::vector;
-use crate::rows::{for_rows, fresh, fused, read};
+use crate::rows::{for_rows, fused, read, zeros};
 use crate::tape::{Tape, Value, Weight, twin};
 
 /// Columns of the table that are one task of the backward.
@@ -26,7 +26,7 @@ pub fn embedding(tape: &Tape, weight: &Weight, ids: &Tensor) -> Result<Value> {
     let y = {
         let table = read(weight.tensor())?;
         let table = &*table;
-        let mut out = fresh(places.len() * width);
+        let mut out = zeros(places.len() * width);
         for_rows(&mut out, width, |row, out| {
             let from = places[row] as usize * width;
             out.copy_from_slice(&table[from..from + width]);

@@ -10,7 +10,7 @@ use crate::gemm::{Matrix, Precision, Product};
 use crate::gradients::Gradients;
 use crate::math::{exp, exp_in_place, log_sum_exp, max, sum, vector};
 use crate::plain;
-use crate::rows::{fresh, fused, read, rows_a_task};
+use crate::rows::{fused, read, rows_a_task, zeros};
 use crate::tape::Weight;
 
 /// The projection onto the vocabulary, and what its product is scaled by.
@@ -48,7 +48,7 @@ impl Projection<'_> {
         let (scale, precision) = (self.scale as f32, self.precision);
         let mut scores = vec![0.0f32; rows];
         let size = rows_a_chunk(width).min(rows.max(1));
-        let mut logits = fresh(size * width);
+        let mut logits = zeros(size * width);
         for from in (0..rows).step_by(size) {
             let count = size.min(rows - from);
             let x = &hidden[from * inner..(from + count) * inner];
@@ -188,7 +188,7 @@ impl Projection<'_> {
             return Ok((value / factor, dx));
         }
         let hidden = hidden.contiguous()?;
-        let mut dx = fresh(hidden.elem_count());
+        let mut dx = zeros(hidden.elem_count());
         let scores = {
             let (x, w) = (read(&hidden)?, read(self.weight.tensor())?);
             let into = Into {
@@ -260,7 +260,7 @@ impl Projection<'_> {
             };
         }
         let hidden = hidden.contiguous()?;
-        let mut dx = fresh(hidden.elem_count());
+        let mut dx = zeros(hidden.elem_count());
         {
             let (x, w) = (read(&hidden)?, read(self.weight.tensor())?);
             let into = Into {

@@ -76,8 +76,8 @@ pub fn write<R>(tensor: &Tensor, work: impl FnOnce(&mut [f32]) -> R) -> Result<R
     }
 }
 
-/// Room for `count` values that the caller writes before it reads them.
-pub(crate) fn fresh(count: usize) -> Vec<f32> {
+/// Zeros; attention leaves them where a query sees nothing.
+pub(crate) fn zeros(count: usize) -> Vec<f32> {
     vec![0.0; count]
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut 
 
 /// A new tensor like `like`, whose rows (of the last dimension) `work(row, out)` writes.
 pub(crate) fn new_rows(like: &Tensor, work: impl Fn(usize, &mut [f32]) + Sync) -> Result<Tensor> {
-    let mut out = fresh(like.elem_count());
+    let mut out = zeros(like.elem_count());
     for_rows(&mut out, width(like), work);
     Tensor::from_vec(out, like.shape(), like.device())
 }

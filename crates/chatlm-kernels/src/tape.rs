@@ -303,7 +303,7 @@ impl Backward<'_, '_> {
         if let Some(sum) = &self.slots[slot] {
             return write(sum, |sum| compute(sum, true))?;
         }
-        let mut values = crate::rows::fresh(value.tensor.elem_count());
+        let mut values = crate::rows::zeros(value.tensor.elem_count());
         compute(&mut values, false)?;
         let gradient = Tensor::from_vec(values, value.tensor.shape(), &Device::Cpu)?;
         self.slots[slot] = Some(gradient);

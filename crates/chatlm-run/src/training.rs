@@ -288,12 +288,9 @@ impl TrainingRun {
             match self.one_step(&mut events) {
                 Err(error) if error.code() == Code::Cancelled => break,
                 Err(error) => {
-                    // The state before the failed step is whole: keep it for the next start.
-                    if error.code() == Code::NotFinite
-                        && self.trainer.is_whole()
-                        && self.saved != Some(self.state.step)
-                    {
-                        self.save(&mut events)?;
+                    // Where the state before the failed step is whole, it is kept for the next start.
+                    if error.code() == Code::NotFinite {
+                        self.save_if_new(&mut events)?;
                     }
                     return Err(error);
                 }
@@ -305,10 +302,16 @@ impl TrainingRun {
 
     /// Saves at the current step unless that is done; answers the newest checkpoint's folder.
     pub fn interrupt(&mut self) -> Result<Option<PathBuf>> {
-        if self.saved != Some(self.state.step) {
-            self.save(&mut Vec::new())?;
+        self.save_if_new(&mut Vec::new())?;
+        Ok(self.saved.map(|step| self.checkpoints.path(step)))
+    }
+
+    /// Saves at the current step unless that is done, or a failed step has left no whole weights.
+    fn save_if_new(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        if self.trainer.is_whole() && self.saved != Some(self.state.step) {
+            self.save(events)?;
         }
-        Ok(Some(self.checkpoints.path(self.state.step)))
+        Ok(())
     }
 
     /// Whatever is due at the current step and not done yet.

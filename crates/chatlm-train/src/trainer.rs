@@ -233,8 +233,7 @@ impl Trainer {
         batch: &SequenceBatch,
         tokens: usize,
     ) -> Result<StepReport> {
-        let learning_rate = self.schedule.at(self.step);
-        let sizes = self.sizes();
+        let (report, sizes) = (self.report(), self.sizes());
         // The sink changes weights through their tensors; the passes read everything but the optimizer.
         let passes = Passes {
             model: &self.tracked,
@@ -242,7 +241,6 @@ impl Trainer {
             config: &self.config,
             lora: self.lora.as_ref(),
         };
-        self.optimizer.begin_step();
         let (mut square, mut seconds, mut updated) = (0.0, 0.0, false);
         let mut failed = Ok(());
         let found = {
@@ -253,10 +251,14 @@ impl Trainer {
                 let started = Instant::now();
                 *square += squared_norm(gradient);
                 if square.is_finite() && failed.is_ok() {
+                    // Not before: a step that changes nothing must not count in what is saved.
+                    if !*updated {
+                        optimizer.begin_step();
+                        *updated = true;
+                    }
                     *failed = write(&trained[index].1, |weights| {
-                        optimizer.update(index, weights, gradient, 1.0, learning_rate);
+                        optimizer.update(index, weights, gradient, 1.0, report.learning_rate);
                     });
-                    *updated = true;
                 }
                 *seconds += started.elapsed().as_secs_f64();
             };
@@ -276,14 +278,12 @@ impl Trainer {
         self.step += 1;
         Ok(StepReport {
             loss: found.measured,
-            learning_rate,
             grad_norm: square.sqrt(),
             tokens,
             seconds: started.elapsed().as_secs_f64(),
             forward_seconds: found.forward_seconds,
             update_seconds: seconds,
-            skipped: false,
-            rewards: None,
+            ..report
         })
     }
 

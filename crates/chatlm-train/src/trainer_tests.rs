@@ -472,6 +472,30 @@ fn without_clipping_weights_change_as_their_gradients_come_and_to_the_same() {
 }
 
 #[test]
+fn a_loss_that_is_not_finite_leaves_a_fused_run_as_it_was() {
+    let mut trainer = trainer(&settings(json!({"clip": 0.0})));
+    trainer.step(&[step_batch(0)]).unwrap();
+    let norm = "decoder.final_layer_norm.weight";
+    let var = trainer.parameters.get(norm).unwrap().clone();
+    let good = var.as_tensor().copy().unwrap();
+    let bytes = |trainer: &Trainer| -> Vec<Vec<u8>> {
+        let state = trainer.state().unwrap();
+        state
+            .iter()
+            .map(|(_, pieces)| chatlm_checkpoint::to_safetensors(pieces).unwrap())
+            .collect()
+    };
+    let before = bytes(&trainer);
+    var.set(&Tensor::full(f32::NAN, var.dims(), &Device::Cpu).unwrap())
+        .unwrap();
+    let error = trainer.step(&[step_batch(1)]).unwrap_err();
+    assert_eq!(error.code(), Code::NotFinite);
+    assert!(trainer.is_whole());
+    var.set(&good).unwrap();
+    assert_eq!(before, bytes(&trainer));
+}
+
+#[test]
 fn a_gradient_that_is_not_finite_after_a_fused_update_leaves_no_whole_weights() {
     let mut trainer = trainer(&settings(json!({"clip": 0.0, "warmupSteps": 0})));
     trainer.step(&[step_batch(0)]).unwrap();
