@@ -5,8 +5,10 @@
 //! greedy answer there and here.
 
 mod decode;
+mod decoder;
 mod filter;
 mod settings;
 
 pub use decode::{Request, generate};
+pub use decoder::{Decoder, Plain};
 pub use settings::{Search, Settings};

@@ -166,13 +166,18 @@ impl Model {
         })
     }
 
+    /// One token a row, `ids (b, 1)`, to the decoder's last hidden states `(b, d)`.
+    pub fn step_hidden(&self, ids: &Tensor, cache: &mut Cache, pass: &Pass) -> Result<Tensor> {
+        let tape = Tape::off(Precision::F32);
+        embedding(&tape, &self.shared, ids)
+            .and_then(|x| self.decoder.step(&tape, x, cache, pass))
+            .map(Value::into_tensor)
+            .map_err(tensor_error)
+    }
+
     /// One token a row, `ids (b, 1)`, to scores over the next one, `(b, v)`.
     pub fn step(&self, ids: &Tensor, cache: &mut Cache, pass: &Pass) -> Result<Tensor> {
-        let tape = Tape::off(Precision::F32);
-        let hidden = embedding(&tape, &self.shared, ids)
-            .and_then(|x| self.decoder.step(&tape, x, cache, pass))
-            .map_err(tensor_error)?;
-        self.logits(hidden.tensor())
+        self.logits(&self.step_hidden(ids, cache, pass)?)
     }
 }
 
