@@ -5,11 +5,13 @@
 //! `save_pretrained`; what a training run keeps in a checkpoint is the trainer's business.
 
 mod adapter;
+mod inference;
 mod model;
 mod store;
 mod tensors;
 
 pub use adapter::{load_adapter, merge, save_adapter};
+pub use inference::{InferenceFolder, find_not_finite, load_weights, save_int8};
 pub use model::{ModelFolder, SaveOptions, load_model, save_model};
 pub use store::{Checkpoints, Loaded};
 pub use tensors::{AsPiece, Piece, read_safetensors, to_safetensors, write_safetensors};

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::adapter::is_adapter;
 use crate::tensors::{all_finite, read_safetensors, write_safetensors};
 
-const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// A model folder, read.
@@ -65,9 +65,20 @@ pub(crate) fn require(dir: &Path, file: &str, help: &str) -> Result<PathBuf> {
     }
 }
 
-/// Reads a T5 of any precision as f32. Code files in the folder are never run: a custom class
-/// around standard T5 weights is read as the T5 it is.
-pub fn load_model(dir: &Path, device: &Device) -> Result<ModelFolder> {
+/// `config.json`, read.
+pub(crate) struct ConfigFile {
+    pub(crate) config: Config,
+    /// transformers 5 calls every T5 tied, and tells an untied one by this key and its own lm_head.
+    pub(crate) unscaled: bool,
+    /// The weights are int8 as [`crate::save_int8`] writes them.
+    pub(crate) int8: bool,
+}
+
+/// What a folder with int8 weights names as its method of quantization; transformers refuses it by
+/// that name.
+pub(crate) const INT8_METHOD: &str = "chatlm-int8";
+
+pub(crate) fn read_config(dir: &Path) -> Result<ConfigFile> {
     let help = "give a model folder as transformers or chatlm writes it";
     let path = require(dir, "config.json", help)?;
     let value = read_json(&path)?;
@@ -91,19 +102,63 @@ pub fn load_model(dir: &Path, device: &Device) -> Result<ModelFolder> {
         }
     }
     let unscaled = value["scale_decoder_outputs"] == json!(false);
-    let mut config: Config = serde_json::from_value(value)
+    let method = value["quantization_config"]["quant_method"].as_str();
+    let int8 = method == Some(INT8_METHOD);
+    if let Some(other) = method.filter(|_| !int8) {
+        return Err(invalid(
+            &path,
+            format!("the weights are quantized by {other}, which is not read here"),
+            "give the folder with float weights; chatlm export --int8 makes a small one of it",
+        )
+        .with("field", "quantization_config"));
+    }
+    let config: Config = serde_json::from_value(value)
         .map_err(|e| invalid(&path, e, "compare it with Hugging Face's T5Config"))?;
     config
         .validate()
         .map_err(|e| e.with("file", path.display().to_string()))?;
+    Ok(ConfigFile {
+        config,
+        unscaled,
+        int8,
+    })
+}
+
+/// `generation_config.json`, or an empty object.
+pub(crate) fn read_generation(dir: &Path) -> Result<Value> {
+    let path = dir.join("generation_config.json");
+    if path.exists() {
+        read_json(&path)
+    } else {
+        Ok(json!({}))
+    }
+}
+
+/// Files converted from the first T5 carry a bias that no layer uses; transformers ignores it too.
+pub(crate) const UNUSED: &str =
+    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
+
+/// Reads a T5 of any precision as f32. Code files in the folder are never run: a custom class
+/// around standard T5 weights is read as the T5 it is.
+pub fn load_model(dir: &Path, device: &Device) -> Result<ModelFolder> {
+    let ConfigFile {
+        mut config,
+        unscaled,
+        int8,
+    } = read_config(dir)?;
+    if int8 {
+        return Err(invalid(
+            dir,
+            "the weights are int8, which is made for answering alone",
+            "give the folder that it was exported from",
+        ));
+    }
 
     let mut tensors = BTreeMap::new();
     for file in weight_files(dir)? {
         tensors.append(&mut read_safetensors(&file, Code::ModelInvalid, device)?);
     }
-    // Files converted from the first T5 carry a bias that no layer uses; transformers ignores it too.
-    tensors.remove("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight");
-    // transformers 5 calls every T5 tied, and tells an untied one by this key and its own lm_head.
+    tensors.remove(UNUSED);
     if unscaled && config.tie_word_embeddings {
         config.tie_word_embeddings = false;
         if let Some(shared) = tensors.get("shared.weight").cloned() {
@@ -117,16 +172,10 @@ pub fn load_model(dir: &Path, device: &Device) -> Result<ModelFolder> {
         parameters.iter().map(|(name, var)| (name, var.as_tensor())),
     )?;
 
-    let path = dir.join("generation_config.json");
-    let generation = if path.exists() {
-        read_json(&path)?
-    } else {
-        json!({})
-    };
     Ok(ModelFolder {
         config,
         parameters,
-        generation,
+        generation: read_generation(dir)?,
     })
 }
 
@@ -154,7 +203,7 @@ pub(crate) fn require_finite<'a>(
 }
 
 /// The safetensors file, or the shards that the index names.
-fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let single = dir.join(WEIGHTS);
     if single.exists() {
         return Ok(vec![single]);

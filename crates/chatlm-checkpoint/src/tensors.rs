@@ -24,6 +24,10 @@ pub enum Piece<'a> {
         shape: Vec<usize>,
         values: &'a [f32],
     },
+    Bytes {
+        shape: Vec<usize>,
+        values: &'a [u8],
+    },
 }
 
 impl Piece<'_> {
@@ -31,13 +35,14 @@ impl Piece<'_> {
         match self {
             Self::Tensor(tensor) => tensor.dtype(),
             Self::Values { .. } => DType::F32,
+            Self::Bytes { .. } => DType::U8,
         }
     }
 
     fn shape(&self) -> &[usize] {
         match self {
             Self::Tensor(tensor) => tensor.dims(),
-            Self::Values { shape, .. } => shape,
+            Self::Values { shape, .. } | Self::Bytes { shape, .. } => shape,
         }
     }
 
@@ -52,6 +57,7 @@ impl Piece<'_> {
             Self::Values { values, .. } => {
                 return Ok(pieces(writer, values, |value| value.to_le_bytes()));
             }
+            Self::Bytes { values, .. } => return Ok(writer.write_all(values)),
             Self::Tensor(tensor) => tensor
                 .to_device(&Device::Cpu)
                 .and_then(|tensor| tensor.contiguous())
@@ -178,6 +184,55 @@ pub fn write_safetensors<P: AsPiece>(path: &Path, tensors: &BTreeMap<String, P>)
     file.sync_all().map_err(failed)
 }
 
+/// A safetensors file's header: what is where.
+pub(crate) struct Header {
+    pub(crate) metadata: Metadata,
+    /// Where the data begin in the file.
+    pub(crate) data: usize,
+}
+
+impl Header {
+    /// Reads it and leaves the file at the first byte of data; `code` says what a broken file means to
+    /// the caller.
+    pub(crate) fn read(file: &mut File, path: &Path, code: Code) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::io(&error, "read", path);
+        let broken = |what: &dyn std::fmt::Display| broken(path, code, what);
+        let length = file.metadata().map_err(failed)?.len();
+        let mut size = [0; 8];
+        file.read_exact(&mut size)
+            .map_err(|_| broken(&"it is shorter than 8 bytes"))?;
+        let size = u64::from_le_bytes(size);
+        if size > LONGEST_HEADER || size + 8 > length {
+            return Err(broken(&format!(
+                "a header of {size} bytes in a file of {length}"
+            )));
+        }
+        let mut text = vec![0; size as usize];
+        file.read_exact(&mut text).map_err(failed)?;
+        let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| broken(&e))?;
+        let data = metadata.data_len() as u64;
+        if 8 + size + data != length {
+            return Err(broken(&format!(
+                "it should have {} bytes and has {length}",
+                8 + size + data
+            )));
+        }
+        Ok(Self {
+            metadata,
+            data: 8 + size as usize,
+        })
+    }
+}
+
+pub(crate) fn broken(path: &Path, code: Code, what: &dyn std::fmt::Display) -> Error {
+    Error::new(
+        code,
+        format!("{} is not a whole safetensors file: {what}", path.display()),
+        "fetch or write the file again; it may have been cut off on the way",
+    )
+    .with("file", path.display().to_string())
+}
+
 /// Reads every tensor of a safetensors file; `code` says what a broken one means to the caller.
 pub fn read_safetensors(
     path: &Path,
@@ -185,37 +240,10 @@ pub fn read_safetensors(
     device: &Device,
 ) -> Result<BTreeMap<String, Tensor>> {
     let failed = |error: std::io::Error| Error::io(&error, "read", path);
-    let broken = |what: &dyn std::fmt::Display| {
-        Error::new(
-            code,
-            format!("{} is not a whole safetensors file: {what}", path.display()),
-            "fetch or write the file again; it may have been cut off on the way",
-        )
-        .with("file", path.display().to_string())
-    };
-    let file = File::open(path).map_err(failed)?;
-    let length = file.metadata().map_err(failed)?.len();
+    let broken = |what: &dyn std::fmt::Display| broken(path, code, what);
+    let mut file = File::open(path).map_err(failed)?;
+    let metadata = Header::read(&mut file, path, code)?.metadata;
     let mut reader = BufReader::with_capacity(1 << 20, file);
-    let mut size = [0; 8];
-    reader
-        .read_exact(&mut size)
-        .map_err(|_| broken(&"it is shorter than 8 bytes"))?;
-    let size = u64::from_le_bytes(size);
-    if size > LONGEST_HEADER || size + 8 > length {
-        return Err(broken(&format!(
-            "a header of {size} bytes in a file of {length}"
-        )));
-    }
-    let mut text = vec![0; size as usize];
-    reader.read_exact(&mut text).map_err(failed)?;
-    let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| broken(&e))?;
-    let data = metadata.data_len() as u64;
-    if 8 + size + data != length {
-        return Err(broken(&format!(
-            "it should have {} bytes and has {length}",
-            8 + size + data
-        )));
-    }
     let mut tensors = BTreeMap::new();
     for name in metadata.offset_keys() {
         let Some(info) = metadata.info(&name) else {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use chatlm_job::{Error, Result};
-use chatlm_t5::{Cache, Config, Model, Pass, Precision, Sequences, Tape};
+use chatlm_t5::{Cache, Config, Model, Pass, Precision, Sequences, Session, Tape};
 
 /// Rows that have each read a prompt and are writing an answer, one token a step.
 pub trait Decoder {
@@ -145,5 +145,37 @@ impl Decoder for Plain<'_> {
                 .map_err(Error::internal),
             None => Ok(Vec::new()),
         }
+    }
+}
+
+/// The fast engine of the processor.
+impl Decoder for Session {
+    fn config(&self) -> &Config {
+        self.config()
+    }
+
+    fn rows(&self) -> usize {
+        self.rows()
+    }
+
+    fn add(&mut self, prompts: &[&[u32]]) -> Result<()> {
+        self.add(prompts)
+    }
+
+    fn select(&mut self, rows: &[usize]) -> Result<()> {
+        self.select(rows)
+    }
+
+    fn step(&mut self, tokens: &[u32], logits: &mut Vec<f32>) -> Result<()> {
+        self.step(tokens, logits)
+    }
+
+    fn step_best(&mut self, tokens: &[u32], best: &mut Vec<Option<u32>>) -> Result<()> {
+        *best = self.step_best(tokens)?;
+        Ok(())
+    }
+
+    fn hidden(&self) -> Result<Vec<f32>> {
+        Ok(self.hidden().to_vec())
     }
 }

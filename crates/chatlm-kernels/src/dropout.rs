@@ -298,7 +298,7 @@ pub fn relu(tape: &Tape, x: &Value, rows: &Arc<Rows>, drop: Drop<'_>) -> Result<
 
 /// GELU's tanh form, as T5 v1.1's `gelu_new` (Hendrycks and Gimpel 2016), and its derivative.
 #[inline(always)]
-fn gelu(x: f32) -> (f32, f32) {
+pub(crate) fn gelu(x: f32) -> (f32, f32) {
     const ROOT: f32 = 0.797_884_6; // √(2/π)
     const CUBE: f32 = 0.044_715;
     let t = tanh(ROOT * (x + CUBE * x * x * x));

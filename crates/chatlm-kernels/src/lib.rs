@@ -23,6 +23,8 @@ pub mod plain;
 mod projected;
 mod rows;
 mod softmax;
+mod step;
+mod stored;
 mod tape;
 
 pub use attention::{RelativeBias, attention};
@@ -36,4 +38,8 @@ pub use norm::rms_norm;
 pub use projected::Projection;
 pub use rows::write;
 pub use softmax::attention_probabilities;
+pub use step::{
+    Seen, Slots, add_rows, attend, gated_gelu_rows, relu_rows, rms_norm_rows, stored_linear,
+};
+pub use stored::{Job, Mapping, Stored, StoredBuilder, StoredKind, largest, products};
 pub use tape::{Tape, Value, Weight};

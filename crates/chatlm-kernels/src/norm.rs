@@ -14,6 +14,15 @@ fn scale(row: &[f32], eps: f64) -> f32 {
     1.0 / (dot(row, row) / row.len() as f32 + eps as f32).sqrt()
 }
 
+/// One row.
+#[inline(always)]
+pub(crate) fn normalize(x: &[f32], weight: &[f32], eps: f64, out: &mut [f32]) {
+    let scale = scale(x, eps);
+    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * scale * w;
+    }
+}
+
 /// Normalizes the last dimension of `x (…, d)` and scales it by `weight (d)`.
 pub fn rms_norm(tape: &Tape, x: &Value, weight: &Weight, eps: f64) -> Result<Value> {
     if weight.tensor().dims() != [width(x.tensor())] {
@@ -36,11 +45,7 @@ pub fn rms_norm(tape: &Tape, x: &Value, weight: &Weight, eps: f64) -> Result<Val
             x.tensor(),
             #[inline(always)]
             |row, out| {
-                let x = &values[row * width..(row + 1) * width];
-                let scale = scale(x, eps);
-                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                    *out = x * scale * w;
-                }
+                normalize(&values[row * width..(row + 1) * width], weight, eps, out);
             },
         )?
     };

@@ -8,6 +8,7 @@ mod attention;
 mod bias;
 mod cache;
 mod config;
+mod inference;
 mod lora;
 mod model;
 mod parameters;
@@ -16,9 +17,11 @@ mod stack;
 
 pub use cache::Cache;
 pub use chatlm_kernels::{
-    DropoutKeys, Gradients, Precision, Projection, Rows, Tape, Value, cpu, write,
+    DropoutKeys, Gradients, Mapping, Precision, Projection, Rows, Stored, StoredBuilder,
+    StoredKind, Tape, Value, cpu, write,
 };
 pub use config::Config;
+pub use inference::{Session, WeightSource, Weights, merged, weight_shapes};
 pub use lora::{LoraBias, LoraConfig};
 pub use model::{Model, Pass};
 pub use parameters::Parameters;
