@@ -8,7 +8,8 @@
 use super::{StoredKind, TILE, WIDE};
 use crate::cpu::Cpu;
 
-/// Sums of a tile as bits of f32 or i32, row of the weight by row.
+/// Sums of a tile as bits of f32 or i32: all rows of the weight for a row of the input, then for the
+/// next.
 pub(super) type Sums = [u32; TILE * WIDE];
 
 /// Dot products of `k` values: rows of the weight `w_row` bytes apart, of the input `x_row` bytes.
@@ -104,7 +105,7 @@ mod plain {
                         }
                         let tail: f32 =
                             w_rest.iter().zip(x_rest).map(|(&w, x)| $widen(w) * x).sum();
-                        sums[i * M + j] = (lanes.iter().sum::<f32>() + tail).to_bits();
+                        sums[j * N + i] = (lanes.iter().sum::<f32>() + tail).to_bits();
                     }
                 }
             }
@@ -144,7 +145,7 @@ mod plain {
                     )
                 };
                 let products = w.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x));
-                sums[i * M + j] = products.sum::<i32>() as u32;
+                sums[j * N + i] = products.sum::<i32>() as u32;
             }
         }
     }
@@ -155,12 +156,13 @@ mod x86 {
     /// A module with the three tiles of one kind on one path.
     ///
     /// `load_w` and `load_x` make a vector of the values at an address, `step` adds their products,
-    /// `reduce` makes one number of a sum's lanes, and `tail` is the product of two single values.
+    /// `reduce` makes one number of a sum's lanes, `sixteen` of sixteen sums at once, by the same tree of
+    /// additions; `tail` is the product of two single values.
     macro_rules! tiles {
         (
             $name:ident, $features:literal, $lanes:literal, $w:ty, $x:ty,
             zero: $zero:expr, load_w: $load_w:expr, load_x: $load_x:expr, step: $step:expr,
-            reduce: $reduce:expr, tail: $tail:expr, bits: $bits:expr
+            reduce: $reduce:expr, sixteen: $sixteen:expr, tail: $tail:expr, bits: $bits:expr
         ) => {
             pub(super) mod $name {
                 #[allow(
@@ -215,6 +217,16 @@ mod x86 {
                         }
                         at += $lanes;
                     }
+                    if N * M == 16 && whole == k {
+                        let mut all = [$zero; 16];
+                        for (i, lanes) in lanes.iter().enumerate() {
+                            for (j, lanes) in lanes.iter().enumerate() {
+                                all[i * M + j] = *lanes;
+                            }
+                        }
+                        $sixteen(&all, sums);
+                        return;
+                    }
                     for i in 0..N {
                         for j in 0..M {
                             let mut sum = $reduce(lanes[i][j]);
@@ -226,7 +238,7 @@ mod x86 {
                                     sum += $tail(w, x);
                                 }
                             }
-                            sums[i * M + j] = $bits(sum);
+                            sums[j * N + i] = $bits(sum);
                         }
                     }
                 }
@@ -256,6 +268,85 @@ mod x86 {
         };
     }
 
+    #[allow(
+        clippy::wildcard_imports,
+        reason = "names that say where they are from"
+    )]
+    use std::arch::x86_64::*;
+
+    /// The sums of sixteen vectors' lanes: halves are added to halves, as `_mm512_reduce_add_ps` does
+    /// with one. Vector `4 i + j` becomes number `4 j + i`.
+    macro_rules! sixteen {
+        ($name:ident, $vector:ty, $add:ident, $halves:ident, $pairs:expr, $store:expr) => {
+            #[inline]
+            #[target_feature(enable = "avx512f")]
+            fn $name(all: &[$vector; 16], sums: &mut [u32]) {
+                let mut eight = [all[0]; 8];
+                for (i, to) in eight.iter_mut().enumerate() {
+                    let (a, b) = (all[2 * i], all[2 * i + 1]);
+                    *to = $add($halves::<0x44>(a, b), $halves::<0xee>(a, b));
+                }
+                let mut four = [all[0]; 4];
+                for (i, to) in four.iter_mut().enumerate() {
+                    let (a, b) = (eight[2 * i], eight[2 * i + 1]);
+                    *to = $add($halves::<0x88>(a, b), $halves::<0xdd>(a, b));
+                }
+                let one = $pairs(four);
+                let room: &mut [u32; 16] = match sums.first_chunk_mut() {
+                    Some(room) => room,
+                    None => return,
+                };
+                // SAFETY: there is room for sixteen numbers.
+                unsafe { $store(room.as_mut_ptr(), one) }
+            }
+        };
+    }
+
+    sixteen!(
+        sixteen_f32,
+        __m512,
+        _mm512_add_ps,
+        _mm512_shuffle_f32x4,
+        |v: [__m512; 4]| {
+            let two = |a, b| {
+                _mm512_add_ps(
+                    _mm512_shuffle_ps::<0x44>(a, b),
+                    _mm512_shuffle_ps::<0xee>(a, b),
+                )
+            };
+            let (a, b) = (two(v[0], v[1]), two(v[2], v[3]));
+            _mm512_add_ps(
+                _mm512_shuffle_ps::<0x88>(a, b),
+                _mm512_shuffle_ps::<0xdd>(a, b),
+            )
+        },
+        |to: *mut u32, one| _mm512_storeu_ps(to.cast(), one)
+    );
+
+    sixteen!(
+        sixteen_i32,
+        __m512i,
+        _mm512_add_epi32,
+        _mm512_shuffle_i32x4,
+        |v: [__m512i; 4]| {
+            let float = |v| _mm512_castsi512_ps(v);
+            let whole = |v| _mm512_castps_si512(v);
+            let two = |a, b| {
+                let (a, b) = (float(a), float(b));
+                _mm512_add_epi32(
+                    whole(_mm512_shuffle_ps::<0x44>(a, b)),
+                    whole(_mm512_shuffle_ps::<0xee>(a, b)),
+                )
+            };
+            let (a, b) = (float(two(v[0], v[1])), float(two(v[2], v[3])));
+            _mm512_add_epi32(
+                whole(_mm512_shuffle_ps::<0x88>(a, b)),
+                whole(_mm512_shuffle_ps::<0xdd>(a, b)),
+            )
+        },
+        |to: *mut u32, one| _mm512_storeu_si512(to.cast(), one)
+    );
+
     fn widened(bits: u16) -> f32 {
         f32::from_bits(u32::from(bits) << 16)
     }
@@ -267,6 +358,7 @@ mod x86 {
         load_x: |at| _mm512_loadu_ps(at),
         step: |sum, w, x| _mm512_fmadd_ps(w, x, sum),
         reduce: |lanes| _mm512_reduce_add_ps(lanes),
+        sixteen: |all: &[__m512; 16], sums: &mut [u32]| super::sixteen_f32(all, sums),
         tail: |w, x| w * x,
         bits: f32::to_bits
     );
@@ -278,6 +370,7 @@ mod x86 {
         load_x: |at| _mm512_loadu_ps(at),
         step: |sum, w, x| _mm512_fmadd_ps(w, x, sum),
         reduce: |lanes| _mm512_reduce_add_ps(lanes),
+        sixteen: |all: &[__m512; 16], sums: &mut [u32]| super::sixteen_f32(all, sums),
         tail: |w, x| half::f16::from_bits(w).to_f32() * x,
         bits: f32::to_bits
     );
@@ -292,6 +385,7 @@ mod x86 {
         load_x: |at| _mm512_loadu_ps(at),
         step: |sum, w, x| _mm512_fmadd_ps(w, x, sum),
         reduce: |lanes| _mm512_reduce_add_ps(lanes),
+        sixteen: |all: &[__m512; 16], sums: &mut [u32]| super::sixteen_f32(all, sums),
         tail: |w, x| super::widened(w) * x,
         bits: f32::to_bits
     );
@@ -307,6 +401,7 @@ mod x86 {
         },
         step: |sum, w, x| _mm512_dpbf16_ps(sum, w, x),
         reduce: |lanes| _mm512_reduce_add_ps(lanes),
+        sixteen: |all: &[__m512; 16], sums: &mut [u32]| super::sixteen_f32(all, sums),
         tail: |w, x| super::widened(w) * super::widened(x),
         bits: f32::to_bits
     );
@@ -318,6 +413,7 @@ mod x86 {
         load_x: |at: *const i8| _mm512_loadu_si512(at.cast()),
         step: |sum, w, x| _mm512_dpbusd_epi32(sum, w, x),
         reduce: |lanes| _mm512_reduce_add_epi32(lanes),
+        sixteen: |all: &[__m512i; 16], sums: &mut [u32]| super::sixteen_i32(all, sums),
         tail: |w, x| i32::from(w) * i32::from(x),
         bits: |sum: i32| sum as u32
     );
@@ -329,6 +425,11 @@ mod x86 {
         load_x: |at| _mm256_loadu_ps(at),
         step: |sum, w, x| _mm256_fmadd_ps(w, x, sum),
         reduce: |lanes| sum_f32(lanes),
+        sixteen: |all: &[__m256; 16], sums: &mut [u32]| {
+            for (place, &lanes) in all.iter().enumerate() {
+                sums[place % 4 * 4 + place / 4] = sum_f32(lanes).to_bits();
+            }
+        },
         tail: |w, x| w * x,
         bits: f32::to_bits
     );
@@ -340,6 +441,11 @@ mod x86 {
         load_x: |at| _mm256_loadu_ps(at),
         step: |sum, w, x| _mm256_fmadd_ps(w, x, sum),
         reduce: |lanes| sum_f32(lanes),
+        sixteen: |all: &[__m256; 16], sums: &mut [u32]| {
+            for (place, &lanes) in all.iter().enumerate() {
+                sums[place % 4 * 4 + place / 4] = sum_f32(lanes).to_bits();
+            }
+        },
         tail: |w, x| half::f16::from_bits(w).to_f32() * x,
         bits: f32::to_bits
     );
@@ -354,6 +460,11 @@ mod x86 {
         load_x: |at| _mm256_loadu_ps(at),
         step: |sum, w, x| _mm256_fmadd_ps(w, x, sum),
         reduce: |lanes| sum_f32(lanes),
+        sixteen: |all: &[__m256; 16], sums: &mut [u32]| {
+            for (place, &lanes) in all.iter().enumerate() {
+                sums[place % 4 * 4 + place / 4] = sum_f32(lanes).to_bits();
+            }
+        },
         tail: |w, x| super::widened(w) * x,
         bits: f32::to_bits
     );
@@ -366,6 +477,11 @@ mod x86 {
         load_x: |at: *const i8| _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast())),
         step: |sum, w, x| _mm256_add_epi32(sum, _mm256_madd_epi16(w, x)),
         reduce: |lanes| sum_i32(lanes),
+        sixteen: |all: &[__m256i; 16], sums: &mut [u32]| {
+            for (place, &lanes) in all.iter().enumerate() {
+                sums[place % 4 * 4 + place / 4] = sum_i32(lanes) as u32;
+            }
+        },
         tail: |w, x| i32::from(w) * i32::from(x),
         bits: |sum: i32| sum as u32
     );

@@ -22,6 +22,7 @@ use rayon::prelude::*;
 
 use crate::cpu::cpu;
 use crate::gemm::Out;
+use crate::math::vector;
 use kernel::{Sums, Tiles};
 pub use memory::Mapping;
 use memory::Place;
@@ -407,83 +408,92 @@ impl Product<'_> {
     fn run(&self, task: usize, mut sink: impl FnMut(usize, usize, &[f32])) {
         let first = task * TASK;
         let count = TASK.min(self.out - first);
-        let mut block = [[0.0f32; TASK]; BLOCK];
+        let mut sums = [[0u32; TASK]; BLOCK];
         // Fewer of wide rows, so that they stay in the second cache.
         let height = (CACHE / (self.inner * 4).max(1)).clamp(WIDE, BLOCK) / WIDE * WIDE;
         for from in (0..self.rows).step_by(height) {
-            let rows = height.min(self.rows - from);
+            let sums = &mut sums[..height.min(self.rows - from)];
             for tile in (0..count).step_by(TILE) {
-                let width = TILE.min(count - tile);
-                self.tile(first + tile, width, from, rows, |row, column, value| {
-                    block[row][tile + column] = value;
-                });
+                self.tile(first, tile..count.min(tile + TILE), from, sums);
             }
-            for (row, values) in block.iter().enumerate().take(rows) {
-                sink(from + row, first, &values[..count]);
+            for (row, sums) in (from..).zip(sums) {
+                let mut values = [0.0f32; TASK];
+                vector(
+                    #[inline(always)]
+                    || self.values(first, row, sums, &mut values[..count]),
+                );
+                sink(row, first, &values[..count]);
             }
         }
     }
 
-    /// `width` rows of the weight by `rows` rows of the input.
+    /// Some rows of the weight by the rows of the input from `from` on, a line of sums each.
     #[expect(unsafe_code, reason = "register kernels take addresses of rows")]
     fn tile(
         &self,
         first: usize,
-        width: usize,
+        columns: std::ops::Range<usize>,
         from: usize,
-        rows: usize,
-        mut put: impl FnMut(usize, usize, f32),
+        lines: &mut [[u32; TASK]],
     ) {
         let (x, x_row) = self.operand.bytes(self.inner);
+        let (w_row, k) = (self.view.row, self.inner);
+        let whole = columns.len() == TILE;
         let mut sums: Sums = [0; TILE * WIDE];
         let mut row = 0;
-        while row < rows {
-            let whole = width == TILE;
-            let many = if whole && rows - row >= WIDE { WIDE } else { 1 };
-            // SAFETY: the weight has rows `first..first + width` and the input `from + row..from +
-            // row + many`, both of `inner` values; the sums have room for the largest tile.
-            unsafe {
-                let w = self.view.at.add(first * self.view.row);
+        while row < lines.len() {
+            // SAFETY: the weight has rows `first + columns`, the input the rows from `from + row` on
+            // that there are lines for, all of k values; the sums have room for the largest tile.
+            let many = unsafe {
+                let w = self.view.at.add((first + columns.start) * w_row);
                 let x = x.add((from + row) * x_row);
-                if many == WIDE {
+                if whole && lines.len() - row >= WIDE {
                     for half in 0..2 {
-                        let w = w.add(half * WIDE * self.view.row);
-                        let sums = &mut sums[half * WIDE * WIDE..];
-                        (self.tiles.wide)(w, self.view.row, x, x_row, self.inner, sums);
+                        let w = w.add(half * WIDE * w_row);
+                        (self.tiles.wide)(w, w_row, x, x_row, k, &mut sums);
+                        for (line, sums) in
+                            lines[row..].iter_mut().zip(sums.chunks(WIDE)).take(WIDE)
+                        {
+                            line[columns.start + half * WIDE..][..WIDE].copy_from_slice(sums);
+                        }
                     }
-                } else if whole {
-                    (self.tiles.narrow)(w, self.view.row, x, x_row, self.inner, &mut sums);
+                    WIDE
                 } else {
-                    for column in 0..width {
-                        let w = w.add(column * self.view.row);
-                        let sums = &mut sums[column..];
-                        (self.tiles.single)(w, self.view.row, x, x_row, self.inner, sums);
+                    if whole {
+                        (self.tiles.narrow)(w, w_row, x, x_row, k, &mut sums);
+                    } else {
+                        for column in 0..columns.len() {
+                            let w = w.add(column * w_row);
+                            (self.tiles.single)(w, w_row, x, x_row, k, &mut sums[column..]);
+                        }
                     }
+                    lines[row][columns.clone()].copy_from_slice(&sums[..columns.len()]);
+                    1
                 }
-            }
-            for column in 0..width {
-                for i in 0..many {
-                    let sum = sums[column * many + i];
-                    put(
-                        row + i,
-                        column,
-                        self.value(first + column, from + row + i, sum),
-                    );
-                }
-            }
+            };
             row += many;
         }
     }
 
-    /// What a sum stands for.
-    fn value(&self, column: usize, row: usize, sum: u32) -> f32 {
-        match self.operand {
-            Operand::Int8 { scales, sums, .. } => {
+    /// What sums stand for.
+    #[inline(always)]
+    fn values(&self, first: usize, row: usize, sums: &[u32; TASK], values: &mut [f32]) {
+        if let Operand::Int8 {
+            scales,
+            sums: of_row,
+            ..
+        } = self.operand
+        {
+            let (scale, sum) = (self.scale * scales[row], 128 * of_row[row]);
+            let columns = &self.view.scales[first..first + values.len()];
+            for ((value, bits), column) in values.iter_mut().zip(sums).zip(columns) {
                 // The weight's bytes are 128 too large.
-                let sum = sum as i32 - 128 * sums[row];
-                self.scale * self.view.scales[column] * (scales[row] * sum as f32)
+                *value = scale * column * (*bits as i32 - sum) as f32;
             }
-            _ => self.scale * f32::from_bits(sum),
+        } else {
+            for (value, bits) in values.iter_mut().zip(sums) {
+                *value = self.scale * f32::from_bits(*bits);
+            }
         }
     }
 }

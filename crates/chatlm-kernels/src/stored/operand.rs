@@ -1,5 +1,7 @@
 //! The rows that a weight is multiplied by, in the form that its kernel reads.
 
+use rayon::prelude::*;
+
 use super::StoredKind;
 use crate::cpu::Cpu;
 use crate::math::vector;
@@ -24,6 +26,9 @@ impl Form {
         }
     }
 }
+
+/// Values worth another thread.
+const WORTH: usize = 1 << 15;
 
 pub(super) enum Operand<'a> {
     F32(&'a [f32]),
@@ -83,36 +88,59 @@ impl<'a> Input<'a> {
     fn make(&self, form: Form) -> Operand<'a> {
         match form {
             Form::F32 => Operand::F32(self.x),
-            Form::Rounded => Operand::Rounded(vector(
-                #[inline(always)]
-                || {
-                    let rounded = |&v: &f32| f32::from_bits(u32::from(bf16(v)) << 16);
-                    self.x.iter().map(rounded).collect()
-                },
-            )),
-            Form::Bf16 => Operand::Bf16(vector(
-                #[inline(always)]
-                || self.x.iter().map(|&v| bf16(v)).collect(),
-            )),
-            Form::Int8 => self.int8(),
+            Form::Rounded => {
+                let mut values = vec![0.0; self.x.len()];
+                self.convert(&mut values, |x, to| {
+                    for (to, &x) in to.iter_mut().zip(x) {
+                        *to = f32::from_bits(u32::from(bf16(x)) << 16);
+                    }
+                });
+                Operand::Rounded(values)
+            }
+            Form::Bf16 => {
+                let mut values = vec![0; self.x.len()];
+                self.convert(&mut values, |x, to| {
+                    for (to, &x) in to.iter_mut().zip(x) {
+                        *to = bf16(x);
+                    }
+                });
+                Operand::Bf16(values)
+            }
+            Form::Int8 => {
+                let mut values = vec![0i8; self.x.len()];
+                let rows = self.convert(&mut values, round_row);
+                let (scales, sums) = rows.into_iter().unzip();
+                Operand::Int8 {
+                    values,
+                    scales,
+                    sums,
+                }
+            }
         }
     }
 
-    /// Each row divided by its largest value over 127 and rounded.
-    fn int8(&self) -> Operand<'a> {
-        let mut values = vec![0i8; self.x.len()];
-        let (mut scales, mut sums) = (vec![0.0; self.rows], vec![0; self.rows]);
-        let rows = self.x.chunks(self.inner.max(1));
-        for (row, (x, to)) in rows.zip(values.chunks_mut(self.inner.max(1))).enumerate() {
-            (scales[row], sums[row]) = vector(
+    /// Each row by itself, in vector code, by all threads where there are many.
+    fn convert<T: Send, R: Send>(
+        &self,
+        to: &mut [T],
+        row: impl Fn(&[f32], &mut [T]) -> R + Sync,
+    ) -> Vec<R> {
+        let width = self.inner.max(1);
+        let work = |(x, to): (&[f32], &mut [T])| {
+            vector(
                 #[inline(always)]
-                || round_row(x, to),
-            );
-        }
-        Operand::Int8 {
-            values,
-            scales,
-            sums,
+                || row(x, to),
+            )
+        };
+        if self.x.len() < WORTH {
+            self.x
+                .chunks(width)
+                .zip(to.chunks_mut(width))
+                .map(work)
+                .collect()
+        } else {
+            let rows = self.x.par_chunks(width).zip(to.par_chunks_mut(width));
+            rows.with_min_len(8).map(work).collect()
         }
     }
 }
