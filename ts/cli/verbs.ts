@@ -14,6 +14,7 @@ export const verbs = {
   dpo: () => import("./dpo.ts").then(({ command }) => command),
   reject: () => import("./reject.ts").then(({ command }) => command),
   lora: () => import("./lora.ts").then(({ command }) => command),
+  export: () => import("./export.ts").then(({ command }) => command),
   "verify-resume": () => import("./verify-resume.ts").then(({ command }) => command),
   generate: () => import("./generate.ts").then(({ command }) => command),
   chat: () => import("./chat.ts").then(({ command }) => command),

@@ -18,6 +18,8 @@ import type {
   GeneratorInfo,
   GeneratorOptions,
   InspectOptions,
+  ExportModelOptions,
+  ExportModelReport,
   MergeLoraOptions,
   MergeLoraReport,
   PerplexityOptions,
@@ -52,6 +54,8 @@ export type {
   GeneratorInfo,
   GeneratorOptions,
   InspectOptions,
+  ExportModelOptions,
+  ExportModelReport,
   MergeLoraOptions,
   MergeLoraReport,
   PerplexityOptions,
@@ -199,6 +203,7 @@ export interface Border {
   Generator: { load: LongCall<GeneratorOptions, Generator> }
   reject: LongCall<RejectOptions, RejectReport>
   mergeLora: LongCall<MergeLoraOptions, MergeLoraReport>
+  exportModel: LongCall<ExportModelOptions, ExportModelReport>
   evaluateBleu: LongCall<BleuOptions, BleuReport>
   evaluatePerplexity: LongCall<PerplexityOptions, PerplexityReport>
   benchTrainStep: LongCall<BenchTrainStepOptions, BenchTrainStepReport>

@@ -73,6 +73,7 @@ export interface NativeService {
   readonly generator: (options: B.GeneratorOptions) => Effect.Effect<Generator, ChatlmError, Scope.Scope>
   readonly reject: Call<B.RejectOptions, B.RejectReport>
   readonly mergeLora: Call<B.MergeLoraOptions, B.MergeLoraReport>
+  readonly exportModel: Call<B.ExportModelOptions, B.ExportModelReport>
   readonly evaluateBleu: Call<B.BleuOptions, B.BleuReport>
   readonly evaluatePerplexity: Call<B.PerplexityOptions, B.PerplexityReport>
   /** Runs to its end: an interruption waits for it. */
@@ -191,6 +192,7 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
       ),
     reject: call("reject"),
     mergeLora: call("mergeLora"),
+    exportModel: call("exportModel"),
     evaluateBleu: call("evaluateBleu"),
     evaluatePerplexity: call("evaluatePerplexity"),
     benchTrainStep: call("benchTrainStep"),

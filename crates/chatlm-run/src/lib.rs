@@ -6,6 +6,7 @@ mod batches;
 mod bench;
 mod evaluate;
 mod event;
+mod export;
 mod generator;
 mod journal;
 mod machine;
@@ -24,6 +25,7 @@ pub use evaluate::{
     evaluate_perplexity,
 };
 pub use event::{Evaluated, Event, FinishReason as RunEnd, Rewards, StepEvent};
+pub use export::{ExportOptions, ExportReport, export};
 pub use generator::{Answer, FinishReason, Generator, GeneratorOptions, GivenSettings, Piece};
 pub use machine::{Doctor, doctor, peak_rss_bytes, set_threads};
 pub use merge::{MergeOptions, MergeReport, merge_lora};
