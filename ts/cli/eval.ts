@@ -12,6 +12,12 @@ import { group, verb } from "./core/verb.ts"
 
 const batch = Flags.integer("batch", "Rows at once", 1).pipe(Flag.withDefault(defaultBatch))
 
+const precision = (name: string, description: string) =>
+  Flag.Literals(name, ["f32", "f16", "bf16", "int8"]).pipe(
+    Flag.withDescription(description),
+    Flag.optional
+  )
+
 const bleu = verb(
   "bleu",
   "BLEU-4 by characters of greedy answers, or of given predictions",
@@ -66,7 +72,9 @@ const perplexity = verb(
     batch,
     maxLength: Flags.integer("max-length", "The longest text in tokens, [EOS] included", 2).pipe(
       Flag.withDefault(512)
-    )
+    ),
+    dtype: precision("dtype", "Measure the engine that answers, in this precision"),
+    compare: precision("compare", "Another one: how often both find the same token likeliest")
   },
   (flags) =>
     Effect.gen(function* () {
@@ -76,7 +84,9 @@ const perplexity = verb(
         inputs: [...flags.inputs],
         batch: flags.batch,
         maxLength: flags.maxLength,
-        ...Flags.given("adapter", flags.adapter)
+        ...Flags.given("adapter", flags.adapter),
+        ...Flags.given("dtype", flags.dtype),
+        ...Flags.given("compare", flags.compare)
       })
       yield* output.result(report, columns(Object.entries(report)))
     })

@@ -72,6 +72,10 @@ pub struct PerplexityOptions {
     pub batch: u32,
     /// The longest prompt and response in tokens, `[EOS]` included.
     pub max_length: u32,
+    /// `f32`, `f16`, `bf16` or `int8`: measures the engine that answers, in this precision.
+    pub dtype: Option<String>,
+    /// Another precision, whose likeliest tokens are compared.
+    pub compare: Option<String>,
 }
 
 #[napi(object)]
@@ -80,6 +84,8 @@ pub struct PerplexityReport {
     /// Mean cross-entropy a target token, in nats.
     pub loss: f64,
     pub tokens: i64,
+    /// The share of target tokens where both precisions' likeliest tokens are the same.
+    pub agreement: Option<f64>,
 }
 
 /// Perplexity of the responses given their prompts.
@@ -100,6 +106,8 @@ pub async fn evaluate_perplexity(
                 inputs: options.inputs,
                 batch: options.batch as usize,
                 max_length: options.max_length as usize,
+                dtype: options.dtype,
+                compare: options.compare,
             },
             &job,
         )?;
@@ -107,6 +115,7 @@ pub async fn evaluate_perplexity(
             perplexity: report.perplexity,
             loss: report.loss,
             tokens: report.tokens as i64,
+            agreement: report.agreement,
         })
     })
     .await

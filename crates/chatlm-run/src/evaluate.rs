@@ -1,15 +1,19 @@
 //! Measuring a model: perplexity of given answers, BLEU-4 of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use candle_core::Device;
+use chatlm_checkpoint::{load_adapter, load_model};
 use chatlm_dataset::{Cursor, InputOptions, Loader, Rows};
 use chatlm_generate::Settings;
 use chatlm_job::{Cancel, Code, Error, Job, Result};
 use chatlm_t5::Model;
+use chatlm_tokenizer::Tokenizer;
 use chatlm_train::{SequenceBatch, bleu4, sequence_loss};
 use serde::Serialize;
 
-use crate::generator::{Generator, GeneratorOptions, GivenSettings};
+use crate::forced::Forced;
+use crate::generator::{Generator, GeneratorOptions, GivenSettings, check_vocabulary};
 use crate::setup::open_evaluation_rows;
 
 #[derive(Debug, Clone)]
@@ -19,6 +23,10 @@ pub struct PerplexityOptions {
     pub inputs: Vec<String>,
     pub batch: usize,
     pub max_length: usize,
+    /// The precision of the engine that answers, instead of the training model in f32.
+    pub dtype: Option<String>,
+    /// Another precision, whose likeliest tokens are compared.
+    pub compare: Option<String>,
 }
 
 /// `perplexity = exp(loss)`, `loss` the mean over all target tokens in nats.
@@ -27,6 +35,9 @@ pub struct PerplexityReport {
     pub perplexity: f64,
     pub loss: f64,
     pub tokens: u64,
+    /// The share of target tokens where two precisions' likeliest tokens are the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f64>,
 }
 
 #[derive(Debug, Clone)]
@@ -81,36 +92,51 @@ pub(crate) fn mean_loss(
         perplexity: loss.exp(),
         loss,
         tokens,
+        agreement: None,
     })
 }
 
 /// Perplexity of the responses of `inputs` given their prompts.
 pub fn evaluate_perplexity(options: &PerplexityOptions, job: &Job) -> Result<PerplexityReport> {
-    let generator = Generator::load(
-        &GeneratorOptions {
-            model: options.model.clone(),
-            adapter: options.adapter.clone(),
-            dtype: "f32".to_owned(),
-            max_length: options.max_length,
-        },
-        job,
-    )?;
-    let mut rows = open_evaluation_rows(
-        &options.inputs,
-        options.batch,
-        options.max_length,
-        generator.tokenizer(),
-        &job.cancel,
-    )?;
-    mean_loss(
-        generator.model(),
-        &mut rows,
-        u64::MAX,
-        &job.cancel,
-        &mut |done, total| {
-            job.progress.report("evaluate", done, Some(total), "rows");
-        },
-    )
+    let (batch, longest) = (options.batch, options.max_length);
+    if options.dtype.is_some() || options.compare.is_some() {
+        if options.adapter.is_some() {
+            return Err(Error::new(
+                Code::Usage,
+                "an adapter's perplexity is measured in f32 alone",
+                "merge it (chatlm lora merge), then give --dtype or --compare",
+            ));
+        }
+        let (dtype, compare) = (options.dtype.as_deref(), options.compare.as_deref());
+        let forced = Forced::load(&options.model, dtype, compare)?;
+        let tokenizer = Tokenizer::load(&options.model)?;
+        let mut rows =
+            open_evaluation_rows(&options.inputs, batch, longest, &tokenizer, &job.cancel)?;
+        return forced.measure(&mut rows, job);
+    }
+    let (model, tokenizer) = load_plain(&options.model, options.adapter.as_deref())?;
+    let mut rows = open_evaluation_rows(&options.inputs, batch, longest, &tokenizer, &job.cancel)?;
+    let mut progress = |done, total| {
+        job.progress.report("evaluate", done, Some(total), "rows");
+    };
+    mean_loss(&model, &mut rows, u64::MAX, &job.cancel, &mut progress)
+}
+
+/// The training model of a folder, and its tokenizer.
+fn load_plain(dir: &Path, adapter: Option<&Path>) -> Result<(Model, Tokenizer)> {
+    let mut folder = load_model(dir, &Device::Cpu)?;
+    let tokenizer = Tokenizer::load(dir)?;
+    check_vocabulary(&folder.config, &tokenizer, dir)?;
+    let lora = match adapter {
+        Some(adapter) => Some(load_adapter(
+            adapter,
+            &folder.config,
+            &mut folder.parameters,
+        )?),
+        None => None,
+    };
+    let model = Model::new(&folder.config, &folder.parameters, lora.as_ref())?;
+    Ok((model, tokenizer))
 }
 
 /// BLEU-4 by characters: the mean over rows of greedy answers, or of predictions in a file.

@@ -7,6 +7,7 @@ mod bench;
 mod evaluate;
 mod event;
 mod export;
+mod forced;
 mod generator;
 mod journal;
 mod machine;
