@@ -2,9 +2,15 @@
 import * as Effect from "effect/Effect"
 
 import { Native } from "../native/index.ts"
-import type { BenchTrainStepOptions, BenchTrainStepReport, ChatlmError } from "../native/index.ts"
+import type {
+  BenchGenerateOptions,
+  BenchGenerateReport,
+  BenchTrainStepOptions,
+  BenchTrainStepReport,
+  ChatlmError
+} from "../native/index.ts"
 
-export type { BenchTrainStepOptions, BenchTrainStepReport }
+export type { BenchGenerateOptions, BenchGenerateReport, BenchTrainStepOptions, BenchTrainStepReport }
 
 export const benchOptimizers = ["adamw", "adafactor"] as const
 export const benchPrecisions = ["f32", "bf16"] as const
@@ -15,3 +21,11 @@ export const benchTrainStep = (
   options: BenchTrainStepOptions
 ): Effect.Effect<BenchTrainStepReport, ChatlmError, Native> =>
   Effect.flatMap(Native, (native) => native.benchTrainStep(options))
+
+export const benchSearches = ["greedy", "beam"] as const
+
+/** Answers of a fixed length to random prompts, through the engine of every answer. */
+export const benchGenerate = (
+  options: BenchGenerateOptions
+): Effect.Effect<BenchGenerateReport, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.benchGenerate(options))

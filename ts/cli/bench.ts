@@ -1,9 +1,16 @@
-/** `chatlm bench train-step`: what a training step takes on this machine. */
+/** `chatlm bench`: what a training step and an answer take on this machine. */
 import * as Flag from "effect/cli/Flag"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 
-import { benchOptimizers, benchPrecisions, benchTrainStep, feedForwards } from "../bench/bench.ts"
+import {
+  benchGenerate,
+  benchOptimizers,
+  benchPrecisions,
+  benchSearches,
+  benchTrainStep,
+  feedForwards
+} from "../bench/bench.ts"
 import { makeError } from "../native/index.ts"
 import * as Flags from "./core/flags.ts"
 import { columns, number, Output, snakeCase } from "./core/output.ts"
@@ -94,4 +101,48 @@ const trainStep = verb(
   ]
 )
 
-export const command = group("bench", "What this program takes on this machine", [trainStep])
+const generate = verb(
+  "generate",
+  "Tokens a second of answers to random prompts, and memory",
+  {
+    model: Flags.model,
+    batch: size("batch", "Prompts answered together", 1),
+    source: size("source", "Tokens a prompt", 64),
+    tokens: size("tokens", "New tokens a row, exactly", 96),
+    search: Flag.Literals("search", benchSearches).pipe(
+      Flag.withDescription("How an answer is looked for (default: greedy)"),
+      Flag.withDefault("greedy")
+    ),
+    beams: size("beams", "Beams, with --search beam", 5),
+    dtype: Flags.dtype,
+    runs: size("runs", "Runs that count; one more before them warms up", 3)
+  },
+  ({ dtype, ...flags }, common) =>
+    Effect.gen(function* () {
+      const output = yield* Output
+      const report = yield* benchGenerate({
+        ...flags,
+        seed: Option.getOrElse(common.seed, () => Flags.defaultSeed),
+        ...Flags.given("dtype", dtype),
+        ...Flags.given("threads", common.threads)
+      })
+      yield* output.result(
+        snakeCase(report),
+        columns([
+          ["tokens a second", number(report.tokensPerSecond)],
+          ["first token", seconds(report.firstTokenSeconds)],
+          ["loading", seconds(report.loadSeconds)],
+          ["peak memory", `${number(Math.round(report.peakRssBytes / 1e6))} MB`],
+          ["processor path", report.cpu]
+        ])
+      )
+    }),
+  [
+    {
+      command: "chatlm bench generate --model model_save --batch 8 --dtype int8 --json",
+      description: "Eight prompts together in int8"
+    }
+  ]
+)
+
+export const command = group("bench", "What this program takes on this machine", [trainStep, generate])

@@ -4,6 +4,8 @@
  */
 import type {
   Answer,
+  BenchGenerateOptions,
+  BenchGenerateReport,
   BenchTrainStepOptions,
   BenchTrainStepReport,
   BleuOptions,
@@ -40,6 +42,8 @@ import { makeError } from "./errors.ts"
 
 export type {
   Answer,
+  BenchGenerateOptions,
+  BenchGenerateReport,
   BenchTrainStepOptions,
   BenchTrainStepReport,
   BleuOptions,
@@ -207,6 +211,7 @@ export interface Border {
   evaluateBleu: LongCall<BleuOptions, BleuReport>
   evaluatePerplexity: LongCall<PerplexityOptions, PerplexityReport>
   benchTrainStep: LongCall<BenchTrainStepOptions, BenchTrainStepReport>
+  benchGenerate: LongCall<BenchGenerateOptions, BenchGenerateReport>
   doctor(): Doctor
   setThreads(threads: number): void
 }

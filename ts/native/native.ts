@@ -78,6 +78,7 @@ export interface NativeService {
   readonly evaluatePerplexity: Call<B.PerplexityOptions, B.PerplexityReport>
   /** Runs to its end: an interruption waits for it. */
   readonly benchTrainStep: Call<B.BenchTrainStepOptions, B.BenchTrainStepReport>
+  readonly benchGenerate: Call<B.BenchGenerateOptions, B.BenchGenerateReport>
   readonly doctor: Effect.Effect<B.Doctor, ChatlmError>
   readonly setThreads: (threads: number) => Effect.Effect<void, ChatlmError>
 }
@@ -196,6 +197,7 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
     evaluateBleu: call("evaluateBleu"),
     evaluatePerplexity: call("evaluatePerplexity"),
     benchTrainStep: call("benchTrainStep"),
+    benchGenerate: call("benchGenerate"),
     doctor: Effect.flatMap(border, (module) => immediate(() => module.doctor())),
     setThreads: (threads) => Effect.flatMap(border, (module) => immediate(() => module.setThreads(threads)))
   }

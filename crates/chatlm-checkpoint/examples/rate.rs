@@ -21,7 +21,12 @@ fn main() {
         for _ in 0..4 {
             rayon::scope(|_| {
                 let prompts: Vec<Vec<u32>> = (0..batch)
-                    .map(|b| (0..63).map(|i| 2 + (b as u32 * 7919 + i * 31) % 29000).chain([1]).collect())
+                    .map(|b| {
+                        (0..63)
+                            .map(|i| 2 + (b as u32 * 7919 + i * 31) % 29000)
+                            .chain([1])
+                            .collect()
+                    })
                     .collect();
                 let views: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
                 let mut session = Session::new(folder.weights.clone());
@@ -30,7 +35,12 @@ fn main() {
                 let mut tokens = vec![0; batch];
                 let mut first = 0.0;
                 for step in 0..96 {
-                    tokens = session.step_best(&tokens).unwrap().into_iter().map(Option::unwrap).collect();
+                    tokens = session
+                        .step_best(&tokens)
+                        .unwrap()
+                        .into_iter()
+                        .map(Option::unwrap)
+                        .collect();
                     if step == 0 {
                         first = t.elapsed().as_secs_f64();
                     }
@@ -39,6 +49,10 @@ fn main() {
                 best = (best.0.min(first), best.1.min(all));
             });
         }
-        eprintln!("{kind:?} batch {batch}: first {:.1} ms, {:.1} tok/s", best.0 * 1e3, batch as f64 * 96.0 / best.1);
+        eprintln!(
+            "{kind:?} batch {batch}: first {:.1} ms, {:.1} tok/s",
+            best.0 * 1e3,
+            batch as f64 * 96.0 / best.1
+        );
     }
 }

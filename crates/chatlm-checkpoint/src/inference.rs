@@ -5,7 +5,7 @@
 //! `NAME.scale`, one number a row; norms and biases are F32. `config.json` says so under
 //! `quantization_config`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use chatlm_job::{Code, Error, Result};
 use chatlm_t5::{
-    Config, Mapping, Stored, StoredBuilder, StoredKind, WeightSource, Weights, weight_shapes,
+    Config, Mapping, Stored, StoredBuilder, StoredKind, WeightSource, Weights, is_copy,
+    weight_shapes,
 };
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -147,6 +148,15 @@ pub fn find_not_finite(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+fn not_fitting(name: &str, what: &str) -> Error {
+    Error::new(
+        Code::ModelInvalid,
+        format!("weight {name} {what}"),
+        "the folder must hold a T5ForConditionalGeneration whose config.json fits its weights",
+    )
+    .with("field", name)
+}
+
 /// One weight in a file.
 #[derive(Debug, Clone)]
 struct Entry {
@@ -213,6 +223,18 @@ impl Folder {
                 entries.entry("lm_head.weight".to_owned()).or_insert(shared);
             }
         }
+        let known: HashSet<String> = weight_shapes(&config).into_iter().map(|(n, _)| n).collect();
+        let scale = |name: &str| {
+            name.strip_suffix(".scale")
+                .is_some_and(|n| known.contains(n))
+        };
+        let strange = entries
+            .keys()
+            .filter(|name| !known.contains(*name) && !is_copy(&config, name))
+            .find(|name| !(int8 && scale(name)));
+        if let Some(name) = strange {
+            return Err(not_fitting(name, "is not part of this model"));
+        }
         Ok(Self {
             config,
             generation: read_generation(dir)?,
@@ -234,24 +256,12 @@ impl Folder {
     }
 
     fn find(&self, name: &str, shape: &[usize]) -> Result<Entry> {
-        let refuse = |what: String| {
-            Error::new(
-                Code::ModelInvalid,
-                format!("weight {name} {what}"),
-                "the folder must hold a T5ForConditionalGeneration whose config.json fits its weights",
-            )
-            .with("field", name)
-        };
-        let entry = self
-            .entries
-            .get(name)
-            .ok_or_else(|| refuse("is missing".to_owned()))?;
+        let entry = self.entries.get(name);
+        let entry = entry.ok_or_else(|| not_fitting(name, "is missing"))?;
         let fits = entry.shape == shape || (shape[0] == 1 && entry.shape == shape[1..]);
         if !fits {
-            return Err(refuse(format!(
-                "has shape {:?}, not {shape:?}",
-                entry.shape
-            )));
+            let what = format!("has shape {:?}, not {shape:?}", entry.shape);
+            return Err(not_fitting(name, &what));
         }
         Ok(entry.clone())
     }

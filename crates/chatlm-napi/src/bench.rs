@@ -1,6 +1,9 @@
 //! Measurements.
 
-use chatlm_run::{BenchTrainStep as CoreBench, bench_train_step as run_bench};
+use chatlm_run::{
+    BenchGenerate as CoreGenerate, BenchTrainStep as CoreBench, bench_generate as run_generate,
+    bench_train_step as run_bench,
+};
 use napi_derive::napi;
 
 use crate::error::blocking;
@@ -93,6 +96,78 @@ pub async fn bench_train_step(
             tokens_per_second: report.tokens_per_second,
             cpu: report.cpu,
             loss: report.loss,
+        })
+    })
+    .await
+}
+
+#[napi(object)]
+pub struct BenchGenerateOptions {
+    pub model: String,
+    /// Prompts answered together.
+    pub batch: u32,
+    /// Tokens a prompt, `[EOS]` included.
+    pub source: u32,
+    /// New tokens a row: exactly so many, whatever they are.
+    pub tokens: u32,
+    /// `greedy` or `beam`.
+    pub search: String,
+    pub beams: u32,
+    /// `f32`, `f16`, `bf16` or `int8`; left out, that of the folder.
+    pub dtype: Option<String>,
+    /// Runs that count, after one that does not.
+    pub runs: u32,
+    pub seed: u32,
+    /// All where left out.
+    pub threads: Option<u32>,
+}
+
+/// Medians over the runs.
+#[napi(object)]
+pub struct BenchGenerateReport {
+    /// New tokens of all rows a second, encoder included, loading not.
+    pub tokens_per_second: f64,
+    /// From the prompts to the first token of all rows.
+    pub first_token_seconds: f64,
+    pub load_seconds: f64,
+    /// The most memory this process has held.
+    pub peak_rss_bytes: i64,
+    /// The processor path in use.
+    pub cpu: String,
+}
+
+/// Answers of a fixed length to random prompts.
+#[napi]
+pub async fn bench_generate(
+    options: BenchGenerateOptions,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
+) -> napi::Result<BenchGenerateReport> {
+    let job = job(on_progress, cancel);
+    blocking(move || {
+        let report = run_generate(
+            &CoreGenerate {
+                model: options.model.into(),
+                batch: options.batch as usize,
+                source: options.source as usize,
+                tokens: options.tokens as usize,
+                search: options.search,
+                beams: options.beams as usize,
+                dtype: options.dtype,
+                runs: options.runs as usize,
+                seed: u64::from(options.seed),
+                threads: options.threads.map(|n| n as usize),
+            },
+            &job.cancel,
+        )?;
+        Ok(BenchGenerateReport {
+            tokens_per_second: report.tokens_per_second,
+            first_token_seconds: report.first_token_seconds,
+            load_seconds: report.load_seconds,
+            peak_rss_bytes: report.peak_rss_bytes as i64,
+            cpu: report.cpu,
         })
     })
     .await

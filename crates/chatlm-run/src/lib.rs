@@ -4,6 +4,7 @@
 
 mod batches;
 mod bench;
+mod bench_generate;
 mod evaluate;
 mod event;
 mod export;
@@ -21,6 +22,7 @@ mod verify;
 mod worker;
 
 pub use bench::{BenchTrainStep, BenchTrainStepReport, bench_train_step};
+pub use bench_generate::{BenchGenerate, BenchGenerateReport, bench_generate};
 pub use evaluate::{
     BleuOptions, BleuReport, PerplexityOptions, PerplexityReport, evaluate_bleu,
     evaluate_perplexity,

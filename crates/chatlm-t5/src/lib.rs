@@ -24,7 +24,7 @@ pub use config::Config;
 pub use inference::{Session, WeightSource, Weights, merged, weight_shapes};
 pub use lora::{LoraBias, LoraConfig};
 pub use model::{Model, Pass};
-pub use parameters::Parameters;
+pub use parameters::{Parameters, is_copy};
 pub use sequences::Sequences;
 
 /// A candle error where the shapes are ours: a bug, or a device that gave up.

@@ -60,7 +60,7 @@ pub(crate) fn shapes(config: &Config) -> Vec<(String, Vec<usize>)> {
 }
 
 /// Names that a file may hold beside the weights: copies of tied ones.
-fn is_copy(config: &Config, name: &str) -> bool {
+pub fn is_copy(config: &Config, name: &str) -> bool {
     matches!(
         name,
         "encoder.embed_tokens.weight" | "decoder.embed_tokens.weight"
