@@ -49,6 +49,20 @@ fn main() {
                 best = (best.0.min(first), best.1.min(all));
             });
         }
+        rayon::scope(|_| {
+            let mut session = Session::new(folder.weights.clone());
+            session.add(&vec![&[5u32, 6, 7, 1][..]; batch]).unwrap();
+            let mut tokens = vec![0; batch];
+            let mut t = Instant::now();
+            for step in 1..=512 {
+                tokens = session.step_best(&tokens).unwrap().into_iter().map(Option::unwrap).collect();
+                if step % 64 == 0 {
+                    eprint!("{:.2} ", t.elapsed().as_secs_f64() * 1e3 / 64.0);
+                    t = Instant::now();
+                }
+            }
+            eprintln!("ms a step");
+        });
         eprintln!(
             "{kind:?} batch {batch}: first {:.1} ms, {:.1} tok/s",
             best.0 * 1e3,

@@ -39,7 +39,8 @@ pub use projected::Projection;
 pub use rows::write;
 pub use softmax::attention_probabilities;
 pub use step::{
-    Seen, Slots, add_rows, attend, gated_gelu_rows, relu_rows, rms_norm_rows, stored_linear,
+    Kept, Seen, Slots, add_rows, attend, gated_gelu_rows, keep, relu_rows, rms_norm_rows,
+    stored_linear,
 };
 pub use stored::{Job, Mapping, Stored, StoredBuilder, StoredKind, largest, products};
 pub use tape::{Tape, Value, Weight};

@@ -8,6 +8,15 @@ pub(crate) fn vector<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
+/// The bits of bf16: to nearest, ties to even; NaN stays one.
+#[inline(always)]
+pub(crate) fn bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    let nan = (bits >> 16) | 0x40;
+    (if value.is_nan() { nan } else { rounded }) as u16
+}
+
 /// Lanes of a sum.
 const LANES: usize = 16;
 

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::StoredKind;
 use crate::cpu::Cpu;
-use crate::math::vector;
+use crate::math::{bf16, vector};
 
 /// A form of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,15 +143,6 @@ impl<'a> Input<'a> {
             rows.with_min_len(8).map(work).collect()
         }
     }
-}
-
-/// To nearest, ties to even; NaN stays one.
-#[inline(always)]
-fn bf16(value: f32) -> u16 {
-    let bits = value.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    let nan = (bits >> 16) | 0x40;
-    (if value.is_nan() { nan } else { rounded }) as u16
 }
 
 /// Answers the scale and the sum of the rounded values. A row that is not finite gets a scale that is

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use chatlm_job::Result;
 use chatlm_kernels::{
-    Precision, RelativeBias, Rows, Stored, Tape, Value, Weight, attention, gated_gelu, relu,
-    residual, rms_norm, stored_linear,
+    Precision, RelativeBias, Rows, Seen, Stored, StoredKind, Tape, Value, Weight, attention,
+    gated_gelu, keep, relu, residual, rms_norm, stored_linear,
 };
 
 use super::weights::{Layer, Weights};
@@ -16,8 +16,34 @@ use crate::tensor_error;
 /// A prompt, encoded: what the decoder's layers look at.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// Keys and values of each decoder layer, `(length, inner)`.
-    pub(super) layers: Vec<(Vec<f32>, Vec<f32>)>,
+    pub(super) layers: Kind,
+}
+
+/// Keys and values of each decoder layer, `(length, inner)`, as the decoder's cache keeps its own.
+#[derive(Debug)]
+pub(super) enum Kind {
+    Wide(Vec<[Vec<f32>; 2]>),
+    Half(Vec<[Vec<u16>; 2]>),
+}
+
+impl Kind {
+    pub(super) fn wide(&self, layer: usize) -> Option<Seen<'_, f32>> {
+        match self {
+            Self::Wide(layers) => whole(&layers[layer]),
+            Self::Half(_) => None,
+        }
+    }
+
+    pub(super) fn half(&self, layer: usize) -> Option<Seen<'_, u16>> {
+        match self {
+            Self::Half(layers) => whole(&layers[layer]),
+            Self::Wide(_) => None,
+        }
+    }
+}
+
+fn whole<T>([keys, values]: &[Vec<T>; 2]) -> Option<Seen<'_, T>> {
+    Some(Seen::Whole { keys, values })
 }
 
 struct Pass<'a> {
@@ -74,12 +100,24 @@ impl Weights {
         let inner = self.config.inner();
         let source = |row: usize| {
             let range = rows.range(row);
-            let part = |values: &[f32]| values[range.start * inner..range.end * inner].to_vec();
-            let layers = projected
-                .chunks(2)
-                .map(|pair| (part(&pair[0]), part(&pair[1])));
+            let part = |values: &Vec<f32>| values[range.start * inner..range.end * inner].to_vec();
+            let layers = projected.chunks(2);
             Arc::new(Source {
-                layers: layers.collect(),
+                layers: match self.shared.kind() {
+                    StoredKind::F32 => Kind::Wide(
+                        layers
+                            .map(|pair| [part(&pair[0]), part(&pair[1])])
+                            .collect(),
+                    ),
+                    _ => {
+                        let kept = |values| keep(&part(values));
+                        Kind::Half(
+                            layers
+                                .map(|pair| [kept(&pair[0]), kept(&pair[1])])
+                                .collect(),
+                        )
+                    }
+                },
             })
         };
         Ok((0..rows.count()).map(source).collect())

@@ -5,14 +5,21 @@ use std::sync::Arc;
 
 use chatlm_job::{Error, Result};
 use chatlm_kernels::{
-    Job, Seen, Slots, Stored, add_rows, attend, gated_gelu_rows, largest, products, relu_rows,
-    rms_norm_rows,
+    Job, Kept, Seen, Slots, Stored, StoredKind, add_rows, attend, gated_gelu_rows, largest,
+    products, relu_rows, rms_norm_rows,
 };
 
 use super::encoder::Source;
 use super::weights::{AttentionWeights, FeedForwardWeights, Norm, Weights};
 use crate::bias::bucket;
 use crate::config::Config;
+
+/// Keys and values of each layer.
+#[derive(Debug)]
+enum Cache {
+    Wide(Vec<Slots<f32>>),
+    Half(Vec<Slots<u16>>),
+}
 
 #[derive(Debug, Clone)]
 struct Row {
@@ -21,12 +28,13 @@ struct Row {
     path: Vec<u32>,
 }
 
-/// A decoder at work over [`Weights`], on the processor.
+/// A decoder at work over [`Weights`], on the processor. Keys and values are kept in f32 where the
+/// weights are, else in bf16.
 #[derive(Debug)]
 pub struct Session {
     weights: Arc<Weights>,
     rows: Vec<Row>,
-    cache: Vec<Slots>,
+    cache: Cache,
     /// Rows that read each slot.
     readers: Vec<u32>,
     free: Vec<u32>,
@@ -39,11 +47,15 @@ pub struct Session {
 impl Session {
     pub fn new(weights: Arc<Weights>) -> Self {
         let inner = weights.config.inner();
-        let layers = weights.decoder.layers.len();
+        let layers = 0..weights.decoder.layers.len();
+        let cache = match weights.shared.kind() {
+            StoredKind::F32 => Cache::Wide(layers.map(|_| Slots::new(inner)).collect()),
+            _ => Cache::Half(layers.map(|_| Slots::new(inner)).collect()),
+        };
         Self {
             weights,
             rows: Vec::new(),
-            cache: (0..layers).map(|_| Slots::new(inner)).collect(),
+            cache,
             readers: Vec::new(),
             free: Vec::new(),
             bias: Vec::new(),
@@ -203,22 +215,11 @@ impl Session {
         let inner = step.config.inner();
         let [mut q, mut k, mut v] = [(); 3].map(|()| vec![0.0; step.rows * inner]);
         step.products(&mut [(&own.q, &mut q), (&own.k, &mut k), (&own.v, &mut v)])?;
-        let slots = &mut self.cache[place];
-        for (row, (key, value)) in self.rows.iter().zip(k.chunks(inner).zip(v.chunks(inner))) {
-            if let Some(&slot) = row.path.last() {
-                slots.write(slot, key, value);
-            }
+        let view = (&self.rows[..], step.config.num_heads, &self.bias[..]);
+        match &mut self.cache {
+            Cache::Wide(layers) => write_and_attend(&mut layers[place], view, &q, &mut k, &v),
+            Cache::Half(layers) => write_and_attend(&mut layers[place], view, &q, &mut k, &v),
         }
-        let slots = &self.cache[place];
-        let seen: Vec<Seen<'_>> = self
-            .rows
-            .iter()
-            .map(|row| Seen::Path {
-                slots,
-                path: &row.path,
-            })
-            .collect();
-        attend(&q, &seen, step.config.num_heads, Some(&self.bias), &mut k);
         step.add(&own.o, &k)
     }
 
@@ -228,17 +229,46 @@ impl Session {
         let inner = step.config.inner();
         let [mut q, mut out] = [(); 2].map(|()| vec![0.0; step.rows * inner]);
         step.products(&mut [(&cross.q, &mut q)])?;
-        let seen: Vec<Seen<'_>> = self
-            .rows
-            .iter()
-            .map(|row| {
-                let (keys, values) = &row.source.layers[place];
-                Seen::Whole { keys, values }
-            })
-            .collect();
-        attend(&q, &seen, step.config.num_heads, None, &mut out);
+        let sources = self.rows.iter().map(|row| &row.source.layers);
+        let heads = step.config.num_heads;
+        match self.cache {
+            Cache::Wide(_) => {
+                let seen: Vec<_> = sources.filter_map(|layers| layers.wide(place)).collect();
+                attend(&q, &seen, heads, None, &mut out);
+            }
+            Cache::Half(_) => {
+                let seen: Vec<_> = sources.filter_map(|layers| layers.half(place)).collect();
+                attend(&q, &seen, heads, None, &mut out);
+            }
+        }
         step.add(&cross.o, &out)
     }
+}
+
+/// Writes each row's newest key and value, and lets its query see its whole path; the result takes the
+/// place of the keys.
+fn write_and_attend<T: Kept>(
+    slots: &mut Slots<T>,
+    (rows, heads, bias): (&[Row], usize, &[f32]),
+    q: &[f32],
+    k: &mut [f32],
+    v: &[f32],
+) {
+    let inner = q.len() / rows.len().max(1);
+    for (row, (key, value)) in rows.iter().zip(k.chunks(inner).zip(v.chunks(inner))) {
+        if let Some(&slot) = row.path.last() {
+            slots.write(slot, key, value);
+        }
+    }
+    let slots = &*slots;
+    let seen: Vec<Seen<'_, T>> = rows
+        .iter()
+        .map(|row| Seen::Path {
+            slots,
+            path: &row.path,
+        })
+        .collect();
+    attend(q, &seen, heads, Some(bias), k);
 }
 
 /// What passes through the layers of one step.
