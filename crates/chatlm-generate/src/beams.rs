@@ -91,7 +91,10 @@ impl Beams {
     /// Tells what all answers that may still be the best begin with.
     fn tell(&mut self, observer: &mut dyn Observer) {
         let mut all = self.ended.first().map(|(beam, _)| beam).into_iter();
-        let mut all = all.by_ref().chain(&self.live).map(|beam| &beam.history[1..]);
+        let mut all = all
+            .by_ref()
+            .chain(&self.live)
+            .map(|beam| &beam.history[1..]);
         let Some(first) = all.next() else { return };
         let shared = all.fold(first.len(), |shared, other| {
             let alike = first.iter().zip(other).take(shared);

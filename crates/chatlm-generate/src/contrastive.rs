@@ -69,7 +69,9 @@ impl Writer for Contrastive {
 
     fn read(&mut self, read: Read<'_>) -> Result<()> {
         let Read::Logits { logits, hidden } = read else {
-            return Err(chatlm_job::Error::internal("contrastive search needs scores"));
+            return Err(chatlm_job::Error::internal(
+                "contrastive search needs scores",
+            ));
         };
         let width = self.task.vocabulary;
         let rows = logits.len() / width;

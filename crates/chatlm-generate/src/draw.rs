@@ -94,21 +94,71 @@ pub(crate) fn draw_several(scores: &[f32], count: usize, random: &mut Random) ->
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::Settings;
+    use crate::filter::filter;
+    use chatlm_job::mix;
     use proptest::prelude::*;
+    use serde_json::Value;
 
-    #[test]
-    fn draws_follow_the_distribution() {
-        let logits = [0.0f32, (2f32).ln(), (5f32).ln(), f32::NEG_INFINITY];
-        let mut counts = [0u32; 4];
-        let mut random = Random::new(3);
-        for _ in 0..80_000 {
-            counts[draw(&logits, &mut random).unwrap() as usize] += 1;
+    /// Whether `counts` may come from `shares`: Pearson's test at one in ten thousand (the quantile
+    /// by Wilson and Hilferty). What is expected less than five times is taken together.
+    fn fits(counts: &[u32], shares: &[f64]) -> bool {
+        let rounds = f64::from(counts.iter().sum::<u32>());
+        let (mut chi, mut cells) = (0.0, 0);
+        let mut rest = (0.0, 0.0);
+        for (&count, &share) in counts.iter().zip(shares) {
+            let (count, expected) = (f64::from(count), share * rounds);
+            if expected == 0.0 && count > 0.0 {
+                return false;
+            }
+            if expected < 5.0 {
+                rest = (rest.0 + count, rest.1 + expected);
+            } else {
+                chi += (count - expected).powi(2) / expected;
+                cells += 1;
+            }
         }
-        for (count, share) in counts.iter().zip([1.0, 2.0, 5.0, 0.0]) {
-            assert!(
-                (f64::from(*count) / 10_000.0 - share).abs() < 0.1,
-                "{counts:?}"
-            );
+        if rest.1 > 1.0 {
+            chi += (rest.0 - rest.1).powi(2) / rest.1;
+            cells += 1;
+        }
+        let freedom = f64::from(cells - 1);
+        let spread = 2.0 / (9.0 * freedom);
+        cells < 2 || chi < freedom * (1.0 - spread + 3.719 * spread.sqrt()).powi(3)
+    }
+
+    /// Made by `test/golden/generate/filters.py`: what transformers would draw from, exactly.
+    #[test]
+    fn draws_follow_the_distributions_of_transformers() {
+        let text = include_str!("../../../test/golden/generate/distributions.json");
+        let states: Vec<Value> = serde_json::from_str(text).unwrap();
+        assert!(states.len() >= 20);
+        for (number, state) in (0u64..).zip(states) {
+            let mut scores: Vec<f32> = serde_json::from_value(state["logits"].clone()).unwrap();
+            let history: Vec<u32> = serde_json::from_value(state["history"].clone()).unwrap();
+            let settings: Settings = serde_json::from_value(state["settings"].clone()).unwrap();
+            let shares: Vec<f64> = serde_json::from_value(state["shares"].clone()).unwrap();
+            filter(&mut scores, &history, &settings, &[1]);
+            let mut counts = vec![0; scores.len()];
+            for key in 0..40_000 {
+                let random = &mut Random::new(mix(number, key));
+                counts[draw(&scores, random).unwrap() as usize] += 1;
+            }
+            assert!(fits(&counts, &shares), "{settings:?} {counts:?} {shares:?}");
+            // The first of several is drawn like the only one.
+            let mut counts = vec![0; scores.len()];
+            for key in 0..20_000 {
+                counts[draw_several(&scores, 3, &mut Random::new(mix(key, number)))[0]] += 1;
+            }
+            assert!(fits(&counts, &shares), "{settings:?} {counts:?} {shares:?}");
+            // The test sees a distribution that is off by a twentieth.
+            let mut wrong = shares.clone();
+            let likely = best(&scores).unwrap() as usize;
+            wrong.iter_mut().for_each(|share| *share *= 0.95);
+            wrong[likely] += 0.05;
+            if shares[likely] < 0.9 {
+                assert!(!fits(&counts, &wrong), "{settings:?} {counts:?} {wrong:?}");
+            }
         }
     }
 
@@ -117,22 +167,18 @@ mod tests {
     fn several_draws_follow_the_distribution_of_pairs() {
         let shares = [0.5f64, 0.3, 0.15, 0.05];
         let scores = shares.map(|share| share.ln() as f32);
-        let rounds = 100_000;
-        let mut counts = [[0u32; 4]; 4];
-        for key in 0..rounds {
+        let mut counts = [0; 16];
+        for key in 0..100_000 {
             let pair = draw_several(&scores, 2, &mut Random::new(key));
-            counts[pair[0]][pair[1]] += 1;
+            counts[4 * pair[0] + pair[1]] += 1;
         }
-        let mut chi = 0.0;
-        for a in 0..4 {
-            for b in (0..4).filter(|&b| b != a) {
-                let expected = shares[a] * shares[b] / (1.0 - shares[a]) * rounds as f64;
-                chi += (f64::from(counts[a][b]) - expected).powi(2) / expected;
-            }
-            assert_eq!(counts[a][a], 0);
-        }
-        // 11 degrees of freedom: one in a thousand is above 31.3.
-        assert!(chi < 31.3, "{chi}");
+        let pairs: Vec<f64> = (0..16)
+            .map(|place| match (place / 4, place % 4) {
+                (a, b) if a == b => 0.0,
+                (a, b) => shares[a] * shares[b] / (1.0 - shares[a]),
+            })
+            .collect();
+        assert!(fits(&counts, &pairs), "{counts:?}");
     }
 
     #[test]
