@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use chatlm_dataset::{Cursor, InputOptions, Loader, Rows};
-use chatlm_generate::Settings;
 use chatlm_job::{Cancel, Code, Error, Job, Result};
 use chatlm_t5::Model;
 use chatlm_train::{SequenceBatch, bleu4, sequence_loss};
 use serde::Serialize;
 
-use crate::generator::{Generator, GeneratorOptions, GivenSettings};
+use crate::generator::{Generator, GeneratorOptions};
+use crate::given::GivenSettings;
+use crate::settings::AnswerSettings;
 use crate::setup::open_evaluation_rows;
 
 #[derive(Debug, Clone)]
@@ -178,7 +179,7 @@ pub fn evaluate_bleu(options: &BleuOptions, job: &Job) -> Result<BleuReport> {
 fn answers(
     generator: &Generator,
     rows: Vec<(String, String)>,
-    settings: &Settings,
+    settings: &AnswerSettings,
     batch: usize,
     job: &Job,
 ) -> Result<Vec<(String, String)>> {

@@ -1,18 +1,22 @@
 //! A loaded model that answers texts: model folder, optional adapter, tokenizer and settings.
 //!
-//! Settings given by the caller beat the folder's `generation_config.json`, which beats the
-//! defaults of [`Settings`]. Every prompt is cut to the model's room and ends in `[EOS]`.
+//! Every prompt is cut to the model's room and ends in `[EOS]`. What settings mean is in `settings.rs`.
 
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use chatlm_checkpoint::{load_adapter, load_model};
-use chatlm_generate::{Request, Search, Settings, generate};
+use chatlm_generate::{Decoder, Plain, Request, generate};
 use chatlm_job::{Cancel, Code, Error, Job, Result, mix};
 use chatlm_t5::Model;
-use chatlm_tokenizer::{DecodeStream, Tokenizer};
+use chatlm_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::given::GivenSettings;
+use crate::settings::{AnswerSettings, resolve};
+use crate::stop::Stops;
+use crate::tell::{FinishReason, Piece, Telling, Watch};
 
 /// What to load.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,48 +38,19 @@ fn longest_prompt() -> usize {
     512
 }
 
-/// Settings as a caller gives them: what is left out comes from the model folder or the default.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct GivenSettings {
-    pub search: Option<String>,
-    pub max_new_tokens: Option<usize>,
-    pub temperature: Option<f64>,
-    pub top_k: Option<usize>,
-    pub top_p: Option<f64>,
-    pub repetition_penalty: Option<f64>,
-    pub no_repeat_ngram: Option<usize>,
-    pub seed: Option<u64>,
-}
-
 /// One answered prompt.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Answer {
     pub prompt: String,
+    /// Up to the first stop text, if there is one.
     pub response: String,
-    /// Ids without `[PAD]`, with `[EOS]` where it was reached.
+    /// Ids without `[PAD]`, with `[EOS]` where it was reached; those of a stop text are there.
     pub tokens: Vec<u32>,
-}
-
-/// A piece of a streamed answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Piece {
-    pub text: String,
-    /// Tokens generated so far.
-    pub tokens: usize,
-    pub done: bool,
+    /// Of a search with beams.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub finish_reason: Option<FinishReason>,
-}
-
-/// Why an answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FinishReason {
-    Stop,
-    Length,
-    Cancelled,
+    pub score: Option<f64>,
+    pub finish_reason: FinishReason,
 }
 
 /// The loaded model.
@@ -139,8 +114,13 @@ impl Generator {
     }
 
     /// Resolves given settings against the folder's and the defaults; checks the ranges.
-    pub fn settings(&self, given: &GivenSettings) -> Result<Settings> {
+    pub fn settings(&self, given: &GivenSettings) -> Result<AnswerSettings> {
         resolve(given, &self.defaults)
+    }
+
+    /// What searches run over.
+    fn decoder(&self) -> Box<dyn Decoder + '_> {
+        Box::new(Plain::new(&self.model, true))
     }
 
     /// The ids of a prompt, cut to the room there is, always with `[EOS]` last.
@@ -151,122 +131,118 @@ impl Generator {
         Ok(ids)
     }
 
-    /// Answers all prompts, `batch` at a time, longest first so that little is padding.
+    /// Answers all prompts, `batch` at a time, longest first so that little is padding. Prompts with
+    /// several answers have them one after the other, best first.
     pub fn answer(
         &self,
         prompts: &[String],
-        settings: &Settings,
+        settings: &AnswerSettings,
+        batch: usize,
+        job: &Job,
+    ) -> Result<Vec<Answer>> {
+        self.answer_from(0, prompts, settings, batch, job)
+    }
+
+    /// As [`Generator::answer`], for prompts that follow `first` others: answers that are drawn are
+    /// the same however prompts are handed over.
+    pub fn answer_from(
+        &self,
+        first: u64,
+        prompts: &[String],
+        settings: &AnswerSettings,
         batch: usize,
         job: &Job,
     ) -> Result<Vec<Answer>> {
         let mut requests = Vec::with_capacity(prompts.len());
-        for (row, prompt) in prompts.iter().enumerate() {
+        for (row, prompt) in (first..).zip(prompts) {
             requests.push(Request {
                 ids: self.encode(prompt)?,
-                key: mix(settings.seed, row as u64),
+                key: mix(settings.decoding.seed, row),
             });
         }
         let mut order: Vec<usize> = (0..requests.len()).collect();
         order.sort_by_key(|&row| std::cmp::Reverse(requests[row].ids.len()));
-        let mut answers: Vec<Option<Answer>> = vec![None; prompts.len()];
-        let mut done = 0;
+        let mut answers: Vec<Vec<Answer>> = vec![Vec::new(); prompts.len()];
+        let mut done = first;
+        let mut decoder = self.decoder();
+        let stops = Stops::new(&settings.stop);
         for rows in order.chunks(batch.max(1)) {
             job.cancel.check()?;
             let group: Vec<Request> = rows.iter().map(|&row| requests[row].clone()).collect();
-            let tokens = generate(
-                &self.model,
+            let mut watch = Watch::new(&self.tokenizer, &stops);
+            let found = generate(
+                decoder.as_mut(),
                 &group,
-                settings,
-                true,
+                &settings.decoding,
                 &job.cancel,
-                &mut |_, _| {},
+                &mut watch,
             )?;
-            for (&row, tokens) in rows.iter().zip(tokens) {
-                let response = self.tokenizer.decode(&tokens)?;
-                answers[row] = Some(Answer {
-                    prompt: prompts[row].clone(),
-                    response,
-                    tokens,
-                });
+            watch.result?;
+            for (&row, found) in rows.iter().zip(found) {
+                answers[row] = found
+                    .into_iter()
+                    .map(|answer| self.spell(&prompts[row], answer, &stops))
+                    .collect::<Result<_>>()?;
             }
             done += rows.len() as u64;
+            let total = first + prompts.len() as u64;
             job.progress
-                .report("generate", done, Some(prompts.len() as u64), "answers");
+                .report("generate", done, Some(total), "answers");
         }
-        answers
-            .into_iter()
-            .map(|answer| answer.ok_or_else(|| Error::internal("a prompt was left unanswered")))
-            .collect()
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    fn spell(
+        &self,
+        prompt: &str,
+        answer: chatlm_generate::Answer,
+        stops: &Stops,
+    ) -> Result<Answer> {
+        let text = self.tokenizer.decode(&answer.tokens)?;
+        Ok(Answer {
+            prompt: prompt.to_owned(),
+            response: stops.cut(&text).to_owned(),
+            tokens: answer.tokens,
+            score: answer.score.map(f64::from),
+            finish_reason: answer.end.into(),
+        })
     }
 
     /// Answers one prompt, handing out text as it becomes certain. `emit` returns whether to go on.
     pub fn stream(
         &self,
         prompt: &str,
-        settings: &Settings,
+        settings: &AnswerSettings,
         cancel: &Cancel,
         emit: &mut dyn FnMut(Piece) -> bool,
     ) -> Result<()> {
         let request = Request {
             ids: self.encode(prompt)?,
-            key: mix(settings.seed, 0),
+            key: mix(settings.decoding.seed, 0),
         };
-        let mut text = self.tokenizer.stream();
-        let mut count = 0;
-        let mut failure = None;
-        let tokens = {
-            let mut on_token = |_: usize, id: u32| {
-                count += 1;
-                match push(&mut text, id) {
-                    Ok(Some(piece)) => {
-                        let piece = Piece {
-                            text: piece,
-                            tokens: count,
-                            done: false,
-                            finish_reason: None,
-                        };
-                        if !emit(piece) {
-                            cancel.cancel();
-                        }
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        failure = Some(error);
-                        cancel.cancel();
-                    }
-                }
-            };
-            generate(
-                &self.model,
-                &[request],
-                settings,
-                true,
-                cancel,
-                &mut on_token,
-            )
-        };
-        if let Some(error) = failure {
-            return Err(error);
+        let mut decoding = settings.decoding.clone();
+        if !decoding.search.has_beams() {
+            // The first of several drawn answers is drawn like the only one.
+            decoding.answers = 1;
         }
-        let finish_reason = match tokens {
-            Ok(tokens) if tokens[0].last() == Some(&self.tokenizer.eos_id()) => FinishReason::Stop,
-            Ok(_) => FinishReason::Length,
+        let stops = Stops::new(&settings.stop);
+        let mut telling = Telling::new(&self.tokenizer, &stops, cancel, emit);
+        let found = generate(
+            self.decoder().as_mut(),
+            &[request],
+            &decoding,
+            cancel,
+            &mut telling,
+        );
+        let finish_reason = match found {
+            Ok(found) => found[0]
+                .first()
+                .map_or(FinishReason::Length, |a| a.end.into()),
             Err(error) if error.code() == Code::Cancelled => FinishReason::Cancelled,
             Err(error) => return Err(error),
         };
-        let rest = text.finish()?.unwrap_or_default();
-        emit(Piece {
-            text: rest,
-            tokens: count,
-            done: true,
-            finish_reason: Some(finish_reason),
-        });
-        Ok(())
+        telling.finish(finish_reason)
     }
-}
-
-fn push(text: &mut DecodeStream, id: u32) -> Result<Option<String>> {
-    Ok(text.push(id)?.filter(|piece| !piece.is_empty()))
 }
 
 /// Only f32 is built so far.
@@ -306,138 +282,4 @@ pub(crate) fn check_vocabulary(
         .with("file", folder.display().to_string()));
     }
     Ok(())
-}
-
-fn resolve(given: &GivenSettings, folder: &Value) -> Result<Settings> {
-    let number = |name: &str| folder.get(name).and_then(Value::as_f64);
-    let count = |name: &str| folder.get(name).and_then(Value::as_u64).map(|n| n as usize);
-    let defaults = Settings::default();
-    let sampled = folder
-        .get("do_sample")
-        .and_then(Value::as_bool)
-        .unwrap_or(false);
-    let search = match given.search.as_deref() {
-        Some("greedy") => Search::Greedy,
-        Some("sample") => Search::Sample,
-        Some(other @ ("beam" | "beam-sample" | "contrastive")) => {
-            return Err(Error::new(
-                Code::Usage,
-                format!("--search {other} is not available in this build"),
-                "use greedy or sample",
-            ));
-        }
-        Some(other) => {
-            return Err(Error::new(
-                Code::Usage,
-                format!("{other} is not a way to search"),
-                "use greedy or sample",
-            ));
-        }
-        None if sampled => Search::Sample,
-        None => Search::Greedy,
-    };
-    let settings = Settings {
-        search,
-        max_new_tokens: given
-            .max_new_tokens
-            .or_else(|| count("max_new_tokens"))
-            .unwrap_or(defaults.max_new_tokens),
-        temperature: given
-            .temperature
-            .or_else(|| number("temperature"))
-            .unwrap_or(defaults.temperature),
-        top_k: given
-            .top_k
-            .or_else(|| count("top_k"))
-            .unwrap_or(defaults.top_k),
-        top_p: given
-            .top_p
-            .or_else(|| number("top_p"))
-            .unwrap_or(defaults.top_p),
-        repetition_penalty: given
-            .repetition_penalty
-            .or_else(|| number("repetition_penalty"))
-            .unwrap_or(defaults.repetition_penalty),
-        no_repeat_ngram: given
-            .no_repeat_ngram
-            .or_else(|| count("no_repeat_ngram_size"))
-            .unwrap_or(defaults.no_repeat_ngram),
-        seed: given.seed.unwrap_or(defaults.seed),
-    };
-    let range = |ok: bool, message: &str, help: &str| {
-        if ok {
-            Ok(())
-        } else {
-            Err(Error::new(Code::Usage, message, help))
-        }
-    };
-    range(
-        settings.max_new_tokens > 0,
-        "--max-new-tokens must be at least 1",
-        "320 is the default",
-    )?;
-    range(
-        settings.temperature > 0.0 && settings.temperature.is_finite(),
-        "--temperature must be above 0",
-        "1 leaves the distribution as it is; for the most likely token use --search greedy",
-    )?;
-    range(
-        settings.top_p > 0.0 && settings.top_p <= 1.0,
-        "--top-p must be above 0 and at most 1",
-        "1 switches it off",
-    )?;
-    range(
-        settings.repetition_penalty > 0.0 && settings.repetition_penalty.is_finite(),
-        "--repetition-penalty must be above 0",
-        "1 switches it off",
-    )?;
-    Ok(settings)
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn given_beats_folder_beats_default() {
-        let folder = json!({"max_new_tokens": 50, "top_k": 7, "do_sample": true});
-        let given = GivenSettings {
-            top_k: Some(3),
-            ..GivenSettings::default()
-        };
-        let settings = resolve(&given, &folder).unwrap();
-        assert_eq!((settings.top_k, settings.max_new_tokens), (3, 50));
-        assert_eq!(settings.search, Search::Sample);
-        let plain = resolve(&GivenSettings::default(), &Value::Null).unwrap();
-        assert_eq!((plain.search, plain.max_new_tokens), (Search::Greedy, 320));
-    }
-
-    #[test]
-    fn values_out_of_range_are_wrong_usage() {
-        for given in [
-            GivenSettings {
-                top_p: Some(0.0),
-                ..GivenSettings::default()
-            },
-            GivenSettings {
-                temperature: Some(-1.0),
-                ..GivenSettings::default()
-            },
-            GivenSettings {
-                max_new_tokens: Some(0),
-                ..GivenSettings::default()
-            },
-            GivenSettings {
-                search: Some("beam".into()),
-                ..GivenSettings::default()
-            },
-        ] {
-            assert_eq!(
-                resolve(&given, &Value::Null).unwrap_err().code(),
-                Code::Usage
-            );
-        }
-    }
 }

@@ -24,6 +24,7 @@ use crate::generator::Generator;
 use crate::journal::{Journal, evaluation_line, step_line};
 use crate::machine::set_threads;
 use crate::reference::ReferenceScores;
+use crate::settings::AnswerSettings;
 use crate::setup::{
     Prepared, RunKind, check_identity, identity, open_rows, prepare, read_config, train_sets,
 };
@@ -480,10 +481,11 @@ impl TrainingRun {
             measure(&model, valid, &self.config, &self.job)?
         };
         let generator = Generator::around(model, self.tokenizer.clone(), self.config.max_length);
-        let settings = Settings {
+        let settings: AnswerSettings = Settings {
             max_new_tokens: self.config.max_length,
             ..Settings::default()
-        };
+        }
+        .into();
         let count = self.config.samples.max(self.config.bleu_rows) as usize;
         let shown = crate::validation::sample_rows(self.kind, &self.config, count)?;
         let prompts: Vec<String> = shown.iter().map(|(prompt, _)| prompt.clone()).collect();
