@@ -55,7 +55,12 @@ fn main() {
             let mut tokens = vec![0; batch];
             let mut t = Instant::now();
             for step in 1..=512 {
-                tokens = session.step_best(&tokens).unwrap().into_iter().map(Option::unwrap).collect();
+                tokens = session
+                    .step_best(&tokens)
+                    .unwrap()
+                    .into_iter()
+                    .map(Option::unwrap)
+                    .collect();
                 if step % 64 == 0 {
                     eprint!("{:.2} ", t.elapsed().as_secs_f64() * 1e3 / 64.0);
                     t = Instant::now();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use chatlm_job::{Code, Error, Result};
 use chatlm_t5::{
-    Config, Mapping, Stored, StoredBuilder, StoredKind, WeightSource, Weights, is_copy,
+    Config, Mapping, Stored, StoredBuilder, StoredKind, WeightSource, Weights, is_copy, is_small,
     weight_shapes,
 };
 use safetensors::Dtype;
@@ -303,11 +303,6 @@ impl Folder {
         }
         Ok(())
     }
-}
-
-/// Norms and position biases stay f32: they are few, and everything passes through them.
-fn is_small(name: &str) -> bool {
-    name.ends_with("layer_norm.weight") || name.contains("relative_attention_bias")
 }
 
 impl WeightSource for Folder {

@@ -60,7 +60,7 @@ fn a_mapped_folder_answers_as_the_weights_in_memory() {
         let dir = dir.path().join(options.max_shard_bytes.to_string());
         fs::create_dir(&dir).unwrap();
         let parameters = folder(&dir, options);
-        let memory = Weights::of_parameters(&config(), &parameters, None).unwrap();
+        let memory = Weights::of_parameters(&config(), &parameters, None, StoredKind::F32).unwrap();
         let found = load_weights(&dir, None).unwrap();
         assert_eq!(found.kind, StoredKind::F32);
         assert!(scores(found.weights) == scores(Arc::new(memory)));

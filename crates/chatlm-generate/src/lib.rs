@@ -1,14 +1,24 @@
-//! Decoding: greedy and sampled, many prompts at once, with a key and value cache. Ids in, ids out;
-//! text is the tokenizer's business.
+//! Decoding: greedy, sampled, with beams, contrastive; many prompts at once over one [`Decoder`]. Ids
+//! in, ids out; text is the tokenizer's business, and the [`Observer`]'s.
 //!
-//! The filters follow `transformers`' logits processors, so that the same model gives the same
-//! greedy answer there and here.
+//! Searches and filters follow `transformers`, so that the same model gives the same answer there and
+//! here. The numbers behind that are in `test/golden/generate`.
+//!
+//! [`generate`] is one call; [`Batch`] is the same step by step, for requests that come and go.
 
+mod batch;
+mod beams;
+mod contrastive;
 mod decode;
 mod decoder;
+mod draw;
 mod filter;
+mod lines;
 mod settings;
+mod writer;
 
-pub use decode::{Request, generate};
+pub use batch::{Batch, Request};
+pub use decode::generate;
 pub use decoder::{Decoder, Plain};
-pub use settings::{Search, Settings};
+pub use settings::{EarlyStopping, Search, Settings};
+pub use writer::{Answer, End, Observer};

@@ -1,221 +1,246 @@
-//! Decoding against transformers' `generate` on the tiny model of `test/golden/lora`, and what must
-//! hold whatever the weights.
+//! What must hold of answers whatever the search, the weights and the decoder.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::collections::HashSet;
 
 use candle_core::{Device, Tensor};
-use chatlm_generate::{Request, Search, Settings, generate};
-use chatlm_job::{Cancel, Code, mix};
-use chatlm_t5::{Config, Model, Parameters};
+use chatlm_generate::{End, Observer, Request, Search, Settings, generate};
+use chatlm_job::{Cancel, Code};
+use chatlm_t5::Model;
+use common::{DECODERS, Heard, json, requests, run, run_with, searches, tiny, tokens, weights};
 use serde_json::Value;
 
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../test/golden/lora")
-        .join(name)
-}
-
-fn weights() -> (Config, Parameters) {
-    let config = serde_json::from_slice(&fs::read(golden("base/config.json")).unwrap()).unwrap();
-    let tensors =
-        candle_core::safetensors::load(golden("base/model.safetensors"), &Device::Cpu).unwrap();
-    let parameters =
-        Parameters::from_tensors(&config, tensors.into_iter().collect(), &Device::Cpu).unwrap();
-    (config, parameters)
-}
-
-fn model() -> Model {
-    let (config, parameters) = weights();
-    Model::new(&config, &parameters, None).unwrap()
-}
-
-fn run(model: &Model, requests: &[Request], settings: &Settings) -> Vec<Vec<u32>> {
-    generate(
-        model,
-        requests,
-        settings,
-        true,
-        &Cancel::default(),
-        &mut |_, _| {},
-    )
-    .unwrap()
-}
-
-fn expected() -> Value {
-    serde_json::from_slice(&fs::read(golden("expected.json")).unwrap()).unwrap()
-}
-
-fn requests() -> Vec<Request> {
-    let sources: Vec<Vec<u32>> = serde_json::from_value(expected()["source"].clone()).unwrap();
-    (0..)
-        .zip(sources)
-        .map(|(row, ids)| Request {
-            ids,
-            key: mix(5, row),
-        })
-        .collect()
-}
-
-fn sampling() -> Settings {
-    Settings {
-        search: Search::Sample,
-        max_new_tokens: 20,
-        temperature: 1.3,
-        ..Settings::default()
-    }
-}
-
 #[test]
-fn greedy_answers_are_those_of_transformers() {
-    for case in expected()["answers"].as_array().unwrap() {
+fn greedy_answers_of_the_adapted_base_are_those_of_transformers() {
+    let (config, parameters) = weights("lora/base");
+    let model = Model::new(&config, &parameters, None).unwrap();
+    let expected: Value = json("lora/expected.json");
+    let sources: Vec<Vec<u32>> = serde_json::from_value(expected["source"].clone()).unwrap();
+    let requests: Vec<Request> = (0..)
+        .zip(sources)
+        .map(|(key, ids)| Request { ids, key })
+        .collect();
+    for case in expected["answers"].as_array().unwrap() {
         let settings: Settings = serde_json::from_value(case["settings"].clone()).unwrap();
         let want: Vec<Vec<u32>> = serde_json::from_value(case["tokens"].clone()).unwrap();
-        assert_eq!(run(&model(), &requests(), &settings), want);
+        for (_, make) in DECODERS {
+            let got = run(make(&model).as_mut(), &requests, &settings);
+            assert_eq!(tokens(&got), want);
+        }
     }
 }
 
 #[test]
 fn a_batch_answers_as_its_rows_do_alone() {
-    let model = model();
-    let greedy = Settings {
-        max_new_tokens: 20,
-        no_repeat_ngram: 2,
-        ..Settings::default()
-    };
-    for settings in [greedy, sampling()] {
-        let together = run(&model, &requests(), &settings);
-        for (request, answer) in requests().into_iter().zip(&together) {
-            assert_eq!(run(&model, &[request], &settings)[0], *answer);
+    let model = tiny();
+    let requests = requests(5);
+    for (name, make) in DECODERS {
+        let mut decoder = make(&model);
+        for settings in searches() {
+            let together = run(decoder.as_mut(), &requests, &settings);
+            for (request, answers) in requests.iter().zip(&together) {
+                let alone = run(decoder.as_mut(), std::slice::from_ref(request), &settings);
+                assert_eq!(tokens(&alone)[0], answers[0].tokens, "{name} {settings:?}");
+                let count = settings.answers;
+                assert!(answers.len() == count && alone[0].len() == count);
+            }
+            let mut turned = requests.clone();
+            turned.reverse();
+            let mut answers = run(decoder.as_mut(), &turned, &settings);
+            answers.reverse();
+            assert_eq!(tokens(&answers), tokens(&together), "{name} {settings:?}");
         }
-        let mut turned = requests();
-        turned.reverse();
-        let mut answers = run(&model, &turned, &settings);
-        answers.reverse();
-        assert_eq!(answers, together);
     }
 }
 
 #[test]
 fn sampling_repeats_with_its_key_and_varies_with_it() {
-    let model = model();
-    let ask = |key: u64| {
-        let request = Request {
-            ids: vec![5, 9, 1],
-            key,
-        };
-        run(&model, &[request], &sampling()).remove(0)
-    };
-    assert_eq!(ask(1), ask(1));
-    let different: std::collections::HashSet<Vec<u32>> = (0..20).map(ask).collect();
-    assert!(different.len() > 10);
+    let model = tiny();
+    for (_, make) in DECODERS {
+        for search in [Search::Sample, Search::BeamSample] {
+            let settings = Settings {
+                search,
+                max_new_tokens: 20,
+                beams: 3,
+                ..Settings::default()
+            };
+            let ask = |key: u64| {
+                let ids = requests(1).remove(0).ids;
+                let answers = run(make(&model).as_mut(), &[Request { ids, key }], &settings);
+                tokens(&answers).remove(0)
+            };
+            assert_eq!(ask(1), ask(1));
+            let different: HashSet<Vec<u32>> = (0..20).map(ask).collect();
+            assert!(different.len() > 15, "{search:?} {}", different.len());
+        }
+    }
 }
 
 #[test]
-fn answers_end_at_eos_or_at_the_limit_and_hold_no_padding() {
-    let model = model();
-    let many: Vec<Request> = (0..40)
-        .map(|key| Request {
-            ids: vec![2 + key as u32 % 20, 1],
-            key,
-        })
-        .collect();
-    let mut told: Vec<Vec<u32>> = vec![Vec::new(); many.len()];
-    let mut tell = |row: usize, id: u32| told[row].push(id);
-    let answers = generate(
-        &model,
-        &many,
-        &sampling(),
-        true,
-        &Cancel::default(),
-        &mut tell,
-    )
-    .unwrap();
-    assert_eq!(answers, told);
-    let mut ended = 0;
-    for answer in &answers {
-        let end = answer.iter().position(|&id| id == 1);
-        assert!(
-            end.is_none_or(|place| place + 1 == answer.len()),
-            "{answer:?}"
-        );
-        assert!(answer.len() <= 20 && !answer.contains(&0), "{answer:?}");
-        ended += usize::from(end.is_some());
+fn the_first_drawn_answer_is_the_same_however_many_are_asked_for() {
+    let model = tiny();
+    for (_, make) in DECODERS {
+        let settings = |answers| Settings {
+            search: Search::Sample,
+            max_new_tokens: 16,
+            answers,
+            ..Settings::default()
+        };
+        let one = run(make(&model).as_mut(), &requests(3), &settings(1));
+        let four = run(make(&model).as_mut(), &requests(3), &settings(4));
+        assert_eq!(tokens(&one), tokens(&four));
+        for answers in &four {
+            let distinct: HashSet<&Vec<u32>> = answers.iter().map(|a| &a.tokens).collect();
+            assert_eq!(distinct.len(), 4);
+        }
     }
-    assert!(ended > 5 && ended < 40, "{ended}");
+}
+
+#[test]
+fn what_is_told_while_writing_is_the_answer() {
+    let model = tiny();
+    for (name, make) in DECODERS {
+        for settings in searches() {
+            let mut heard = Heard::default();
+            let answers = run_with(make(&model).as_mut(), &requests(6), &settings, &mut heard);
+            for (place, all) in answers.iter().enumerate() {
+                let told = if settings.search.has_beams() {
+                    1
+                } else {
+                    all.len()
+                };
+                for (number, answer) in all.iter().enumerate().take(told) {
+                    let written = &heard.written[&(place, number)];
+                    assert_eq!(*written, answer.tokens, "{name} {settings:?}");
+                }
+                assert!(!heard.written.contains_key(&(place, told)));
+            }
+            // Nothing waits for the end; beams agree on something before.
+            let least = if settings.search.has_beams() { 1 } else { 12 };
+            assert!(heard.calls > least * answers.len(), "{name} {settings:?}");
+        }
+    }
+}
+
+#[test]
+fn answers_end_where_they_should() {
+    let model = tiny();
+    for (_, make) in DECODERS {
+        for settings in searches() {
+            let mut ended = [0, 0];
+            for answer in run(make(&model).as_mut(), &requests(30), &settings).concat() {
+                let end = answer.tokens.iter().position(|&id| id == 1);
+                assert!(end.is_none_or(|place| place + 1 == answer.tokens.len()));
+                assert!(answer.tokens.len() <= 24 && !answer.tokens.contains(&0));
+                assert_eq!(answer.end == End::Stop, end.is_some());
+                assert_eq!(answer.score.is_some(), settings.search.has_beams());
+                ended[usize::from(end.is_some())] += 1;
+            }
+            assert!(ended[0] > 0 && ended[1] > 0, "{settings:?} {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn an_observer_ends_answers_in_every_search() {
+    let model = tiny();
+    for (name, make) in DECODERS {
+        for settings in searches() {
+            let free = run(make(&model).as_mut(), &requests(6), &settings);
+            for (place, all) in free.iter().enumerate() {
+                let tokens = &all[0].tokens;
+                let stop = [tokens[3], tokens[4]];
+                let mut heard = Heard {
+                    stop: Some(stop),
+                    ..Heard::default()
+                };
+                let request = requests(6).remove(place);
+                let found = run_with(make(&model).as_mut(), &[request], &settings, &mut heard);
+                for answer in &found[0] {
+                    let at = answer.tokens.windows(2).position(|pair| pair == stop);
+                    assert!(
+                        at.is_none_or(|at| at + 2 == answer.tokens.len() && answer.end == End::Stop),
+                        "{name} {settings:?} {answer:?}"
+                    );
+                }
+                if !settings.search.has_beams() {
+                    assert_eq!(found[0][0].tokens, tokens[..5], "{name} {settings:?}");
+                }
+                assert_eq!(heard.written[&(0, 0)], found[0][0].tokens);
+            }
+        }
+    }
 }
 
 #[test]
 fn nothing_asked_is_nothing_answered() {
-    assert!(run(&model(), &[], &Settings::default()).is_empty());
+    let model = tiny();
+    for (_, make) in DECODERS {
+        assert!(run(make(&model).as_mut(), &[], &Settings::default()).is_empty());
+    }
 }
 
 #[test]
-fn a_cancelled_answer_stops_within_a_token() {
-    let cancel = Cancel::default();
-    let mut count = 0;
-    let flag = cancel.clone();
-    let result = generate(
-        &model(),
-        &requests(),
-        &sampling(),
-        true,
-        &cancel,
-        &mut |_, _| {
-            count += 1;
-            flag.cancel();
-        },
-    );
-    assert_eq!(result.unwrap_err().code(), Code::Cancelled);
-    assert!(count <= 4);
+fn a_cancelled_answer_stops_within_a_token_and_leaves_nothing_behind() {
+    struct Stopper(Cancel, usize);
+    impl Observer for Stopper {
+        fn ends(&mut self, _: usize, _: &[u32]) -> bool {
+            self.1 += 1;
+            self.0.cancel();
+            false
+        }
+    }
+    let model = tiny();
+    for (_, make) in DECODERS {
+        let mut decoder = make(&model);
+        for settings in searches() {
+            let cancel = Cancel::default();
+            let mut stopper = Stopper(cancel.clone(), 0);
+            let decoder = decoder.as_mut();
+            let result = generate(decoder, &requests(4), &settings, &cancel, &mut stopper);
+            assert_eq!(result.unwrap_err().code(), Code::Cancelled);
+            assert!(stopper.1 <= 4 * 8 && decoder.rows() == 0);
+        }
+    }
 }
 
 #[test]
 fn weights_that_are_not_finite_are_told_as_such() {
-    let (config, parameters) = weights();
+    let (config, parameters) = weights("generate/tiny");
     let norm = parameters.get("decoder.final_layer_norm.weight").unwrap();
     norm.set(&Tensor::full(f32::NAN, norm.dims(), &Device::Cpu).unwrap())
         .unwrap();
     let model = Model::new(&config, &parameters, None).unwrap();
-    for settings in [Settings::default(), sampling()] {
-        let result = generate(
-            &model,
-            &requests(),
-            &settings,
-            true,
-            &Cancel::default(),
-            &mut |_, _| {},
-        );
-        assert_eq!(result.unwrap_err().code(), Code::NotFinite);
+    for (_, make) in DECODERS {
+        for settings in searches() {
+            let decoder = &mut *make(&model);
+            let result = generate(
+                decoder,
+                &requests(2),
+                &settings,
+                &Cancel::default(),
+                &mut (),
+            );
+            assert_eq!(result.unwrap_err().code(), Code::NotFinite);
+        }
     }
 }
 
 #[test]
 fn an_id_outside_the_vocabulary_is_refused_with_its_row() {
-    let bad = [
-        Request {
-            ids: vec![1],
-            key: 0,
-        },
-        Request {
-            ids: vec![99, 1],
-            key: 0,
-        },
-    ];
-    let settings = Settings::default();
-    let result = generate(
-        &model(),
-        &bad,
-        &settings,
-        true,
-        &Cancel::default(),
-        &mut |_, _| {},
-    );
-    let error = result.unwrap_err();
-    assert_eq!(
-        (error.code(), &error.context()["row"]),
-        (Code::InputRow, &Value::from(1))
-    );
+    let model = tiny();
+    let bad = [vec![1], vec![300, 1]].map(|ids| Request { ids, key: 0 });
+    for (_, make) in DECODERS {
+        let (decoder, settings) = (&mut *make(&model), Settings::default());
+        let result = generate(decoder, &bad, &settings, &Cancel::default(), &mut ());
+        let error = result.unwrap_err();
+        assert_eq!(
+            (error.code(), &error.context()["row"]),
+            (Code::InputRow, &Value::from(1))
+        );
+        assert_eq!(decoder.rows(), 0);
+    }
 }

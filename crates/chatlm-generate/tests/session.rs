@@ -76,7 +76,8 @@ fn the_fast_engine_agrees_with_the_training_model() {
         let parameters = Parameters::random(&config, 7, &Device::Cpu).unwrap();
         let model = Model::new(&config, &parameters, None).unwrap();
         let (want, want_hidden) = walk(&mut Plain::new(&model, true));
-        let weights = Arc::new(Weights::of_parameters(&config, &parameters, None).unwrap());
+        let weights =
+            Arc::new(Weights::of_parameters(&config, &parameters, None, StoredKind::F32).unwrap());
         let (got, got_hidden) = walk(&mut Session::new(weights));
         near(&got, &want, 1e-4);
         near(&got_hidden, &want_hidden, 1e-4);
@@ -100,7 +101,8 @@ impl WeightSource for Rounded<'_> {
 fn smaller_precisions_stay_near_and_rows_know_no_neighbours() {
     let config = config(false);
     let parameters = Parameters::random(&config, 7, &Device::Cpu).unwrap();
-    let exact = Arc::new(Weights::of_parameters(&config, &parameters, None).unwrap());
+    let exact =
+        Arc::new(Weights::of_parameters(&config, &parameters, None, StoredKind::F32).unwrap());
     let (want, _) = walk(&mut Session::new(exact));
     let size = want.iter().map(|v| v.abs()).fold(0.0, f32::max);
     for (kind, tolerance) in [
@@ -146,7 +148,8 @@ fn smaller_precisions_stay_near_and_rows_know_no_neighbours() {
 fn the_best_token_is_that_of_the_scores() {
     let config = config(false);
     let parameters = Parameters::random(&config, 3, &Device::Cpu).unwrap();
-    let weights = Arc::new(Weights::of_parameters(&config, &parameters, None).unwrap());
+    let weights =
+        Arc::new(Weights::of_parameters(&config, &parameters, None, StoredKind::F32).unwrap());
     let (mut scored, mut best) = (Session::new(weights.clone()), Session::new(weights));
     let prompts = prompts();
     let views: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();

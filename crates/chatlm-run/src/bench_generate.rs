@@ -90,7 +90,9 @@ pub fn bench_generate(options: &BenchGenerate, cancel: &Cancel) -> Result<BenchG
             let short = answers.iter().flatten().find(|a| a.tokens.len() != tokens);
             if let Some(answer) = short {
                 let length = answer.tokens.len();
-                return Err(Error::internal(format!("{length} tokens instead of {tokens}")));
+                return Err(Error::internal(format!(
+                    "{length} tokens instead of {tokens}"
+                )));
             }
         }
         Ok(median(taken.split_off(1)))

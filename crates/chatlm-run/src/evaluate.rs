@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use chatlm_checkpoint::{load_adapter, load_model};
 use chatlm_dataset::{Cursor, InputOptions, Loader, Rows};
-use chatlm_generate::Settings;
 use chatlm_job::{Cancel, Code, Error, Job, Result};
 use chatlm_t5::Model;
 use chatlm_tokenizer::Tokenizer;
@@ -13,7 +12,9 @@ use chatlm_train::{SequenceBatch, bleu4, sequence_loss};
 use serde::Serialize;
 
 use crate::forced::Forced;
-use crate::generator::{Generator, GeneratorOptions, GivenSettings, check_vocabulary};
+use crate::generator::{Generator, GeneratorOptions, check_vocabulary};
+use crate::given::GivenSettings;
+use crate::settings::AnswerSettings;
 use crate::setup::open_evaluation_rows;
 
 #[derive(Debug, Clone)]
@@ -163,7 +164,7 @@ pub fn evaluate_bleu(options: &BleuOptions, job: &Job) -> Result<BleuReport> {
                 &GeneratorOptions {
                     model: model.clone(),
                     adapter: options.adapter.clone(),
-                    dtype: "f32".to_owned(),
+                    dtype: None,
                     max_length: 512,
                 },
                 job,
@@ -204,7 +205,7 @@ pub fn evaluate_bleu(options: &BleuOptions, job: &Job) -> Result<BleuReport> {
 fn answers(
     generator: &Generator,
     rows: Vec<(String, String)>,
-    settings: &Settings,
+    settings: &AnswerSettings,
     batch: usize,
     job: &Job,
 ) -> Result<Vec<(String, String)>> {

@@ -118,12 +118,13 @@ fn pass(weights: &Arc<Weights>, sources: &[Vec<u32>], targets: &[Vec<u32>]) -> R
         let tokens: Vec<u32> = rows.iter().map(last).collect();
         session.step(&tokens, &mut logits)?;
         for (row, logits) in rows.iter().zip(logits.chunks(vocabulary)) {
-            let (best, largest) = logits
-                .iter()
-                .enumerate()
-                .fold((0, f32::NEG_INFINITY), |best, (place, &logit)| {
-                    if logit > best.1 { (place, logit) } else { best }
-                });
+            let (best, largest) =
+                logits
+                    .iter()
+                    .enumerate()
+                    .fold((0, f32::NEG_INFINITY), |best, (place, &logit)| {
+                        if logit > best.1 { (place, logit) } else { best }
+                    });
             let exponents = logits.iter().map(|&logit| f64::from(logit - largest).exp());
             let norm = f64::from(largest) + exponents.sum::<f64>().ln();
             found.loss += norm - f64::from(logits[row[place] as usize]);

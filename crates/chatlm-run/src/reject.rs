@@ -7,7 +7,8 @@ use chatlm_dataset::{Cell, ColumnKind, InputOptions, Rows, TableWriter};
 use chatlm_job::{Job, Result, check_target};
 use serde::Serialize;
 
-use crate::generator::{Generator, GeneratorOptions, GivenSettings};
+use crate::generator::{Generator, GeneratorOptions};
+use crate::given::GivenSettings;
 
 #[derive(Debug, Clone)]
 pub struct RejectOptions {
@@ -42,7 +43,7 @@ pub fn reject(options: &RejectOptions, job: &Job) -> Result<RejectReport> {
         &GeneratorOptions {
             model: options.model.clone(),
             adapter: options.adapter.clone(),
-            dtype: "f32".to_owned(),
+            dtype: None,
             max_length: 512,
         },
         job,

@@ -7,12 +7,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use chatlm_checkpoint::{Checkpoints, Loaded, SaveOptions, save_adapter, save_model};
 use chatlm_dataset::{Batch, Cursor, Loader, SetSpec};
 use chatlm_generate::Settings;
 use chatlm_job::{AtomicDir, AtomicFile, Code, Error, Job, Result};
+use chatlm_t5::{StoredKind, Weights};
 use chatlm_tokenizer::Tokenizer;
 use chatlm_train::{StepReport, TrainConfig, Trainer};
 use serde::{Deserialize, Serialize};
@@ -20,10 +22,11 @@ use serde_json::{Value, json};
 
 use crate::batches::{preference_batch, sequence_batch};
 use crate::event::{Evaluated, Event, FinishReason, Rewards, StepEvent};
-use crate::generator::Generator;
+use crate::generator::{Engine, Generator};
 use crate::journal::{Journal, evaluation_line, step_line};
 use crate::machine::set_threads;
 use crate::reference::ReferenceScores;
+use crate::settings::AnswerSettings;
 use crate::setup::{
     Prepared, RunKind, check_identity, identity, open_rows, prepare, read_config, train_sets,
 };
@@ -479,11 +482,20 @@ impl TrainingRun {
         } else {
             measure(&model, valid, &self.config, &self.job)?
         };
-        let generator = Generator::around(model, self.tokenizer.clone(), self.config.max_length);
-        let settings = Settings {
+        let engine = if model.device().is_cpu() {
+            let (config, parameters) = (self.trainer.config(), self.trainer.parameters());
+            let lora = self.trainer.lora();
+            let weights = Weights::of_parameters(config, parameters, lora, StoredKind::F32)?;
+            Engine::Weights(Arc::new(weights))
+        } else {
+            Engine::Model(model)
+        };
+        let generator = Generator::around(engine, self.tokenizer.clone(), self.config.max_length);
+        let settings: AnswerSettings = Settings {
             max_new_tokens: self.config.max_length,
             ..Settings::default()
-        };
+        }
+        .into();
         let count = self.config.samples.max(self.config.bleu_rows) as usize;
         let shown = crate::validation::sample_rows(self.kind, &self.config, count)?;
         let prompts: Vec<String> = shown.iter().map(|(prompt, _)| prompt.clone()).collect();

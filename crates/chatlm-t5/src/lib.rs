@@ -21,7 +21,7 @@ pub use chatlm_kernels::{
     StoredKind, Tape, Value, cpu, write,
 };
 pub use config::Config;
-pub use inference::{Session, WeightSource, Weights, merged, weight_shapes};
+pub use inference::{Session, WeightSource, Weights, is_small, weight_shapes};
 pub use lora::{LoraBias, LoraConfig};
 pub use model::{Model, Pass};
 pub use parameters::{Parameters, is_copy};

@@ -6,4 +6,4 @@ mod session;
 mod weights;
 
 pub use session::Session;
-pub use weights::{WeightSource, Weights, merged, weight_shapes};
+pub use weights::{WeightSource, Weights, is_small, weight_shapes};

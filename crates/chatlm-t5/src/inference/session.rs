@@ -73,7 +73,7 @@ impl Session {
 
     /// Encodes prompts; each becomes a row behind those that are there.
     pub fn add(&mut self, prompts: &[&[u32]]) -> Result<()> {
-        for source in self.weights.encode(prompts)? {
+        for source in in_pool(|| self.weights.encode(prompts))? {
             self.rows.push(Row {
                 source,
                 path: Vec::new(),
@@ -114,7 +114,7 @@ impl Session {
 
     /// Each row reads one more token; `logits` becomes the scores after it, row after row.
     pub fn step(&mut self, tokens: &[u32], logits: &mut Vec<f32>) -> Result<()> {
-        self.read(tokens)?;
+        in_pool(|| self.read(tokens))?;
         let (weight, scale) = self.weights.projection();
         logits.resize(self.rows.len() * self.weights.config.vocab_size, 0.0);
         let job = Job {
@@ -122,15 +122,15 @@ impl Session {
             scale,
             out: logits,
         };
-        products(&self.hidden, self.rows.len(), &mut [job])
+        in_pool(|| products(&self.hidden, self.rows.len(), &mut [job]))
     }
 
     /// The same, answering only the most likely token of each row: the first of the largest scores,
     /// `None` where one is not finite.
     pub fn step_best(&mut self, tokens: &[u32]) -> Result<Vec<Option<u32>>> {
-        self.read(tokens)?;
+        in_pool(|| self.read(tokens))?;
         let (weight, scale) = self.weights.projection();
-        largest(&self.hidden, self.rows.len(), weight, scale)
+        in_pool(|| largest(&self.hidden, self.rows.len(), weight, scale))
     }
 
     /// The decoder's last hidden states after the last step, `(rows, d)`.
@@ -243,6 +243,11 @@ impl Session {
         }
         step.add(&cross.o, &out)
     }
+}
+
+/// Enters the thread pool once, not at every product.
+fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
 }
 
 /// Writes each row's newest key and value, and lets its query see its whole path; the result takes the

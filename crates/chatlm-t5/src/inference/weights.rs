@@ -3,7 +3,7 @@
 
 use candle_core::{Device, Tensor};
 use chatlm_job::Result;
-use chatlm_kernels::{Stored, Weight};
+use chatlm_kernels::{Stored, StoredKind, Weight};
 
 use crate::config::Config;
 use crate::lora::LoraConfig;
@@ -72,14 +72,22 @@ impl Weights {
         Builder { config, source }.weights()
     }
 
-    /// Over the weights of a model in training, without copies; an adapter is merged into copies of
-    /// the matrices that it changes.
+    /// Over the weights of a model in training, without copies where `kind` is f32; an adapter is
+    /// merged into copies of the matrices that it changes.
     pub fn of_parameters(
         config: &Config,
         parameters: &Parameters,
         lora: Option<&LoraConfig>,
+        kind: StoredKind,
     ) -> Result<Self> {
-        Self::new(config, &mut FromParameters { parameters, lora })
+        Self::new(
+            config,
+            &mut FromParameters {
+                parameters,
+                lora,
+                kind,
+            },
+        )
     }
 
     pub fn config(&self) -> &Config {
@@ -110,6 +118,7 @@ pub fn weight_shapes(config: &Config) -> Vec<(String, (usize, usize))> {
 struct FromParameters<'a> {
     parameters: &'a Parameters,
     lora: Option<&'a LoraConfig>,
+    kind: StoredKind,
 }
 
 impl WeightSource for FromParameters<'_> {
@@ -127,17 +136,32 @@ impl WeightSource for FromParameters<'_> {
             get(&format!("{module}.lora_A.weight")),
             get(&format!("{module}.lora_B.weight")),
         );
-        match (self.lora, adapter) {
-            (Some(lora), (Some(a), Some(b))) => {
-                Stored::tensor(&merged(&tensor, &a, &b, lora.scaling())?)
-            }
-            _ => Stored::tensor(&tensor),
+        let tensor = match (self.lora, adapter) {
+            (Some(lora), (Some(a), Some(b))) => merged(&tensor, &a, &b, lora.scaling())?,
+            _ => tensor,
+        };
+        if self.kind == StoredKind::F32 || is_small(name) {
+            return Stored::tensor(&tensor);
         }
+        let values = tensor
+            .flatten_all()
+            .and_then(|tensor| tensor.to_vec1::<f32>());
+        Ok(Stored::rounded(
+            &values.map_err(tensor_error)?,
+            shape,
+            self.kind,
+        ))
     }
 }
 
+/// Norms and position biases stay f32 in every precision: they are few, and everything passes through
+/// them.
+pub fn is_small(name: &str) -> bool {
+    name.ends_with("layer_norm.weight") || name.contains("relative_attention_bias")
+}
+
 /// `weight + scaling · B·A`
-pub fn merged(weight: &Tensor, a: &Tensor, b: &Tensor, scaling: f64) -> Result<Tensor> {
+fn merged(weight: &Tensor, a: &Tensor, b: &Tensor, scaling: f64) -> Result<Tensor> {
     b.matmul(a)
         .and_then(|change| weight + (change * scaling)?)
         .map_err(tensor_error)
