@@ -9,14 +9,15 @@ use std::collections::HashSet;
 use candle_core::{Device, Tensor};
 use chatlm_generate::{End, Observer, Request, Search, Settings, generate};
 use chatlm_job::{Cancel, Code};
-use chatlm_t5::Model;
-use common::{DECODERS, Heard, json, requests, run, run_with, searches, tiny, tokens, weights};
+use common::{
+    Both, DECODERS, Heard, json, requests, run, run_with, searches, tiny, tokens, weights,
+};
 use serde_json::Value;
 
 #[test]
 fn greedy_answers_of_the_adapted_base_are_those_of_transformers() {
     let (config, parameters) = weights("lora/base");
-    let model = Model::new(&config, &parameters, None).unwrap();
+    let model = Both::new(&config, &parameters, None);
     let expected: Value = json("lora/expected.json");
     let sources: Vec<Vec<u32>> = serde_json::from_value(expected["source"].clone()).unwrap();
     let requests: Vec<Request> = (0..)
@@ -213,7 +214,7 @@ fn weights_that_are_not_finite_are_told_as_such() {
     let norm = parameters.get("decoder.final_layer_norm.weight").unwrap();
     norm.set(&Tensor::full(f32::NAN, norm.dims(), &Device::Cpu).unwrap())
         .unwrap();
-    let model = Model::new(&config, &parameters, None).unwrap();
+    let model = Both::new(&config, &parameters, None);
     for (_, make) in DECODERS {
         for settings in searches() {
             let decoder = &mut *make(&model);

@@ -9,18 +9,44 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use chatlm_generate::{Answer, Decoder, Observer, Plain, Request, Search, Settings, generate};
 use chatlm_job::{Cancel, mix};
-use chatlm_t5::{Config, Model, Parameters};
+use chatlm_t5::{Config, LoraConfig, Model, Parameters, Session, StoredKind, Weights};
 use serde::de::DeserializeOwned;
 
+/// A model as both engines have it.
+pub struct Both {
+    model: Model,
+    weights: Arc<Weights>,
+}
+
+impl Both {
+    pub fn new(config: &Config, parameters: &Parameters, lora: Option<&LoraConfig>) -> Self {
+        let weights = Weights::of_parameters(config, parameters, lora, StoredKind::F32).unwrap();
+        Self {
+            model: Model::new(config, parameters, lora).unwrap(),
+            weights: Arc::new(weights),
+        }
+    }
+
+    pub fn config(&self) -> &Config {
+        self.model.config()
+    }
+}
+
 /// Makes a decoder of a model.
-pub type Make = for<'a> fn(&'a Model) -> Box<dyn Decoder + 'a>;
+pub type Make = for<'a> fn(&'a Both) -> Box<dyn Decoder + 'a>;
 
 /// The decoders; each must pass every test of this folder.
-pub const DECODERS: [(&str, Make); 1] = [("plain", |model| Box::new(Plain::new(model, true)))];
+pub const DECODERS: [(&str, Make); 2] = [
+    ("plain", |both| Box::new(Plain::new(&both.model, true))),
+    ("session", |both| {
+        Box::new(Session::new(both.weights.clone()))
+    }),
+];
 
 pub fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -46,9 +72,9 @@ pub fn weights(folder: &str) -> (Config, Parameters) {
 }
 
 /// The model that the golden answers come from.
-pub fn tiny() -> Model {
+pub fn tiny() -> Both {
     let (config, parameters) = weights("generate/tiny");
-    Model::new(&config, &parameters, None).unwrap()
+    Both::new(&config, &parameters, None)
 }
 
 /// Held-out prompts of the tiny model.
