@@ -1,33 +1,29 @@
-// Ours against PyTorch, in turns: `npm run bench:peers -- [--rounds 3] [--only A,B] [--rows FILE --tokenizer DIR]`.
-// Each round runs our half and then the peers' half of a measurement, so that both meet the same neighbours; the
-// result is the median of the rounds' ratios. Prints a markdown table. No dependency beyond Node's own; PyTorch lives
-// in a virtual environment in the user's cache, made at the first call.
-import { spawnSync } from "node:child_process"
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
+// Ours against PyTorch and CTranslate2, in turns:
+// `npm run bench:peers -- [--rounds 3] [--only A,B] [--rows FILE --tokenizer DIR]`. Each round runs our half and then the peers' half of a measurement, so that both meet the same neighbours; the
+// result is the median of the rounds' ratios. Prints a markdown table. No dependency beyond Node's own; the peers
+// live in a virtual environment in the user's cache, made at the first call.
+import { mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { loadavg, tmpdir } from "node:os"
 import { join, resolve } from "node:path"
 import { parseArgs } from "node:util"
 
-import { cache, node, root } from "../scripts/lib.mjs"
+import { node, root } from "../scripts/lib.mjs"
+import { generation } from "./generation.mjs"
+import { findPython, peer, run, shapes, stop } from "./python.mjs"
 
 const usage = `npm run bench:peers -- [flags], after npm run build
   --rounds N       rounds a measurement (3)
   --steps N        counted steps a run (5)
   --row-steps N    counted steps a run over rows (10)
+  --tokens N       tokens of a generated answer (96)
   --threads N      of both halves (2)
   --only A,B       these rows of the table
   --rows FILE      jsonl or parquet with prompt and response, for the rows of mixed length
   --tokenizer DIR  folder of tokenizer.json, for the same
-  --python FILE    a Python with torch and transformers, instead of the one in the cache
+  --python FILE    a Python with torch, transformers and ctranslate2, instead of the one in the cache
   --d-model N --d-ff N --heads N --layers N --vocab N --batch N --source N --target N
                    another model or batch than the 0.2 B model with 4 × (128 + 128) tokens`
 
-const stop = (message, help) => {
-  console.error(`error: ${message}\nhelp: ${help}`)
-  process.exit(1)
-}
-
-const shapes = { "d-model": "768", "d-ff": "3072", heads: "12", layers: "10" }
 const sizes = { ...shapes, vocab: "29298", batch: "4", source: "128", target: "128" }
 const text = (value) => ({ type: "string", ...(value === undefined ? {} : { default: value }) })
 const read = () => {
@@ -37,6 +33,7 @@ const read = () => {
         rounds: text("3"),
         steps: text("5"),
         "row-steps": text("10"),
+        tokens: text("96"),
         threads: text("2"),
         only: text(),
         rows: text(),
@@ -55,70 +52,21 @@ if (flags.help) {
   console.log(usage)
   process.exit(0)
 }
-for (const name of ["rounds", "steps", "row-steps", "threads", ...Object.keys(sizes)]) {
+for (const name of ["rounds", "steps", "row-steps", "tokens", "threads", ...Object.keys(sizes)]) {
   if (!/^[1-9]\d*$/.test(flags[name]))
     stop(`--${name} ${flags[name]} is no count`, "give a whole number from 1")
 }
 const rounds = Number(flags.rounds)
 
-// ── PyTorch
-
-const answers = (command, args) => spawnSync(command, args, { encoding: "utf8" })
-const imports = (python) => answers(python, ["-c", "import torch, transformers"]).status === 0
-
-/** A Python that imports torch and transformers; made where there is none yet. */
-const findPython = () => {
-  if (flags.python !== undefined) {
-    if (imports(flags.python)) return flags.python
-    stop(
-      `${flags.python} does not import torch and transformers`,
-      "install them there, or leave out --python"
-    )
-  }
-  const folder = join(cache, "chatlm-dev", "venv")
-  const python = join(folder, "bin", "python")
-  if (existsSync(python) && imports(python)) return python
-  console.error(`PyTorch comes into ${folder}, once …`)
-  const shown = { stdio: ["ignore", 2, 2] }
-  const pip = (...args) =>
-    spawnSync(python, ["-m", "pip", "install", "--upgrade", ...args], shown).status === 0
-  if (!existsSync(python) && spawnSync("python3", ["-m", "venv", folder], shown).status !== 0) {
-    stop("python3 -m venv fails", "install Python 3.10 or newer with its venv module")
-  }
-  // The builds for processors are a tenth the size; PyPI's, with CUDA, serve where their index cannot be reached.
-  const torch = pip("torch", "--index-url", "https://download.pytorch.org/whl/cpu") || pip("torch")
-  if (!torch || !pip("transformers", "pyarrow") || !imports(python)) {
-    stop("pip could not install torch and transformers", `see above; ${folder} may be deleted and made again`)
-  }
-  return python
-}
-
 // ── one run of one half
-
-/** The last line of standard output as JSON, or why there is none. */
-const run = (command, args, env = {}) => {
-  const { stdout, stderr, status, signal, error } = spawnSync(command, args, {
-    cwd: root,
-    encoding: "utf8",
-    env: { ...process.env, ...env },
-    maxBuffer: 1 << 28
-  })
-  if (status === 0) return JSON.parse(stdout.trim().split("\n").at(-1))
-  const lines = (stderr ?? "").trim().split("\n")
-  const why = lines.find((line) => line.startsWith("error[")) ?? lines.at(-1)
-  throw new Error(why || error?.message || `ended by ${signal ?? status}`)
-}
 
 const given = (names) => names.flatMap((name) => [`--${name}`, flags[name]])
 const chatlm = (...args) =>
   run(node, [join(root, "bin", "chatlm.mjs"), ...args, "--threads", flags.threads, "--json"])
-let python
-const peers = (script, ...args) => {
-  python ??= findPython()
-  const threads = { OMP_NUM_THREADS: flags.threads, RAYON_NUM_THREADS: flags.threads }
-  const all = [join(root, "benches", "peers", script), ...args, "--threads", flags.threads]
-  return run(python, all, { ...threads, HF_HUB_OFFLINE: "1" })
-}
+let found
+const python = () => (found ??= findPython(flags.python))
+const peers = (script, ...args) =>
+  peer(python(), script, [...args, "--threads", flags.threads], flags.threads)
 
 const median = (values) => {
   const sorted = values.toSorted((a, b) => a - b)
@@ -206,6 +154,15 @@ const rowsHalf = (precision) => ({
     )
 })
 
+const seconds = { show: (value) => `${value.toPrecision(3)} s`, ratio: (ours, theirs) => theirs / ours }
+const bytes = { show: (value) => `${(value / 1e9).toFixed(2)} GB`, ratio: (ours, theirs) => theirs / ours }
+const rate = {
+  show: (value) => `${value < 100 ? value.toPrecision(3) : Math.round(value)}/s`,
+  ratio: (ours, theirs) => ours / theirs
+}
+
+const answers = generation({ flags, python, chatlm, peers, units: { bytes, rate, seconds } })
+
 const long = ["--batch", "1", "--source", "320", "--target", "320"]
 const measurements = {
   f32: step(["--precision", "f32"]),
@@ -214,14 +171,11 @@ const measurements = {
   "bf16-compile": step(["--precision", "bf16"], ["--compile"]),
   long: step([...long, "--precision", "bf16", "--optimizer", "adafactor", "--recompute"]),
   "rows-f32": rowsHalf("f32"),
-  "rows-bf16": rowsHalf("bf16")
+  "rows-bf16": rowsHalf("bf16"),
+  ...answers.measurements
 }
 
 // ── the table
-
-const seconds = { show: (value) => `${value.toPrecision(3)} s`, ratio: (ours, theirs) => theirs / ours }
-const bytes = { show: (value) => `${(value / 1e9).toFixed(2)} GB`, ratio: (ours, theirs) => theirs / ours }
-const rate = { show: (value) => `${Math.round(value)}/s`, ratio: (ours, theirs) => ours / theirs }
 
 const rows = [
   { name: "f32", title: "step, f32, eager", of: "f32", field: "seconds_per_step", unit: seconds },
@@ -262,7 +216,8 @@ const rows = [
     of: "rows-bf16",
     field: "tokens_per_second",
     unit: rate
-  }
+  },
+  ...answers.rows
 ]
 
 const only = flags.only?.split(",")
@@ -314,38 +269,51 @@ const line = ({ name, title, of, field, unit }) => {
 }
 
 const pairs = [...results.values()].flatMap(({ taken }) => taken)
-const configuration = pairs[0]?.peers.configuration
 const paths = [...new Set(pairs.flatMap(({ ours }) => ours.cpu ?? []))]
-const imported = pairs[0]?.peers.imported_rss_bytes
 const list = (names) => names.map((name) => `${name} ${flags[name]}`).join(", ")
 
 console.log(`Processor: ${processor}, load ${load} before the first run`)
-if (configuration !== undefined) {
-  const { torch, transformers, cpu_capability: capability, attention } = configuration
-  console.log(`PyTorch ${torch}, transformers ${transformers}: ${capability}, attention ${attention}`)
-}
+const described = pairs.map(({ peers: { configuration: c } }) =>
+  c.ctranslate2 === undefined
+    ? `PyTorch ${c.torch}, transformers ${c.transformers}: ${c.cpu_capability}, attention ${c.attention}`
+    : `CTranslate2 ${c.ctranslate2}: ${c.compute_type}`
+)
+for (const text of new Set(described)) console.log(text)
 if (paths.length > 0) console.log(`Ours: ${paths.join(", ")}`)
 console.log(
-  `Both: ${flags.threads} threads, ${list(Object.keys(shapes))}; one step of warm-up is not counted`
+  `Both: ${flags.threads} threads, ${list(Object.keys(shapes))}; one step or call of warm-up is not counted`
 )
-if (wanted.some(({ of }) => !of.startsWith("rows"))) {
+const any = (start) => wanted.some(({ of }) => of.startsWith(start))
+if (wanted.some(({ of }) => !/^(rows|generate)/.test(of))) {
   console.log(
     `Steps: ${list(["vocab", "batch", "source", "target"])} unless the row says otherwise; ${flags.steps} a run`
   )
 }
-if (wanted.some(({ of }) => of.startsWith("rows"))) {
+if (any("rows")) {
   console.log(
     `Rows: ${flags.rows}, batch 16, at most 256 tokens (ours) or characters (the reference); ${flags["row-steps"]} steps a run`
   )
 }
-console.log("")
-console.log(`| name | what | ours | PyTorch | ours is better by (median of ${rounds} rounds; each round) |`)
-console.log("| --- | --- | --- | --- | --- |")
-for (const row of wanted) console.log(line(row))
-if (imported !== undefined && wanted.some(({ unit }) => unit === bytes)) {
+if (any("generate")) {
   console.log(
-    `\nOf PyTorch's memory, importing it takes ${bytes.show(imported)}; builds with CUDA take more than others.`
+    `Answers: prompts of 64 tokens, exactly ${flags.tokens} new ones, random weights, loading not counted`
   )
 }
+console.log("")
+console.log(
+  `| name | what | ours | the peer's | ours is better by (median of ${rounds} rounds; each round) |`
+)
+console.log("| --- | --- | --- | --- | --- |")
+for (const row of wanted) console.log(line(row))
+/** What a peer's memory is before it has a model, where the table has memory of it. */
+const imported = wanted
+  .filter(({ unit }) => unit === bytes)
+  .flatMap(({ of }) => results.get(of).taken.slice(0, 1))
+  .map(({ peers: { configuration, imported_rss_bytes: rss } }) => {
+    const torch = configuration.ctranslate2 === undefined
+    const [name, note] = torch ? ["PyTorch", " (builds with CUDA take more)"] : ["CTranslate2", ""]
+    return [name, `Of ${name}'s memory, importing it takes ${bytes.show(rss)}${note}.`]
+  })
+if (imported.length > 0) console.log(`\n${[...new Map(imported).values()].join(" ")}`)
 if (flags.only === undefined && !hasRows) console.log(`\nLeft out: ${howToRows}.`)
 process.exitCode = [...results.values()].some(({ failed }) => failed !== undefined) ? 1 : 0
