@@ -5,6 +5,7 @@ import { existsSync } from "node:fs"
 import module from "node:module"
 import { constants } from "node:os"
 import { fileURLToPath } from "node:url"
+import { setFlagsFromString } from "node:v8"
 
 const [major, minor] = process.versions.node.split(".").map(Number)
 const newEnough = major > 22 || (major === 22 && minor >= 19)
@@ -12,6 +13,8 @@ const own = fileURLToPath(new URL("../node_modules/node/bin/node", import.meta.u
 
 if (newEnough) {
   module.enableCompileCache?.()
+  // The work is done outside V8: its nursery need not grow. 16 MB less, of some 110.
+  setFlagsFromString("--semi-space-growth-factor=1")
   const built = new URL("../dist/chatlm.js", import.meta.url)
   // A checkout that is not built yet still runs: Node strips the types.
   await import(existsSync(built) ? built.href : new URL("../ts/chatlm.ts", import.meta.url).href)
