@@ -25,6 +25,32 @@ impl Mapping {
     pub fn bytes(&self) -> &[u8] {
         &self.map
     }
+
+    /// Takes whole pages out of this process's memory. They stay in the system's as long as it likes,
+    /// and come back when they are read.
+    fn release(&self, at: usize, length: usize) {
+        #[cfg(unix)]
+        {
+            /// A multiple of any page's size.
+            const PAGE: usize = 1 << 16;
+            let from = at.next_multiple_of(PAGE);
+            let to = (at + length) / PAGE * PAGE;
+            if from < to {
+                #[expect(unsafe_code, reason = "advice about mapped memory")]
+                // SAFETY: the pages are of a file that is only read here: they come back as they were.
+                // Where the advice is refused, nothing changes.
+                let _ = unsafe {
+                    self.map.unchecked_advise_range(
+                        memmap2::UncheckedAdvice::DontNeed,
+                        from,
+                        to - from,
+                    )
+                };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = (at, length);
+    }
 }
 
 /// Values of a number type in one of both.
@@ -57,6 +83,13 @@ impl<T: Number> Place<T> {
             count,
             kind: PhantomData,
         })
+    }
+
+    /// Where it is a file's: out of this process's memory, until it is read again.
+    pub(super) fn release(&self) {
+        if let Self::Mapped { map, at, count, .. } = self {
+            map.release(*at, count * size_of::<T>());
+        }
     }
 
     #[expect(unsafe_code, reason = "bytes of a file as numbers")]

@@ -154,6 +154,17 @@ impl Stored {
         }
     }
 
+    /// Where the values lie in a mapped file: takes them out of this process's memory, until they are
+    /// read again.
+    pub fn release(&self) {
+        match &self.values {
+            Values::Tensor(_) => {}
+            Values::F32(values) => values.release(),
+            Values::F16(values) | Values::Bf16(values) => values.release(),
+            Values::Int8 { values, .. } => values.release(),
+        }
+    }
+
     /// A row in f32.
     pub fn row(&self, row: usize, to: &mut [f32]) -> Result<()> {
         let range = row * self.inner..(row + 1) * self.inner;

@@ -47,6 +47,17 @@ pub(super) struct Layer {
     pub(super) feed_forward: FeedForwardWeights,
 }
 
+impl Layer {
+    pub(super) fn matrices(&self) -> impl Iterator<Item = &Stored> {
+        let attention = std::iter::once(&self.attention).chain(&self.cross);
+        let ff = &self.feed_forward;
+        attention
+            .flat_map(|a| [&a.q, &a.k, &a.v, &a.o])
+            .chain(&ff.inputs)
+            .chain([&ff.wo])
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Layers {
     pub(super) layers: Vec<Layer>,
