@@ -16,7 +16,7 @@ mod stack;
 
 pub use cache::Cache;
 pub use chatlm_kernels::{
-    DropoutKeys, Gradients, Precision, Projection, Rows, Tape, Value, cpu, write,
+    DropoutKeys, Gradients, Precision, Projection, Rows, Tape, Value, cpu, has_kernels, write,
 };
 pub use config::Config;
 pub use lora::{LoraBias, LoraConfig};
