@@ -485,5 +485,8 @@ impl Trainer {
 }
 
 #[cfg(test)]
+#[path = "device_tests.rs"]
+mod device_tests;
+#[cfg(test)]
 #[path = "trainer_tests.rs"]
 mod tests;
