@@ -126,6 +126,8 @@ export interface TrainEvent {
   learningRate?: number
   gradNorm?: number
   tokensPerSecond?: number
+  lossScale?: number
+  skippedSteps?: number
   rewards?: Rewards
   evalLoss?: number
   evalBleu4?: number
@@ -203,6 +205,7 @@ export interface Border {
   evaluatePerplexity: LongCall<PerplexityOptions, PerplexityReport>
   benchTrainStep: LongCall<BenchTrainStepOptions, BenchTrainStepReport>
   doctor(): Doctor
+  checkDevice(device: string): void
   setThreads(threads: number): void
 }
 

@@ -6,9 +6,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use chatlm_generate::{Request, Search, Settings, generate};
 use chatlm_job::{Cancel, Code, mix};
+use chatlm_kernels::testing::device;
 use chatlm_t5::{Config, Model, Parameters};
 use serde_json::Value;
 
@@ -21,9 +22,9 @@ fn golden(name: &str) -> PathBuf {
 fn weights() -> (Config, Parameters) {
     let config = serde_json::from_slice(&fs::read(golden("base/config.json")).unwrap()).unwrap();
     let tensors =
-        candle_core::safetensors::load(golden("base/model.safetensors"), &Device::Cpu).unwrap();
+        candle_core::safetensors::load(golden("base/model.safetensors"), &device()).unwrap();
     let parameters =
-        Parameters::from_tensors(&config, tensors.into_iter().collect(), &Device::Cpu).unwrap();
+        Parameters::from_tensors(&config, tensors.into_iter().collect(), &device()).unwrap();
     (config, parameters)
 }
 
@@ -176,7 +177,7 @@ fn a_cancelled_answer_stops_within_a_token() {
 fn weights_that_are_not_finite_are_told_as_such() {
     let (config, parameters) = weights();
     let norm = parameters.get("decoder.final_layer_norm.weight").unwrap();
-    norm.set(&Tensor::full(f32::NAN, norm.dims(), &Device::Cpu).unwrap())
+    norm.set(&Tensor::full(f32::NAN, norm.dims(), &device()).unwrap())
         .unwrap();
     let model = Model::new(&config, &parameters, None).unwrap();
     for settings in [Settings::default(), sampling()] {

@@ -41,6 +41,11 @@ pub(crate) fn product(
     linear(&rounded(&scaled, precision)?, &rounded(weight, precision)?)?.to_dtype(x.dtype())
 }
 
+/// `max(x, 0)` that, unlike candle's, hides no NaN.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    x.le(0f64)?.where_cond(&x.zeros_like()?, x)
+}
+
 pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (out, inner) = weight.dims2()?;
     let rows = x.elem_count() / inner.max(1);

@@ -23,6 +23,8 @@ pub struct BleuOptions {
     /// Only the first so many rows.
     pub limit: Option<u32>,
     pub encoding: Option<String>,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    pub device: Option<String>,
 }
 
 #[napi(object)]
@@ -53,6 +55,7 @@ pub async fn evaluate_bleu(
                 max_new_tokens: options.max_new_tokens as usize,
                 limit: options.limit.map(u64::from),
                 encoding: options.encoding,
+                device: options.device,
             },
             &job,
         )?;
@@ -72,6 +75,8 @@ pub struct PerplexityOptions {
     pub batch: u32,
     /// The longest prompt and response in tokens, `[EOS]` included.
     pub max_length: u32,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    pub device: Option<String>,
 }
 
 #[napi(object)]
@@ -100,6 +105,7 @@ pub async fn evaluate_perplexity(
                 inputs: options.inputs,
                 batch: options.batch as usize,
                 max_length: options.max_length as usize,
+                device: options.device,
             },
             &job,
         )?;

@@ -19,6 +19,8 @@ pub struct PerplexityOptions {
     pub inputs: Vec<String>,
     pub batch: usize,
     pub max_length: usize,
+    /// As [`GeneratorOptions::device`].
+    pub device: Option<String>,
 }
 
 /// `perplexity = exp(loss)`, `loss` the mean over all target tokens in nats.
@@ -40,6 +42,8 @@ pub struct BleuOptions {
     pub max_new_tokens: usize,
     pub limit: Option<u64>,
     pub encoding: Option<String>,
+    /// As [`GeneratorOptions::device`].
+    pub device: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -92,6 +96,7 @@ pub fn evaluate_perplexity(options: &PerplexityOptions, job: &Job) -> Result<Per
             adapter: options.adapter.clone(),
             dtype: "f32".to_owned(),
             max_length: options.max_length,
+            device: options.device.clone(),
         },
         job,
     )?;
@@ -139,6 +144,7 @@ pub fn evaluate_bleu(options: &BleuOptions, job: &Job) -> Result<BleuReport> {
                     adapter: options.adapter.clone(),
                     dtype: "f32".to_owned(),
                     max_length: 512,
+                    device: options.device.clone(),
                 },
                 job,
             )?;

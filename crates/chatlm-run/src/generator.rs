@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use chatlm_checkpoint::{load_adapter, load_model};
 use chatlm_generate::{Request, Search, Settings, generate};
 use chatlm_job::{Cancel, Code, Error, Job, Result, mix};
@@ -13,6 +12,8 @@ use chatlm_t5::Model;
 use chatlm_tokenizer::{DecodeStream, Tokenizer};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::device::open_device;
 
 /// What to load.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,6 +29,9 @@ pub struct GeneratorOptions {
     /// The longest prompt in tokens, `[EOS]` included; longer ones are cut.
     #[serde(default = "longest_prompt")]
     pub max_length: usize,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    #[serde(default)]
+    pub device: Option<String>,
 }
 
 fn longest_prompt() -> usize {
@@ -91,7 +95,7 @@ impl Generator {
     pub fn load(options: &GeneratorOptions, job: &Job) -> Result<Self> {
         chatlm_t5::cpu::check()?;
         require_f32(&options.dtype)?;
-        let device = Device::Cpu;
+        let device = open_device(options.device.as_deref())?;
         job.progress.report("load", 0, None, "bytes");
         let mut folder = load_model(&options.model, &device)?;
         let tokenizer = Tokenizer::load(&options.model)?;

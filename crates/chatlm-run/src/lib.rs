@@ -4,6 +4,7 @@
 
 mod batches;
 mod bench;
+mod device;
 mod evaluate;
 mod event;
 mod generator;
@@ -19,6 +20,7 @@ mod verify;
 mod worker;
 
 pub use bench::{BenchTrainStep, BenchTrainStepReport, bench_train_step};
+pub use device::check_device;
 pub use evaluate::{
     BleuOptions, BleuReport, PerplexityOptions, PerplexityReport, evaluate_bleu,
     evaluate_perplexity,

@@ -19,6 +19,8 @@ pub struct RejectOptions {
     pub batch: usize,
     pub max_new_tokens: usize,
     pub encoding: Option<String>,
+    /// As [`GeneratorOptions::device`].
+    pub device: Option<String>,
     pub force: bool,
 }
 
@@ -44,6 +46,7 @@ pub fn reject(options: &RejectOptions, job: &Job) -> Result<RejectReport> {
             adapter: options.adapter.clone(),
             dtype: "f32".to_owned(),
             max_length: 512,
+            device: options.device.clone(),
         },
         job,
     )?;

@@ -135,6 +135,11 @@ impl Trainer {
         &self.config
     }
 
+    /// Where the weights are, and batches must be.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
