@@ -223,8 +223,7 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
     evaluatePerplexity: computing("evaluatePerplexity"),
     benchTrainStep: computing("benchTrainStep"),
     doctor: Effect.flatMap(border, (module) => immediate(() => module.doctor())),
-    checkDevice: (device) =>
-      Effect.flatMap(border, (module) => immediate(() => module.checkDevice(device))),
+    checkDevice: (device) => Effect.flatMap(border, (module) => immediate(() => module.checkDevice(device))),
     setThreads: (threads) => Effect.flatMap(border, (module) => immediate(() => module.setThreads(threads)))
   }
 }

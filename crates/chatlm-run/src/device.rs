@@ -154,7 +154,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Name>().unwrap(), name);
         }
-        for text in ["", "toaster", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "CPU"] {
+        for text in [
+            "", "toaster", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "CPU",
+        ] {
             let error = text.parse::<Name>().unwrap_err();
             assert_eq!(error.code(), Code::Usage, "{text}");
         }

@@ -15,9 +15,7 @@ use chatlm_job::Code;
 use chatlm_kernels::testing::device;
 use chatlm_kernels::{linear, plain};
 use chatlm_optim::OptimizerConfig;
-use chatlm_t5::{
-    Config, LoraBias, LoraConfig, Model, Parameters, Pass, Precision, Tape,
-};
+use chatlm_t5::{Config, LoraBias, LoraConfig, Model, Parameters, Pass, Precision, Tape};
 
 use common::{
     Batch, How, Named, Trained, bits, difference, hidden, hidden_on, largest, lora, named_bits,
