@@ -160,16 +160,18 @@ impl Projection<'_> {
             });
         }
         // All at once from the device, and added up as the kernels' are.
-        let scores = match scores.is_empty() {
-            true => Vec::new(),
-            false => Tensor::cat(&scores, 0)?
+        let scores = if scores.is_empty() {
+            Vec::new()
+        } else {
+            Tensor::cat(&scores, 0)?
                 .to_device(&Device::Cpu)?
                 .to_dtype(DType::F64)?
-                .to_vec1()?,
+                .to_vec1()?
         };
-        let dx = match dx.is_empty() {
-            true => hidden.zeros_like()?,
-            false => Tensor::cat(&dx, 0)?,
+        let dx = if dx.is_empty() {
+            hidden.zeros_like()?
+        } else {
+            Tensor::cat(&dx, 0)?
         };
         Ok((scores, dx))
     }

@@ -15,14 +15,11 @@ pub fn device() -> Device {
     let name = std::env::var(VARIABLE).unwrap_or_default();
     match name.as_str() {
         "" | "cpu" => Device::Cpu,
-        "cuda" => {
-            assert!(
-                cfg!(feature = "cuda"),
-                "{VARIABLE} is cuda, but this build has no feature cuda: run npm test, or cargo test \
-                 with --features cuda"
-            );
-            cuda()
-        }
+        "cuda" if cfg!(feature = "cuda") => cuda(),
+        "cuda" => panic!(
+            "{VARIABLE} is cuda, but this build has no feature cuda: run npm test, or cargo test with \
+             --features cuda"
+        ),
         other => panic!("{VARIABLE} is {other:?}: use cpu or cuda"),
     }
 }

@@ -74,9 +74,9 @@ impl Name {
     }
 
     fn open(self) -> Result<Device> {
-        self.built_in()?;
         // Opened once: tensors of two openings of one device do not mix.
         static OPEN: Mutex<BTreeMap<Name, Device>> = Mutex::new(BTreeMap::new());
+        self.built_in()?;
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(device) = open.get(&self) {
             return Ok(device.clone());

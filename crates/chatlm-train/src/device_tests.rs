@@ -180,10 +180,11 @@ fn a_run_in_two_parts_on_a_device_is_a_run_in_one_to_the_bit() {
             let dir = tempfile::tempdir().unwrap();
             let folder = Checkpoints::open(dir.path()).unwrap();
             on_device(|device| {
-                let trainers = parts
-                    .iter()
-                    .map(|&steps| part(device, &settings, &folder, steps));
-                bytes(&trainers.last().unwrap())
+                let mut last = Vec::new();
+                for &steps in parts {
+                    last = bytes(&part(device, &settings, &folder, steps));
+                }
+                last
             })
         };
         assert!(run(&[6]) == run(&[4, 2]), "{optimizer} {precision}");
@@ -223,11 +224,6 @@ fn a_scaled_gradient_beyond_f16_leaves_a_step_out_and_halves_the_scale() {
         }));
         on_device(|device| {
             let mut trainer = trainer_on(device, &settings);
-            // A scale of 2⁴⁰ is beyond any number of f16.
-            for _ in 0..LossScale::default().scale().log2() as u64 {
-                trainer.scaler.as_mut().unwrap().succeeded();
-            }
-            let tracked = trainer.scaler;
             let tensors = |scale: f64| {
                 let scale = Tensor::new(&[scale], &Device::Cpu).unwrap();
                 let good = Tensor::new(&[3i64], &Device::Cpu).unwrap();
@@ -236,7 +232,7 @@ fn a_scaled_gradient_beyond_f16_leaves_a_step_out_and_halves_the_scale() {
                     ("scaler.growth_tracker".to_owned(), good),
                 ])
             };
-            assert_ne!(tracked, Some(LossScale::default()));
+            // Beyond any number of f16.
             trainer.scaler = LossScale::read(&tensors(2f64.powi(40)));
             let before = weights(&trainer);
             let batch = step_batch_on(device, 5);
@@ -296,16 +292,15 @@ fn an_overflow_is_resumed_from_to_the_bit() {
             let mut last = None;
             for (place, &steps) in parts.iter().enumerate() {
                 let mut trainer = trainer_on(device, &settings);
-                match folder.newest().unwrap() {
-                    Some(loaded) => trainer.restore(loaded).unwrap(),
+                if let Some(loaded) = folder.newest().unwrap() {
+                    trainer.restore(loaded).unwrap();
+                } else {
                     // Scaled by so much that the first steps are left out.
-                    None => {
-                        let mut scaler = LossScale::default();
-                        for _ in 0..2000 * 8 {
-                            scaler.succeeded();
-                        }
-                        trainer.scaler = Some(scaler);
+                    let mut scaler = LossScale::default();
+                    for _ in 0..2000 * 8 {
+                        scaler.succeeded();
                     }
+                    trainer.scaler = Some(scaler);
                 }
                 let mut skipped = 0;
                 for _ in 0..steps {
