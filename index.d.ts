@@ -105,7 +105,7 @@ export interface BenchTrainStepOptions {
   target: number
   /** `adamw` or `adafactor`. */
   optimizer: string
-  /** `f32` or `bf16`. */
+  /** `f32` or `bf16`; on graphics cards also `f16`. */
   precision: string
   /** Steps that count, after one that does not. */
   steps: number
@@ -117,6 +117,8 @@ export interface BenchTrainStepOptions {
   seed: number
   /** All where left out. */
   threads?: number
+  /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
+  device?: string
 }
 
 /** Medians over the steps, in seconds. */
@@ -149,6 +151,8 @@ export interface BleuOptions {
   /** Only the first so many rows. */
   limit?: number
   encoding?: string
+  /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
+  device?: string
 }
 
 export interface BleuReport {
@@ -156,6 +160,9 @@ export interface BleuReport {
   bleu4: number
   rows: number
 }
+
+/** Rejects with `USAGE` what is no device, and with `DEVICE_UNAVAILABLE` one that this build has not. */
+export declare function checkDevice(device: string): void
 
 /** Cleans raw rows into `prompt` and `response` (`prompt`, `chosen`, `rejected` for `dpo`). */
 export declare function clean(options: CleanOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<CleanReport>
@@ -240,7 +247,7 @@ export interface Doctor {
   /** Processor features found. */
   features: Array<string>
   threads: number
-  /** Devices this build can use. */
+  /** Devices this build can use on this machine. */
   devices: Array<string>
   memoryBytes: number
   /** The most memory this process has held. */
@@ -294,6 +301,8 @@ export interface GeneratorOptions {
   dtype: string
   /** The longest prompt in tokens; longer ones are cut before `[EOS]`. Default 512. */
   maxLength?: number
+  /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
+  device?: string
 }
 
 /** Counts rows, names columns, draws length histograms and shows a few rows. */
@@ -336,6 +345,8 @@ export interface PerplexityOptions {
   batch: number
   /** The longest prompt and response in tokens, `[EOS]` included. */
   maxLength: number
+  /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
+  device?: string
 }
 
 export interface PerplexityReport {
@@ -369,6 +380,8 @@ export interface RejectOptions {
   batch: number
   maxNewTokens: number
   encoding?: string
+  /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
+  device?: string
   force: boolean
 }
 
@@ -468,6 +481,9 @@ export interface TrainEvent {
   learningRate?: number
   gradNorm?: number
   tokensPerSecond?: number
+  /** `step` in f16: what the loss is multiplied by, and steps left out since a gradient was too large */
+  lossScale?: number
+  skippedSteps?: number
   /** `step` and `evaluated` of `dpo` */
   rewards?: { chosen: number; rejected: number; margins: number; accuracies: number }
   /** `evaluated` */
@@ -489,6 +505,8 @@ export interface TrainingRunOptions {
   fresh: boolean
   /** With `fresh`: throws away what is there. */
   force: boolean
+  /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
+  device?: string
 }
 
 /** Trains a tokenizer on every text column of the inputs. */
@@ -502,4 +520,6 @@ export interface VerifyResumeOptions {
   steps: number
   /** The step after which the other run is stopped and resumed. */
   at: number
+  /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
+  device?: string
 }

@@ -773,13 +773,14 @@ if (
   }
 }
 
-const { CancelToken, Generator, Tokenizer, TokenStream, TrainingRun, benchTrainStep, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, inspect, merge, mergeLora, reject, setThreads, split, trainTokenizer, verifyResume } = nativeBinding
+const { CancelToken, Generator, Tokenizer, TokenStream, TrainingRun, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, inspect, merge, mergeLora, reject, setThreads, split, trainTokenizer, verifyResume } = nativeBinding
 export { CancelToken }
 export { Generator }
 export { Tokenizer }
 export { TokenStream }
 export { TrainingRun }
 export { benchTrainStep }
+export { checkDevice }
 export { clean }
 export { corpus }
 export { dedup }

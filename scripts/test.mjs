@@ -1,5 +1,6 @@
 // Runs the tests of every runner and ends with one line over all of them: `N passed, N failed`.
 // Without arguments everything; `npm test -- rust` or `npm test -- ts [FILTER]` a part.
+// CHATLM_TEST_DEVICE=cuda: the numerical tests compute on the first NVIDIA graphics card.
 import { spawn } from "node:child_process"
 import { existsSync, mkdtempSync, readFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -8,6 +9,13 @@ import { join } from "node:path"
 import { bin, node, root } from "./lib.mjs"
 
 const [part, ...filters] = process.argv.slice(2)
+const device = process.env.CHATLM_TEST_DEVICE || "cpu"
+if (!["cpu", "cuda"].includes(device)) {
+  console.error(`error[USAGE]: CHATLM_TEST_DEVICE is ${device}\nhelp: use cpu or cuda`)
+  process.exit(1)
+}
+// candle's own pool spins on a barrier, which costs most where cores are shared; see ts/native/border.ts.
+process.env.CANDLE_NUM_THREADS ||= "1"
 const total = { passed: 0, failed: 0, skipped: 0 }
 
 /** Streams a command's output through and returns its text and status. */
@@ -21,7 +29,9 @@ const stream = (command, args) =>
   })
 
 const rust = async () => {
-  const { text, status } = await stream("cargo", ["test", "--release", "--workspace", "--no-fail-fast", "--quiet"])
+  // One name brings the feature to every crate below.
+  const features = device === "cuda" ? ["--features", "chatlm-napi/cuda"] : []
+  const { text, status } = await stream("cargo", ["test", "--release", "--workspace", "--no-fail-fast", "--quiet", ...features])
   let failed = 0
   for (const line of text.matchAll(/^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored/gm)) {
     total.passed += Number(line[1])

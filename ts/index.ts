@@ -10,6 +10,7 @@ export * from "./generate/generate.ts"
 export {
   BugError,
   CancelledError,
+  ChosenDevice,
   EnvironmentError,
   exitStatus,
   InputError,

@@ -117,7 +117,7 @@ describe("bench train-step", () => {
     ["bench"],
     ["bench", "train-stop"],
     [...step, "--optimizer", "sgd"],
-    [...step, "--precision", "f16"],
+    [...step, "--precision", "int8"],
     [...step, "--feed-forward", "swiglu"],
     [...step, "--batch", "0"],
     [...step, "--d-model", "100", "--heads", "12"]

@@ -269,7 +269,7 @@ describe("environment", () => {
 
   it("bf16 and recomputing train on every path that this processor has", async () => {
     const losses: Array<number> = []
-    for (const path of ["plain", "avx2", "avx512", "avx512bf16"]) {
+    for (const path of ["twin", "plain", "avx2", "avx512", "avx512bf16"]) {
       const probe = await chatlmUnder(`CHATLM_CPU=${path}`, "doctor", "--json")
       if (probe.status === 3) continue
       const shape = "--d-model 64 --d-ff 96 --heads 4 --layers 2 --vocab 200 --source 9 --target 7"

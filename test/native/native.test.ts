@@ -4,7 +4,14 @@ import * as Stream from "effect/Stream"
 import { describe, expect, it } from "vitest"
 
 import type { CancelToken, Progress } from "../../ts/native/index.ts"
-import { envelope, fromBorderModule, memoryBorder, Native, ProgressReporter } from "../../ts/native/index.ts"
+import {
+  ChosenDevice,
+  envelope,
+  fromBorderModule,
+  memoryBorder,
+  Native,
+  ProgressReporter
+} from "../../ts/native/index.ts"
 
 const table = { inputs: ["a"], output: "b", keepGoing: false, force: false }
 
@@ -19,6 +26,24 @@ describe("Native", () => {
     )
     expect(report.rows).toBe(3)
     expect(told.map(({ done }) => done)).toEqual([0, 1])
+  })
+
+  it("a call that computes gets the chosen device, unless it names one", async () => {
+    const seen: Array<string | undefined> = []
+    const layer = Native.testLayer({
+      evaluatePerplexity: async ({ device }) => {
+        seen.push(device)
+        return { perplexity: 1, loss: 0, tokens: 1 }
+      }
+    })
+    const options = { model: "m", inputs: ["a"], batch: 1, maxLength: 2 }
+    const ask = (more: { device?: string }) =>
+      Effect.flatMap(Native, (native) => native.evaluatePerplexity({ ...options, ...more }))
+    const chosen = Effect.all([ask({}), ask({ device: "cpu" })]).pipe(
+      Effect.provideService(ChosenDevice, "cuda:1")
+    )
+    await Effect.runPromise(Effect.andThen(chosen, ask({})).pipe(Effect.provide(layer)))
+    expect(seen).toEqual(["cuda:1", "cpu", undefined])
   })
 
   it("maps envelopes to tagged errors with their fields", async () => {

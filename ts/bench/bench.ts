@@ -13,7 +13,7 @@ import type {
 export type { BenchGenerateOptions, BenchGenerateReport, BenchTrainStepOptions, BenchTrainStepReport }
 
 export const benchOptimizers = ["adamw", "adafactor"] as const
-export const benchPrecisions = ["f32", "bf16"] as const
+export const benchPrecisions = ["f32", "bf16", "f16"] as const
 export const feedForwards = ["relu", "gated-gelu"] as const
 
 /** Whole training steps of a T5 on random ids: forward, backward, clip, update. */

@@ -40,7 +40,7 @@ const trainStep = verb(
       Flag.withDefault("adamw")
     ),
     precision: Flag.Literals("precision", benchPrecisions).pipe(
-      Flag.withDescription("Precision of the matrix products (default: f32)"),
+      Flag.withDescription("Precision of the matrix products; f16 on graphics cards alone (default: f32)"),
       Flag.withDefault("f32")
     ),
     steps: size("steps", "Steps that count; one more before them warms up", 5),

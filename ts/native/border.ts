@@ -134,6 +134,8 @@ export interface TrainEvent {
   learningRate?: number
   gradNorm?: number
   tokensPerSecond?: number
+  lossScale?: number
+  skippedSteps?: number
   rewards?: Rewards
   evalLoss?: number
   evalBleu4?: number
@@ -213,6 +215,7 @@ export interface Border {
   benchTrainStep: LongCall<BenchTrainStepOptions, BenchTrainStepReport>
   benchGenerate: LongCall<BenchGenerateOptions, BenchGenerateReport>
   doctor(): Doctor
+  checkDevice(device: string): void
   setThreads(threads: number): void
 }
 

@@ -1,5 +1,5 @@
 export type * from "./border.ts"
 export * from "./errors.ts"
 export { envelope, memoryBorder } from "./memory.ts"
-export { fromBorderModule, Native, ProgressReporter, wasInterrupted } from "./native.ts"
+export { ChosenDevice, fromBorderModule, Native, ProgressReporter, wasInterrupted } from "./native.ts"
 export type { Generator, NativeService, Tokenizer, TrainingRun } from "./native.ts"

@@ -201,5 +201,12 @@ export const memoryBorder = (): B.Border => ({
     memoryBytes: 1024,
     peakRssBytes: 512
   }),
+  checkDevice: (device) => {
+    if (device === "cpu") return
+    if (!/^(cuda(:\d+)?|metal)$/.test(device)) {
+      throw envelope("USAGE", `--device ${device} is no device`, "use cpu, cuda:N or metal", { device })
+    }
+    throw envelope("DEVICE_UNAVAILABLE", `this build has no device ${device}`, "use --device cpu", { device })
+  },
   setThreads: () => {}
 })

@@ -22,6 +22,11 @@ export const ProgressReporter = Context.Reference<(progress: B.Progress) => void
   { defaultValue: () => () => {} }
 )
 
+/** The device of every call that computes and names none: `cpu`, `cuda:N`, `metal`; else the best there is. */
+export const ChosenDevice = Context.Reference<string | undefined>("chatlm/native/ChosenDevice", {
+  defaultValue: () => undefined
+})
+
 export interface Tokenizer {
   readonly vocabSize: number
   readonly encode: (text: string) => Effect.Effect<B.Encoded, ChatlmError>
@@ -80,6 +85,8 @@ export interface NativeService {
   readonly benchTrainStep: Call<B.BenchTrainStepOptions, B.BenchTrainStepReport>
   readonly benchGenerate: Call<B.BenchGenerateOptions, B.BenchGenerateReport>
   readonly doctor: Effect.Effect<B.Doctor, ChatlmError>
+  /** Fails for what is no device, and for one that this build has not. */
+  readonly checkDevice: (device: string) => Effect.Effect<void, ChatlmError>
   readonly setThreads: (threads: number) => Effect.Effect<void, ChatlmError>
 }
 
@@ -101,6 +108,12 @@ const awaiting = <A>(token: B.CancelToken | undefined, start: () => Promise<A>) 
       return settled
     })
   })
+
+/** Options with the chosen device, unless they name one. */
+const onDevice = <Options extends { device?: string | undefined }>(options: Options) =>
+  Effect.map(ChosenDevice, (device) =>
+    device === undefined || options.device !== undefined ? options : { ...options, device }
+  )
 
 const immediate = <A>(call: () => A) => Effect.try({ try: call, catch: fromBorder })
 
@@ -155,6 +168,15 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
       // All of them have the same shape; the compiler cannot tell that of a name it does not know.
       long((module, report, token) => (module[name] as any)(options, report, token))
 
+  type DeviceCalls = {
+    [Name in LongCalls]: Parameters<B.Border[Name]>[0] extends { device?: string } ? Name : never
+  }[LongCalls]
+  /** One that computes with a model. */
+  const computing =
+    <Name extends DeviceCalls>(name: Name) =>
+    (options: Parameters<B.Border[Name]>[0]) =>
+      Effect.flatMap(onDevice(options), call(name))
+
   return {
     clean: call("clean"),
     dedup: call("dedup"),
@@ -169,10 +191,11 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
       Effect.gen(function* () {
         const module = yield* border
         const report = yield* ProgressReporter
+        const chosen = yield* onDevice(options)
         // One token for the whole run: once set, every later step comes back early.
         const token = new module.CancelToken()
         const run = yield* Effect.acquireRelease(
-          awaiting(token, () => module.TrainingRun.open(kind, config, options, report, token)),
+          awaiting(token, () => module.TrainingRun.open(kind, config, chosen, report, token)),
           (run) => Effect.sync(() => run.close()),
           { interruptible: true }
         )
@@ -182,23 +205,29 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
         }
       }),
     verifyResume: (kind, config, options) =>
-      long((module, report, token) => module.verifyResume(kind, config, options, report, token)),
+      Effect.flatMap(onDevice(options), (chosen) =>
+        long((module, report, token) => module.verifyResume(kind, config, chosen, report, token))
+      ),
     generator: (options) =>
-      Effect.flatMap(border, (module) =>
-        Effect.acquireRelease(
-          long((_, report, token) => module.Generator.load(options, report, token)),
+      Effect.gen(function* () {
+        const module = yield* border
+        const chosen = yield* onDevice(options)
+        const raw = yield* Effect.acquireRelease(
+          long((_, report, token) => module.Generator.load(chosen, report, token)),
           (raw) => Effect.sync(() => raw.close()),
           { interruptible: true }
-        ).pipe(Effect.map((raw) => generator(module, raw)))
-      ),
-    reject: call("reject"),
+        )
+        return generator(module, raw)
+      }),
+    reject: computing("reject"),
     mergeLora: call("mergeLora"),
     exportModel: call("exportModel"),
-    evaluateBleu: call("evaluateBleu"),
-    evaluatePerplexity: call("evaluatePerplexity"),
-    benchTrainStep: call("benchTrainStep"),
-    benchGenerate: call("benchGenerate"),
+    evaluateBleu: computing("evaluateBleu"),
+    evaluatePerplexity: computing("evaluatePerplexity"),
+    benchTrainStep: computing("benchTrainStep"),
+    benchGenerate: computing("benchGenerate"),
     doctor: Effect.flatMap(border, (module) => immediate(() => module.doctor())),
+    checkDevice: (device) => Effect.flatMap(border, (module) => immediate(() => module.checkDevice(device))),
     setThreads: (threads) => Effect.flatMap(border, (module) => immediate(() => module.setThreads(threads)))
   }
 }

@@ -27,6 +27,8 @@ export interface TrainOptions {
   readonly fresh?: boolean
   /** With `fresh`: throws away what is there. */
   readonly force?: boolean
+  /** `cpu`, `cuda:N` or `metal`; where left out the chosen one, or the best there is. */
+  readonly device?: string
   /** Told everything that happens, in order. */
   readonly onEvent?: (event: TrainEvent) => Effect.Effect<void>
 }
@@ -49,12 +51,16 @@ const targetMillis = 250
  * and the fiber ends interrupted.
  */
 export const train = (options: TrainOptions): Effect.Effect<TrainReport, ChatlmError, Native> => {
-  const { kind, config, fresh = false, force = false, onEvent = () => Effect.void } = options
+  const { kind, config, fresh = false, force = false, device, onEvent = () => Effect.void } = options
   return Effect.scoped(
     Effect.gen(function* () {
       const native = yield* Native
       const began = yield* Clock.currentTimeMillis
-      const run = yield* native.trainingRun(kind, config, { fresh, force })
+      const run = yield* native.trainingRun(kind, config, {
+        fresh,
+        force,
+        ...(device === undefined ? {} : { device })
+      })
       const last: { loss: number | null; evalLoss: number | null; evalBleu4: number | null; step: number } = {
         loss: null,
         evalLoss: null,

@@ -6,9 +6,10 @@ mod common;
 
 use std::collections::HashSet;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use chatlm_generate::{End, Observer, Request, Search, Settings, generate};
 use chatlm_job::{Cancel, Code};
+use chatlm_kernels::testing::device;
 use common::{
     Both, DECODERS, Heard, json, requests, run, run_with, searches, tiny, tokens, weights,
 };
@@ -212,7 +213,7 @@ fn a_cancelled_answer_stops_within_a_token_and_leaves_nothing_behind() {
 fn weights_that_are_not_finite_are_told_as_such() {
     let (config, parameters) = weights("generate/tiny");
     let norm = parameters.get("decoder.final_layer_norm.weight").unwrap();
-    norm.set(&Tensor::full(f32::NAN, norm.dims(), &Device::Cpu).unwrap())
+    norm.set(&Tensor::full(f32::NAN, norm.dims(), &device()).unwrap())
         .unwrap();
     let model = Both::new(&config, &parameters, None);
     for (_, make) in DECODERS {

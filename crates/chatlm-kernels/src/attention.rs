@@ -402,8 +402,9 @@ pub fn attention(
     }
     let mask = Mask::new(drop, queries)?;
     let weights: Vec<&Weight> = bias.iter().map(|bias| &bias.weight).collect();
-    if !fused(&[q.tensor(), k.tensor(), v.tensor()]) {
+    if tape.precision() == Precision::F16 || !fused(&[q.tensor(), k.tensor(), v.tensor()]) {
         let (bias, queries, keys) = (bias.cloned(), queries.clone(), keys.clone());
+        let precision = tape.precision();
         return twin(tape, &[q, k, v], &weights, move |x, w| {
             let bias = |queries, keys| match (&bias, w.first()) {
                 (Some(bias), Some(weight)) => bias.tensor(weight, queries, keys).map(Some),
@@ -416,6 +417,7 @@ pub fn attention(
                 [&queries, &keys],
                 causal,
                 mask.as_ref(),
+                precision,
             )
         });
     }

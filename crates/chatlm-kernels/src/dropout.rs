@@ -9,6 +9,7 @@ use chatlm_job::mix;
 
 use crate::layout::Rows;
 use crate::math::tanh;
+use crate::plain;
 use crate::rows::{for_rows, fused, new_rows, read, width, zeros};
 use crate::tape::{Tape, Value, twin};
 
@@ -253,7 +254,7 @@ pub fn relu(tape: &Tape, x: &Value, rows: &Arc<Rows>, drop: Drop<'_>) -> Result<
     if !fused(&[x.tensor()]) {
         let factors = site.factors(x.tensor())?;
         return twin(tape, &[x], &[], move |x, _| {
-            dropped(x[0].relu()?, factors.as_ref())
+            dropped(plain::relu(&x[0])?, factors.as_ref())
         });
     }
     let x = x.contiguous()?;

@@ -1,5 +1,5 @@
-//! Gradients of the trained weights, on the processor in f32: memory that is taken once and written
-//! again at every step.
+//! Gradients of the trained weights in f32: where this crate's kernels run, plain memory that is taken
+//! once and written again at every step; on other devices tensors there.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -30,6 +30,8 @@ enum Room<'a> {
         free: Vec<Vec<f32>>,
         sink: Sink<'a>,
     },
+    /// Tensors on the weights' device. None is anybody else's, so a kernel may add in place.
+    Device(Vec<Option<Tensor>>),
 }
 
 impl<'a> Gradients<'a> {
@@ -53,6 +55,15 @@ impl<'a> Gradients<'a> {
         }
     }
 
+    /// Gradients that stay tensors on the weights' device; see [`Self::tensor`].
+    pub fn on_device(sizes: Vec<usize>) -> Self {
+        Self {
+            written: vec![false; sizes.len()],
+            room: Room::Device(vec![None; sizes.len()]),
+            sizes,
+        }
+    }
+
     /// Gradients that are handed to `sink` as soon as they are complete, and then forgotten: no two
     /// layers' are held at once. What no backward pass completes is handed over by [`Self::finish`].
     pub fn with_sink(sizes: Vec<usize>, sink: Sink<'a>) -> Self {
@@ -67,9 +78,12 @@ impl<'a> Gradients<'a> {
         }
     }
 
-    /// Forgets what is written; the memory stays.
+    /// Forgets what is written; the processor's memory stays.
     pub fn clear(&mut self) {
         self.written.fill(false);
+        if let Room::Device(tensors) = &mut self.room {
+            tensors.fill(None);
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -80,7 +94,23 @@ impl<'a> Gradients<'a> {
         self.sizes.is_empty()
     }
 
+    /// Whether they are tensors on the weights' device.
+    pub fn are_tensors(&self) -> bool {
+        matches!(self.room, Room::Device(_))
+    }
+
+    /// A weight's gradient on its device, or nothing where it had no part in the loss, or where
+    /// gradients lie in plain memory.
+    pub fn tensor(&self, index: usize) -> Option<&Tensor> {
+        match &self.room {
+            Room::Device(tensors) => tensors[index].as_ref(),
+            Room::Whole { .. } | Room::Passing { .. } => None,
+        }
+    }
+
     /// A weight's gradient, or nothing where it had no part in the loss.
+    ///
+    /// Panics where gradients are tensors.
     pub fn get(&self, index: usize) -> Option<&[f32]> {
         if !self.written[index] {
             return None;
@@ -88,6 +118,7 @@ impl<'a> Gradients<'a> {
         Some(match &self.room {
             Room::Whole { values, starts } => &values[starts[index]..][..self.sizes[index]],
             Room::Passing { values, .. } => &values[index],
+            Room::Device(_) => panic!("gradients on a device are asked for as tensors"),
         })
     }
 
@@ -115,6 +146,7 @@ impl<'a> Gradients<'a> {
                 }
                 values.as_mut_slice()
             }
+            Room::Device(_) => panic!("kernels of the processor write to plain memory"),
         };
         compute(values, self.written[index]);
         self.written[index] = true;
@@ -122,6 +154,15 @@ impl<'a> Gradients<'a> {
 
     /// Adds a tensor of any device.
     pub(crate) fn add(&mut self, index: usize, gradient: &Tensor) -> Result<()> {
+        if let Room::Device(tensors) = &mut self.room {
+            let gradient = gradient.to_dtype(DType::F32)?;
+            tensors[index] = Some(match tensors[index].take() {
+                Some(sum) => (sum + gradient)?,
+                None => gradient.contiguous()?,
+            });
+            self.written[index] = true;
+            return Ok(());
+        }
         let gradient = gradient
             .to_dtype(DType::F32)?
             .to_device(&Device::Cpu)?

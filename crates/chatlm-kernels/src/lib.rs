@@ -2,7 +2,7 @@
 //!
 //! On the processor in f32 the public functions run a kernel of their own (work in parallel, every
 //! reduction in a fixed order, so any number of threads gives the same bits) and write their backward
-//! on a [`Tape`]; on any other device they run the twin in [`plain`].
+//! on a [`Tape`]; on any other device they run the twin in [`plain`], on tensors there.
 
 #![expect(
     clippy::inline_always,
@@ -26,6 +26,10 @@ mod softmax;
 mod step;
 mod stored;
 mod tape;
+#[doc(hidden)]
+pub mod testing;
+
+pub use cpu::has_kernels;
 
 pub use attention::{RelativeBias, attention};
 pub use dropout::{Drop, DropoutKeys, dropout, gated_gelu, relu, residual};

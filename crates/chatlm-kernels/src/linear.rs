@@ -34,12 +34,13 @@ fn product(x: &Tensor, weight: &Tensor, scale: f32, precision: Precision) -> Res
 
 /// `scale` times `x (…, in)` times the transpose of `weight (out, in)`.
 pub fn linear(tape: &Tape, x: &Value, weight: &Weight, scale: f64) -> Result<Value> {
-    if !fused(&[x.tensor(), weight.tensor()]) {
+    let precision = tape.precision();
+    if precision == Precision::F16 || !fused(&[x.tensor(), weight.tensor()]) {
         return twin(tape, &[x], &[weight], move |x, w| {
-            plain::linear(&x[0], &w[0])? * scale
+            plain::product(&x[0], &w[0], scale, precision)
         });
     }
-    let (scale, precision) = (scale as f32, tape.precision());
+    let scale = scale as f32;
     let x = x.contiguous()?;
     let y = product(x.tensor(), weight.tensor(), scale, precision)?;
     let tracked = x.tracked() || weight.index().is_some();

@@ -4,6 +4,7 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use crate::dropout::Mask;
+use crate::gemm::Precision;
 use crate::layout::Rows;
 
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
@@ -12,6 +13,37 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     wide.broadcast_div(&(mean + eps)?.sqrt()?)?
         .to_dtype(x.dtype())?
         .broadcast_mul(weight)
+}
+
+/// An operand of a product, rounded. Every result is turned back to the type that the operands had.
+fn rounded(x: &Tensor, precision: Precision) -> Result<Tensor> {
+    match precision {
+        Precision::F32 => Ok(x.clone()),
+        // candle has no products of bf16 on the processor: rounded values are multiplied as they were.
+        Precision::Bf16 if x.device().is_cpu() => x.to_dtype(DType::BF16)?.to_dtype(x.dtype()),
+        Precision::Bf16 => x.to_dtype(DType::BF16),
+        Precision::F16 => x.to_dtype(DType::F16),
+    }
+}
+
+/// `scale · x·Wᵀ` with both operands rounded.
+pub(crate) fn product(
+    x: &Tensor,
+    weight: &Tensor,
+    scale: f64,
+    precision: Precision,
+) -> Result<Tensor> {
+    // Before the product, which is the larger tensor and in f16 has the smaller range.
+    let scaled = match scale {
+        1.0 => x.clone(),
+        scale => (x * scale)?,
+    };
+    linear(&rounded(&scaled, precision)?, &rounded(weight, precision)?)?.to_dtype(x.dtype())
+}
+
+/// `max(x, 0)` that, unlike candle's, hides no NaN.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    x.le(0f64)?.where_cond(&x.zeros_like()?, x)
 }
 
 pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -75,7 +107,18 @@ pub(crate) fn attention(
     [queries, keys]: [&Rows; 2],
     causal: bool,
     mask: Option<&Mask>,
+    precision: Precision,
 ) -> Result<Tensor> {
+    // As the kernels do: bf16, whose eight bits are few for a score, is of the weights' products alone.
+    let precision = match precision {
+        Precision::F16 => Precision::F16,
+        Precision::F32 | Precision::Bf16 => Precision::F32,
+    };
+    let product = |a: &Tensor, b: &Tensor| {
+        rounded(a, precision)?
+            .matmul(&rounded(b, precision)?)?
+            .to_dtype(a.dtype())
+    };
     let (_, inner) = q.dims2()?;
     let mut rows = Vec::new();
     for row in 0..queries.count() {
@@ -95,7 +138,7 @@ pub(crate) fn attention(
             )
         };
         let (k, v) = (part(k)?, part(v)?);
-        let scores = q.matmul(&k.transpose(2, 3)?.contiguous()?)?;
+        let scores = product(&q, &k.transpose(2, 3)?.contiguous()?)?;
         let bias = bias(own.len(), theirs.len())?;
         let mut p = attention_probabilities(&scores, bias.as_ref(), None, causal)?;
         if let Some(mask) = mask {
@@ -110,7 +153,7 @@ pub(crate) fn attention(
             p = (p * factors.to_dtype(q.dtype())?)?;
         }
         rows.push(
-            p.matmul(&v)?
+            product(&p, &v)?
                 .transpose(1, 2)?
                 .contiguous()?
                 .reshape((own.len(), inner))?,
@@ -146,12 +189,22 @@ pub fn cross_entropy(
     ignore: u32,
     smoothing: f64,
 ) -> Result<Tensor> {
+    cross_entropies(logits, targets, ignore, smoothing)?.sum_all()
+}
+
+/// Of each row; 0 where the target is `ignore`.
+pub(crate) fn cross_entropies(
+    logits: &Tensor,
+    targets: &Tensor,
+    ignore: u32,
+    smoothing: f64,
+) -> Result<Tensor> {
     let (targets, counted) = gathered(targets, ignore, logits.dtype())?;
     let all = log_softmax(logits)?;
     let hit = all.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?;
     let even = all.mean(D::Minus1)?;
     let score = ((hit * (1.0 - smoothing))? + (even * smoothing)?)?;
-    (score * counted)?.sum_all()?.neg()
+    (score * counted)?.neg()
 }
 
 pub fn log_probabilities(logits: &Tensor, targets: &Tensor, ignore: u32) -> Result<Tensor> {

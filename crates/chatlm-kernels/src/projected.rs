@@ -3,7 +3,7 @@
 //! of a training step is never made (the idea of Liger Kernel's fused linear cross-entropy, Hsu et
 //! al. 2024).
 
-use candle_core::{Result, Tensor, Var, bail};
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
 use crate::gemm::{Matrix, Precision, Product};
@@ -25,6 +25,11 @@ pub struct Projection<'a> {
 /// Logits of a chunk: 16 MiB, but never so few rows that the products grow thin.
 fn rows_a_chunk(width: usize) -> usize {
     ((1 << 22) / width.max(1)).max(256)
+}
+
+/// The same on devices, which have more memory and want larger work: 128 MiB.
+fn rows_a_device_chunk(width: usize) -> usize {
+    ((1 << 25) / width.max(1)).max(256)
 }
 
 /// Where a chunk's gradients go.
@@ -113,28 +118,67 @@ impl Projection<'_> {
         }
     }
 
-    /// `loss(logits)` by the twin: its value, and with gradients those of the hidden states.
+    /// The scores of all rows by the twin, a chunk of rows at a time: `score(logits, targets)` gives one
+    /// a row. With `into`, the gradients of `Σ by[row] · score[row]`: the hidden states' as the answer,
+    /// the weight's into gradients.
     fn twin(
         &self,
         hidden: &Tensor,
-        gradients: Option<&mut Gradients<'_>>,
-        loss: impl Fn(&Tensor) -> Result<Tensor>,
-    ) -> Result<(Tensor, Option<Tensor>)> {
-        let logits = |x: &Tensor, w: &Tensor| plain::linear(x, w)? * self.scale;
-        let Some(gradients) = gradients else {
-            let value = loss(&logits(hidden, self.weight.tensor())?)?;
-            return Ok((value, None));
+        targets: &[u32],
+        mut into: Option<(&[f32], &mut Gradients<'_>)>,
+        score: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<(Vec<f64>, Tensor)> {
+        let (rows, device) = (targets.len(), hidden.device());
+        let weight = match &into {
+            Some(_) => Var::from_tensor(self.weight.tensor())?.as_tensor().clone(),
+            None => self.weight.tensor().clone(),
         };
-        let (x, w) = (
-            Var::from_tensor(hidden)?,
-            Var::from_tensor(self.weight.tensor())?,
-        );
-        let value = loss(&logits(x.as_tensor(), w.as_tensor())?)?;
-        let mut store = value.sum_all()?.backward()?;
-        if let (Some(index), Some(dw)) = (self.weight.index(), store.remove(w.as_tensor())) {
-            gradients.add(index, &dw)?;
+        let size = rows_a_device_chunk(weight.dims2()?.0).min(rows.max(1));
+        let (mut scores, mut dx) = (Vec::new(), Vec::new());
+        for from in (0..rows).step_by(size) {
+            let count = size.min(rows - from);
+            let ids = Tensor::from_slice(&targets[from..from + count], count, device)?;
+            let x = hidden.narrow(0, from, count)?.contiguous()?;
+            let x = match &into {
+                Some(_) => Var::from_tensor(&x)?.as_tensor().clone(),
+                None => x,
+            };
+            let logits = plain::product(&x, &weight, self.scale, self.precision)?;
+            let chunk = score(&logits, &ids)?;
+            scores.push(chunk.detach());
+            let Some((by, gradients)) = &mut into else {
+                continue;
+            };
+            let by = Tensor::from_slice(&by[from..from + count], count, device)?;
+            let mut store = (chunk * by.to_dtype(x.dtype())?)?.sum_all()?.backward()?;
+            if let (Some(index), Some(dw)) = (self.weight.index(), store.remove(&weight)) {
+                gradients.add(index, &dw)?;
+            }
+            dx.push(match store.remove(&x) {
+                Some(dx) => dx,
+                None => x.zeros_like()?,
+            });
         }
-        Ok((value, store.remove(x.as_tensor())))
+        // All at once from the device, and added up as the kernels' are.
+        let scores = if scores.is_empty() {
+            Vec::new()
+        } else {
+            Tensor::cat(&scores, 0)?
+                .to_device(&Device::Cpu)?
+                .to_dtype(DType::F64)?
+                .to_vec1()?
+        };
+        let dx = if dx.is_empty() {
+            hidden.zeros_like()?
+        } else {
+            Tensor::cat(&dx, 0)?
+        };
+        Ok((scores, dx))
+    }
+
+    /// Whether the kernels do it.
+    fn fused(&self, hidden: &Tensor) -> bool {
+        self.precision != Precision::F16 && fused(&[hidden, self.weight.tensor()])
     }
 
     /// The SUM of the cross-entropies of `hidden (n, d)` with `targets (n)` in nats, rows whose
@@ -148,12 +192,11 @@ impl Projection<'_> {
         smoothing: f64,
     ) -> Result<f64> {
         let inner = self.check(hidden, targets, ignore)?;
-        if !fused(&[hidden, self.weight.tensor()]) {
-            let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
-            let (value, _) = self.twin(hidden, None, |logits| {
-                plain::cross_entropy(logits, &ids, ignore, smoothing)
+        if !self.fused(hidden) {
+            let (scores, _) = self.twin(hidden, targets, None, |logits, ids| {
+                plain::cross_entropies(logits, ids, ignore, smoothing)
             })?;
-            return value.to_dtype(candle_core::DType::F64)?.to_scalar();
+            return Ok(scores.iter().sum());
         }
         let hidden = hidden.contiguous()?;
         let (x, w) = (read(&hidden)?, read(self.weight.tensor())?);
@@ -175,17 +218,13 @@ impl Projection<'_> {
         gradients: &mut Gradients<'_>,
     ) -> Result<(f64, Tensor)> {
         let inner = self.check(hidden, targets, ignore)?;
-        if !fused(&[hidden, self.weight.tensor()]) {
-            let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
-            let (value, dx) = self.twin(hidden, Some(gradients), |logits| {
-                plain::cross_entropy(logits, &ids, ignore, smoothing)? * factor
+        if !self.fused(hidden) {
+            let by = vec![factor as f32; targets.len()];
+            let into = Some((by.as_slice(), gradients));
+            let (scores, dx) = self.twin(hidden, targets, into, |logits, ids| {
+                plain::cross_entropies(logits, ids, ignore, smoothing)
             })?;
-            let value: f64 = value.to_dtype(candle_core::DType::F64)?.to_scalar()?;
-            let dx = match dx {
-                Some(dx) => dx,
-                None => hidden.zeros_like()?,
-            };
-            return Ok((value / factor, dx));
+            return Ok((scores.iter().sum(), dx));
         }
         let hidden = hidden.contiguous()?;
         let mut dx = zeros(hidden.elem_count());
@@ -217,12 +256,11 @@ impl Projection<'_> {
         ignore: u32,
     ) -> Result<Vec<f32>> {
         let inner = self.check(hidden, targets, ignore)?;
-        if !fused(&[hidden, self.weight.tensor()]) {
-            let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
-            let (value, _) = self.twin(hidden, None, |logits| {
-                plain::log_probabilities(logits, &ids, ignore)
+        if !self.fused(hidden) {
+            let (scores, _) = self.twin(hidden, targets, None, |logits, ids| {
+                plain::log_probabilities(logits, ids, ignore)
             })?;
-            return value.to_dtype(candle_core::DType::F32)?.to_vec1();
+            return Ok(scores.iter().map(|&score| score as f32).collect());
         }
         let hidden = hidden.contiguous()?;
         let (x, w) = (read(&hidden)?, read(self.weight.tensor())?);
@@ -248,16 +286,11 @@ impl Projection<'_> {
         if by.len() != targets.len() {
             bail!("{} derivatives for {} rows", by.len(), targets.len());
         }
-        if !fused(&[hidden, self.weight.tensor()]) {
-            let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
-            let by = Tensor::from_slice(by, by.len(), hidden.device())?.to_dtype(hidden.dtype())?;
-            let (_, dx) = self.twin(hidden, Some(gradients), |logits| {
-                plain::log_probabilities(logits, &ids, ignore)? * &by
+        if !self.fused(hidden) {
+            let (_, dx) = self.twin(hidden, targets, Some((by, gradients)), |logits, ids| {
+                plain::log_probabilities(logits, ids, ignore)
             })?;
-            return match dx {
-                Some(dx) => Ok(dx),
-                None => hidden.zeros_like(),
-            };
+            return Ok(dx);
         }
         let hidden = hidden.contiguous()?;
         let mut dx = zeros(hidden.elem_count());

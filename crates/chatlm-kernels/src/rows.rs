@@ -6,13 +6,14 @@ use std::ops::Deref;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cpu::has_kernels;
 use crate::math::vector;
 
 /// Whether the kernels of this crate apply; otherwise the plain twin runs.
 pub(crate) fn fused(tensors: &[&Tensor]) -> bool {
     tensors
         .iter()
-        .all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
+        .all(|t| t.dtype() == DType::F32 && has_kernels(t.device()))
 }
 
 /// The values of a contiguous tensor on the processor.

@@ -3,7 +3,8 @@
 
 mod common;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
+use chatlm_kernels::testing::device;
 use chatlm_kernels::{
     Drop, DropoutKeys, Gradients, Precision, Projection, Tape, Value, Weight,
     attention_probabilities, dropout, embedding, gated_gelu, linear, relu, residual, rms_norm,
@@ -46,7 +47,7 @@ fn threads_change_no_bit_of_operators_over_places() {
         })
     });
     let ids: Vec<u32> = (0..700u32).map(|place| place * place % 97).collect();
-    let ids = Tensor::new(ids, &Device::Cpu).unwrap();
+    let ids = Tensor::new(ids, &device()).unwrap();
     any_threads("embedding", || {
         kernels(&[], &[&random(4, &[97, 200])], |tape, _, w| {
             embedding(tape, &w[0], &ids)
@@ -212,7 +213,7 @@ proptest! {
         let found = kept(&whole, &keys, site);
         let dropped = found.iter().filter(|&&factor| factor == 0.0).count() as f64 / 2000.0;
         prop_assert!((dropped - rate).abs() < 0.08, "{} of {}", dropped, rate);
-        let ones = Value::constant(Tensor::ones((40, width), candle_core::DType::F32, &Device::Cpu).unwrap());
+        let ones = Value::constant(Tensor::ones((40, width), candle_core::DType::F32, &device()).unwrap());
         let y = dropout(&Tape::off(Precision::F32), &ones, &whole, Some((&keys, site))).unwrap();
         let scale = f64::from((1.0 / (1.0 - rate)) as f32);
         let near = |value: f64| value == 0.0 || (value / scale - 1.0).abs() < 1e-6;

@@ -2,7 +2,8 @@
 
 mod common;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
+use chatlm_kernels::testing::device;
 use chatlm_kernels::{dropout, embedding, gated_gelu, linear, relu, residual, rms_norm};
 
 use common::attend::Attend;
@@ -57,7 +58,7 @@ fn of_what_drops() -> candle_core::Result<()> {
 
 #[test]
 fn of_embedding() -> candle_core::Result<()> {
-    let ids = Tensor::new(&[3u32, 0, 3, 4], &Device::Cpu)?;
+    let ids = Tensor::new(&[3u32, 0, 3, 4], &device())?;
     differences("embedding", &[], &[&random(6, &[6, 3])], |tape, _, w| {
         embedding(tape, &w[0], &ids)
     });

@@ -3,7 +3,8 @@
 
 mod common;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
+use chatlm_kernels::testing::device;
 use chatlm_kernels::{
     Gradients, Precision, Projection, Tape, Value, Weight, attention_probabilities, dropout,
     embedding, gated_gelu, linear, relu, residual, rms_norm,
@@ -22,7 +23,7 @@ const COLUMN: usize = 16;
 fn poisoned(t: &Tensor, place: usize) -> Tensor {
     let mut values: Vec<f32> = t.flatten_all().unwrap().to_vec1().unwrap();
     values[place] = f32::NAN;
-    Tensor::from_vec(values, t.shape(), &Device::Cpu).unwrap()
+    Tensor::from_vec(values, t.shape(), &device()).unwrap()
 }
 
 /// Where a NaN comes out, by rows of `width`.
@@ -89,7 +90,7 @@ fn it_reaches_its_row_or_column() {
         }
     }
     let table = Weight::new(poisoned(&random(4, &[6, 3]), 4), None);
-    let ids = Tensor::new(&[0u32, 1, 5, 1], &Device::Cpu).unwrap();
+    let ids = Tensor::new(&[0u32, 1, 5, 1], &device()).unwrap();
     let y = embedding(&Tape::off(Precision::F32), &table, &ids).unwrap();
     assert_eq!(reached(y.tensor(), 3), [(1, 1), (3, 1)]);
 }
@@ -136,7 +137,7 @@ fn it_reaches_a_decoders_probabilities() {
     let scores = random(1, &[1, 2, 1, 20]);
     let whole = |t: &Tensor| poisoned(t, 0).affine(1.0, f64::NAN).unwrap();
     let mask: Vec<u8> = (0..20).map(|key| u8::from(key != 3)).collect();
-    let mask = Tensor::from_vec(mask, (1, 20), &Device::Cpu).unwrap();
+    let mask = Tensor::from_vec(mask, (1, 20), &device()).unwrap();
     for mask in [None, Some(&mask)] {
         let one = attention_probabilities(&poisoned(&scores, 25), None, mask).unwrap();
         assert!(reached(&one, 20).contains(&(1, 5)));

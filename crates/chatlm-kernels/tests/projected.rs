@@ -3,7 +3,8 @@
 
 mod common;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
+use chatlm_kernels::testing::device;
 use chatlm_kernels::{Gradients, Precision, Projection, Weight, plain};
 
 use common::{
@@ -121,10 +122,10 @@ impl Case {
     }
 
     fn check(&self, what: &str) {
-        let targets = Tensor::new(self.targets.as_slice(), &Device::Cpu).unwrap();
+        let targets = Tensor::new(self.targets.as_slice(), &device()).unwrap();
         let logits = |x: &Tensor, w: &Tensor| plain::linear(x, w)? * self.scale;
         // The reference's seed is of a scalar here, and no part of ours.
-        let seed: f64 = values(&common::seed(&Tensor::new(1.0f64, &Device::Cpu).unwrap()))[0];
+        let seed: f64 = values(&common::seed(&Tensor::new(1.0f64, &device()).unwrap()))[0];
         let mut loss = reference(&[&self.hidden], &[&self.weight], |x, w| {
             let logits = logits(&x[0], &w[0])?;
             plain::cross_entropy(&logits, &targets, self.ignore, self.smoothing)? * self.factor
@@ -134,7 +135,7 @@ impl Case {
             .iter_mut()
             .flatten()
             .for_each(|gradient| *gradient /= seed);
-        let by = Tensor::new(self.by(), &Device::Cpu).unwrap();
+        let by = Tensor::new(self.by(), &device()).unwrap();
         let scores = reference(&[&self.hidden], &[&self.weight], |x, w| {
             plain::log_probabilities(&logits(&x[0], &w[0])?, &targets, self.ignore)
         });

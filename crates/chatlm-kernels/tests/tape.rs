@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Result, Tensor};
 use chatlm_kernels::{
     Gradients, Precision, Projection, Sink, Tape, Value, Weight, dropout, gated_gelu, linear, relu,
-    residual, rms_norm,
+    residual, rms_norm, testing,
 };
 
 use common::attend::Attend;
@@ -191,6 +191,38 @@ fn gradients_of_two_passes_add_up_and_are_forgotten() {
         gradients.clear();
         assert!((0..gradients.len()).all(|index| gradients.get(index).is_none()));
     }
+}
+
+#[test]
+fn gradients_on_a_device_are_those_in_plain_memory() {
+    let device = testing::device();
+    let _twins = device.is_cpu().then(testing::twins_only);
+    let (weights, sizes) = weights();
+    let weights: Vec<&Tensor> = weights.iter().collect();
+    let (first, second) = (Block::new(&LENGTHS, true), Block::new(&[2, 7], false));
+    let (mut plain, mut tensors) = (Gradients::new(sizes.clone()), Gradients::on_device(sizes));
+    assert!(tensors.are_tensors() && !plain.are_tensors());
+    for _ in 0..2 {
+        for gradients in [&mut plain, &mut tensors] {
+            gradients.clear();
+            for block in [&first, &second] {
+                let weights = trained(&weights);
+                block.step(Precision::F32, &weights, gradients).unwrap();
+            }
+        }
+        for (index, weight) in weights.iter().enumerate() {
+            assert!(plain.tensor(index).is_none());
+            let found = tensors.tensor(index).map(|gradient| {
+                assert_eq!(gradient.dims(), weight.dims());
+                values(gradient)
+            });
+            let expected = plain.get(index);
+            let expected = expected.map(|of| of.iter().map(|&of| f64::from(of)).collect());
+            assert_eq!(found, expected, "{index}");
+        }
+    }
+    tensors.clear();
+    assert!((0..tensors.len()).all(|index| tensors.tensor(index).is_none()));
 }
 
 /// What a sink takes, in order.

@@ -3,16 +3,18 @@
 
 mod common;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
+use chatlm_kernels::testing::device;
 use chatlm_kernels::{
-    Precision, attention_probabilities, dropout, embedding, gated_gelu, linear, plain, relu,
-    residual, rms_norm,
+    Gradients, Precision, Projection, Weight, attention_probabilities, dropout, embedding,
+    gated_gelu, has_kernels, linear, plain, relu, residual, rms_norm,
 };
 
+use common::attend::Attend;
 use common::block::gelu;
 use common::{
-    HEIGHTS, NEAR, WIDTHS, close, dropout_keys, factors, random, reference, rows, seed, taped,
-    twins,
+    Found, HEIGHTS, NEAR, WIDTHS, close, dropout_keys, factors, random, reference, rows, seed,
+    taped, twins,
 };
 
 /// Every height and width.
@@ -48,7 +50,12 @@ fn linear_in_bf16_rounds_its_operands_and_nothing_else() {
             let narrow = t.to_dtype(DType::BF16).unwrap();
             narrow.to_dtype(t.dtype()).unwrap()
         };
-        for (tolerance, exact) in [(2e-2, false), (NEAR, true)] {
+        // Where there is no kernel, results may be rounded too.
+        let kinds = [(2e-2, false), (NEAR, true)];
+        let kinds = kinds
+            .into_iter()
+            .filter(|kind| !kind.1 || has_kernels(&device()));
+        for (tolerance, exact) in kinds {
             let pick = |t: &Tensor| if exact { rounded(t) } else { t.clone() };
             let (x, w) = (pick(&x), pick(&w));
             let found = taped(
@@ -77,6 +84,47 @@ fn linear_in_bf16_rounds_its_operands_and_nothing_else() {
             );
         }
     }
+}
+
+#[test]
+fn f16_rounds_the_operands_of_products() {
+    let (x, w) = (random(1, &[17, 64]), random(2, &[13, 64]));
+    let attend = Attend::own(2, &[9, 4], true).biased().dropped();
+    let (inputs, weights) = (attend.inputs(8), attend.weights());
+    let check = |what: &str, found: Vec<Found>| {
+        close(what, &found[1], &found[0], 2e-3);
+        assert_ne!(common::bits(&found[0]), common::bits(&found[1]), "{what}");
+    };
+    let both = [Precision::F32, Precision::F16];
+    let linear = |precision| {
+        taped(precision, (&[&x], &[&w]), seed, |tape, x, w| {
+            linear(tape, &x[0], &w[0], 0.3)
+        })
+    };
+    check("linear", both.map(linear).into());
+    let attention = |precision| {
+        let inputs = inputs.each_ref();
+        taped(precision, (&inputs, &[&weights[0]]), seed, |tape, x, w| {
+            attend.run(tape, x, w)
+        })
+    };
+    check("attention", both.map(attention).into());
+    let loss = |precision| {
+        let weight = Weight::new(w.clone(), Some(0));
+        let projection = Projection {
+            weight: &weight,
+            scale: 0.3,
+            precision,
+        };
+        let mut gradients = Gradients::new(vec![w.elem_count()]);
+        let targets: Vec<u32> = (0..17).map(|place| place % 13).collect();
+        let (loss, dx) = projection
+            .cross_entropy_backward(&x, &targets, 5, 0.1, 1.0, &mut gradients)
+            .unwrap();
+        let dw = common::gathered(&gradients, &[&w]);
+        [vec![vec![loss], common::values(&dx)], dw].concat()
+    };
+    check("loss", both.map(loss).into());
 }
 
 #[test]
@@ -171,8 +219,8 @@ fn a_value_that_is_used_twice_gets_both_gradients() {
 fn gelu_is_right_far_from_zero() {
     let x: Vec<f32> = (-400..=400).map(|step| step as f32 / 10.0).collect();
     let (x, y) = (
-        Tensor::from_vec(x, (801, 1), &Device::Cpu).unwrap(),
-        Tensor::ones((801, 1), DType::F32, &Device::Cpu).unwrap(),
+        Tensor::from_vec(x, (801, 1), &device()).unwrap(),
+        Tensor::ones((801, 1), DType::F32, &device()).unwrap(),
     );
     let rows = rows(&[801]);
     twins(
@@ -189,7 +237,7 @@ fn embedding_is_its_twin() {
     for (height, width) in shapes() {
         // Some ids twice or more, and most never.
         let ids: Vec<u32> = (0..height as u32).map(|place| place * place % 11).collect();
-        let ids = Tensor::new(ids, &Device::Cpu).unwrap();
+        let ids = Tensor::new(ids, &device()).unwrap();
         twins(
             &format!("embedding ({height}, {width})"),
             &[],
@@ -206,7 +254,7 @@ fn a_decoders_probabilities_are_their_twin() {
         let scores = random(1, &[2, 3, queries, keys]);
         let bias = random(2, &[1, 3, queries, keys]);
         let mask: Vec<u8> = (0..2 * keys).map(|key| u8::from(key % 3 != 1)).collect();
-        let mask = Tensor::from_vec(mask, (2, keys), &Device::Cpu).unwrap();
+        let mask = Tensor::from_vec(mask, (2, keys), &device()).unwrap();
         for bias in [None, Some(&bias)] {
             for mask in [None, Some(&mask)] {
                 let ours = attention_probabilities(&scores, bias, mask).unwrap();
@@ -222,7 +270,7 @@ fn a_decoders_probabilities_are_their_twin() {
         }
     }
     // A row that may see nothing.
-    let mask = Tensor::zeros((2, 5), DType::U8, &Device::Cpu).unwrap();
+    let mask = Tensor::zeros((2, 5), DType::U8, &device()).unwrap();
     let p = attention_probabilities(&random(1, &[2, 3, 1, 5]), None, Some(&mask)).unwrap();
     assert!(common::values(&p).iter().all(|&p| p == 0.0));
 }
@@ -255,7 +303,7 @@ fn inputs_and_gradients_may_be_strided() {
 
 #[test]
 fn shapes_that_do_not_fit_are_refused() {
-    use chatlm_kernels::{Tape, Value, Weight};
+    use chatlm_kernels::{Tape, Value};
     let tape = Tape::new(Precision::F32);
     let value = |shape: &[usize]| Value::constant(random(1, shape));
     let weight = |shape: &[usize]| Weight::new(random(1, shape), Some(0));
@@ -271,7 +319,7 @@ fn shapes_that_do_not_fit_are_refused() {
         assert!(residual(&tape, &x, &other, &two, None).is_err());
         assert!(gated_gelu(&tape, &x, &other, &two, None).is_err());
     }
-    let ids = Tensor::new(&[0u32, 9], &Device::Cpu).unwrap();
+    let ids = Tensor::new(&[0u32, 9], &device()).unwrap();
     assert!(embedding(&tape, &weight(&[9, 2]), &ids).is_err());
 }
 

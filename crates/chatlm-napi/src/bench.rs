@@ -23,7 +23,7 @@ pub struct BenchTrainStepOptions {
     pub target: u32,
     /// `adamw` or `adafactor`.
     pub optimizer: String,
-    /// `f32` or `bf16`.
+    /// `f32` or `bf16`; on graphics cards also `f16`.
     pub precision: String,
     /// Steps that count, after one that does not.
     pub steps: u32,
@@ -35,6 +35,8 @@ pub struct BenchTrainStepOptions {
     pub seed: u32,
     /// All where left out.
     pub threads: Option<u32>,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    pub device: Option<String>,
 }
 
 /// Medians over the steps, in seconds.
@@ -84,6 +86,7 @@ pub async fn bench_train_step(
                 clip: options.clip,
                 seed: u64::from(options.seed),
                 threads: options.threads.map(|n| n as usize),
+                device: options.device,
             },
             &job.cancel,
         )?;

@@ -10,7 +10,7 @@ pub struct Doctor {
     /// Processor features found.
     pub features: Vec<String>,
     pub threads: u32,
-    /// Devices this build can use.
+    /// Devices this build can use on this machine.
     pub devices: Vec<String>,
     pub memory_bytes: i64,
     /// The most memory this process has held.
@@ -30,6 +30,12 @@ pub fn doctor() -> napi::Result<Doctor> {
         memory_bytes: report.memory_bytes as i64,
         peak_rss_bytes: report.peak_rss_bytes as i64,
     })
+}
+
+/// Rejects with `USAGE` what is no device, and with `DEVICE_UNAVAILABLE` one that this build has not.
+#[napi(catch_unwind)]
+pub fn check_device(device: String) -> napi::Result<()> {
+    crate::error::guarded(|| chatlm_run::check_device(&device))
 }
 
 /// Sets the number of threads; only before the first call that uses any. 0 is all.

@@ -23,6 +23,8 @@ pub struct BleuOptions {
     /// Only the first so many rows.
     pub limit: Option<u32>,
     pub encoding: Option<String>,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    pub device: Option<String>,
 }
 
 #[napi(object)]
@@ -53,6 +55,7 @@ pub async fn evaluate_bleu(
                 max_new_tokens: options.max_new_tokens as usize,
                 limit: options.limit.map(u64::from),
                 encoding: options.encoding,
+                device: options.device,
             },
             &job,
         )?;
@@ -76,6 +79,8 @@ pub struct PerplexityOptions {
     pub dtype: Option<String>,
     /// Another precision, whose likeliest tokens are compared.
     pub compare: Option<String>,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    pub device: Option<String>,
 }
 
 #[napi(object)]
@@ -108,6 +113,7 @@ pub async fn evaluate_perplexity(
                 max_length: options.max_length as usize,
                 dtype: options.dtype,
                 compare: options.compare,
+                device: options.device,
             },
             &job,
         )?;

@@ -25,6 +25,8 @@ pub struct GeneratorOptions {
     pub dtype: String,
     /// The longest prompt in tokens; longer ones are cut before `[EOS]`. Default 512.
     pub max_length: Option<u32>,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    pub device: Option<String>,
 }
 
 /// What is left out comes from the model's generation_config.json, then from the defaults.
@@ -150,6 +152,7 @@ impl Generator {
                     adapter: options.adapter.map(Into::into),
                     dtype: options.dtype,
                     max_length: options.max_length.unwrap_or(512) as usize,
+                    device: options.device,
                 },
                 &job,
             )?;
@@ -328,6 +331,8 @@ pub struct RejectOptions {
     pub batch: u32,
     pub max_new_tokens: u32,
     pub encoding: Option<String>,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    pub device: Option<String>,
     pub force: bool,
 }
 
@@ -360,6 +365,7 @@ pub async fn reject(
                 batch: options.batch as usize,
                 max_new_tokens: options.max_new_tokens as usize,
                 encoding: options.encoding,
+                device: options.device,
                 force: options.force,
             },
             &job,

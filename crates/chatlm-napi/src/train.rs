@@ -16,6 +16,8 @@ pub struct TrainingRunOptions {
     pub fresh: bool,
     /// With `fresh`: throws away what is there.
     pub force: bool,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    pub device: Option<String>,
 }
 
 /// A training run on a thread of its own.
@@ -70,6 +72,7 @@ impl TrainingRun {
             let options = RunOptions {
                 fresh: options.fresh,
                 force: options.force,
+                device: options.device,
             };
             let run = Core::open(kind, config, options, job)?;
             let worker = Worker::start("chatlm-train", run)?;
@@ -111,6 +114,8 @@ pub struct VerifyResumeOptions {
     pub steps: u32,
     /// The step after which the other run is stopped and resumed.
     pub at: u32,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    pub device: Option<String>,
 }
 
 /// Trains in one go and in two, in folders of their own, and compares every part of the state.
@@ -133,6 +138,7 @@ pub async fn verify_resume(
             config,
             u64::from(options.steps),
             u64::from(options.at),
+            options.device.as_deref(),
             &job,
         )?)
     })
@@ -161,6 +167,9 @@ pub struct TrainEvent {
     pub learning_rate: Option<f64>,
     pub grad_norm: Option<f64>,
     pub tokens_per_second: Option<f64>,
+    /// `step` in f16: what the loss is multiplied by, and steps left out since a gradient was too large
+    pub loss_scale: Option<f64>,
+    pub skipped_steps: Option<i64>,
     /// `step` and `evaluated` of `dpo`
     #[napi(ts_type = "{ chosen: number; rejected: number; margins: number; accuracies: number }")]
     pub rewards: Option<serde_json::Value>,

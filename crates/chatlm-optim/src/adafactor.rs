@@ -38,10 +38,10 @@ pub(crate) struct Adafactor {
     pub(crate) weight_decay: f64,
 }
 
-const EPSILON_GRADIENT: f32 = 1e-30;
-const EPSILON_PARAMETER: f64 = 1e-3;
-const CLIP_THRESHOLD: f64 = 1.0;
-const DECAY_RATE: f64 = -0.8;
+pub(crate) const EPSILON_GRADIENT: f32 = 1e-30;
+pub(crate) const EPSILON_PARAMETER: f64 = 1e-3;
+pub(crate) const CLIP_THRESHOLD: f64 = 1.0;
+pub(crate) const DECAY_RATE: f64 = -0.8;
 
 fn root_mean_square(squares: f64, count: usize) -> f64 {
     (squares / count as f64).sqrt()
@@ -118,9 +118,9 @@ impl Adafactor {
         }
     }
 
-    /// transformers' `_get_lr`.
-    fn rate(self, weights: &[f32], learning_rate: f64, step: u64) -> f64 {
-        let rate = if self.relative_step {
+    /// transformers' `_get_lr`, without the size of the weights.
+    pub(crate) fn relative_rate(self, learning_rate: f64, step: u64) -> f64 {
+        if self.relative_step {
             let least = if self.warmup_init {
                 1e-6 * step as f64
             } else {
@@ -129,7 +129,12 @@ impl Adafactor {
             least.min(1.0 / (step as f64).sqrt())
         } else {
             learning_rate
-        };
+        }
+    }
+
+    /// transformers' `_get_lr`.
+    fn rate(self, weights: &[f32], learning_rate: f64, step: u64) -> f64 {
+        let rate = self.relative_rate(learning_rate, step);
         if self.scale_parameter {
             let size = root_mean_square(squared_norm(weights), weights.len());
             rate * EPSILON_PARAMETER.max(size)

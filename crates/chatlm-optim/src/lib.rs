@@ -1,6 +1,7 @@
 //! AdamW as PyTorch has it, Adafactor as transformers has it, learning-rate schedules and clipping
-//! by global norm, all on slices. The whole state of an optimizer can be saved and restored to the
-//! bit; results depend neither on the number of threads nor on the processor's vector width.
+//! by global norm: on slices, and on tensors of any device. The whole state of an optimizer can be
+//! saved and restored to the bit, also on another device; on slices results depend neither on the
+//! number of threads nor on the processor's vector width.
 
 #![expect(
     clippy::inline_always,
@@ -10,10 +11,12 @@
 mod adafactor;
 mod adamw;
 mod clip;
+mod device;
 mod optimizer;
 mod schedule;
 mod vector;
 
 pub use clip::{clip_scale, squared_norm};
-pub use optimizer::{Optimizer, OptimizerConfig, STEP};
+pub use device::squared_norm_of;
+pub use optimizer::{Optimizer, OptimizerConfig, Part, STEP};
 pub use schedule::{Schedule, ScheduleKind};

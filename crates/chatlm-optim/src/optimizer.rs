@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use chatlm_job::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::adafactor::{Adafactor, Factors};
 use crate::adamw::{AdamW, Moments};
+use crate::device::{Ask, Kept, Rule, update};
 
 /// Which optimizer, and its constants.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -33,11 +34,49 @@ pub enum OptimizerConfig {
     },
 }
 
+impl OptimizerConfig {
+    fn rule(self) -> Rule {
+        match self {
+            Self::AdamW {
+                beta1,
+                beta2,
+                epsilon,
+                weight_decay,
+            } => Rule::AdamW(AdamW {
+                beta1,
+                beta2,
+                epsilon,
+                weight_decay,
+            }),
+            Self::Adafactor {
+                relative_step,
+                scale_parameter,
+                warmup_init,
+                weight_decay,
+            } => Rule::Adafactor(Adafactor {
+                relative_step,
+                scale_parameter,
+                warmup_init,
+                weight_decay,
+            }),
+        }
+    }
+}
+
 /// The rule of an update and what it keeps of every weight.
 #[derive(Debug, Clone)]
 enum State {
     AdamW(AdamW, Moments),
     Adafactor(Adafactor, Vec<Factors>),
+    /// On a device: everything as tensors there.
+    Tensors(Rule, Vec<Kept>),
+}
+
+/// Values of a state where they lie.
+#[derive(Debug, Clone)]
+pub enum Part<'a> {
+    Values(&'a [f32]),
+    Tensor(Tensor),
 }
 
 /// An optimizer and the state of every weight it trains. A step is [`Self::begin_step`] and then
@@ -55,44 +94,43 @@ pub struct Optimizer {
 pub const STEP: &str = "step";
 
 impl Optimizer {
-    /// `parameters`: names and shapes of the trained weights; a weight's index is its place here.
+    /// `parameters`: names and shapes of the trained weights; a weight's index is its place here. Weights
+    /// and gradients are slices.
     pub fn new(config: OptimizerConfig, parameters: &[(String, Vec<usize>)]) -> Self {
         let shapes = parameters.iter().map(|(_, shape)| shape);
-        let state = match config {
-            OptimizerConfig::AdamW {
-                beta1,
-                beta2,
-                epsilon,
-                weight_decay,
-            } => State::AdamW(
-                AdamW {
-                    beta1,
-                    beta2,
-                    epsilon,
-                    weight_decay,
-                },
+        let state = match config.rule() {
+            Rule::AdamW(rule) => State::AdamW(
+                rule,
                 Moments::new(shapes.map(|shape| shape.iter().product())),
             ),
-            OptimizerConfig::Adafactor {
-                relative_step,
-                scale_parameter,
-                warmup_init,
-                weight_decay,
-            } => State::Adafactor(
-                Adafactor {
-                    relative_step,
-                    scale_parameter,
-                    warmup_init,
-                    weight_decay,
-                },
-                shapes.map(|shape| Factors::new(shape)).collect(),
-            ),
+            Rule::Adafactor(rule) => {
+                State::Adafactor(rule, shapes.map(|shape| Factors::new(shape)).collect())
+            }
         };
         Self {
             step: 0,
             parameters: parameters.to_vec(),
             state,
         }
+    }
+
+    /// The same for weights and gradients that are tensors on a device: see [`Self::update_tensor`].
+    pub fn on_device(
+        config: OptimizerConfig,
+        parameters: &[(String, Vec<usize>)],
+        device: &Device,
+    ) -> Result<Self> {
+        let rule = config.rule();
+        let kept = parameters
+            .iter()
+            .map(|(_, shape)| Kept::new(rule, shape, device))
+            .collect::<candle_core::Result<_>>()
+            .map_err(Error::internal)?;
+        Ok(Self {
+            step: 0,
+            parameters: parameters.to_vec(),
+            state: State::Tensors(rule, kept),
+        })
     }
 
     /// Steps begun.
@@ -108,8 +146,8 @@ impl Optimizer {
     /// One weight's update from `scale · gradient` (see [`crate::clip_scale`]), by all threads.
     /// Adafactor with `relative_step` does not use the learning rate.
     ///
-    /// Panics before the first [`Self::begin_step`], for an index that is not a weight's, and for
-    /// slices that are not of the weight's size.
+    /// Panics before the first [`Self::begin_step`], for an index that is not a weight's, for slices
+    /// that are not of the weight's size, and for an optimizer on a device.
     pub fn update(
         &mut self,
         index: usize,
@@ -136,13 +174,43 @@ impl Optimizer {
                 let factors = &mut factors[index];
                 rule.update(weights, gradient, scale, factors, learning_rate, self.step);
             }
+            State::Tensors(..) => panic!("{name} is on a device, where tensors are updated"),
         }
+    }
+
+    /// The same update of a weight on a device, by candle's operators there.
+    pub fn update_tensor(
+        &mut self,
+        index: usize,
+        weights: &Var,
+        gradient: &Tensor,
+        scale: f32,
+        learning_rate: f64,
+    ) -> Result<()> {
+        let (name, shape) = &self.parameters[index];
+        let State::Tensors(rule, kept) = &mut self.state else {
+            return Err(Error::internal(format!("{name} is not on a device")));
+        };
+        if self.step == 0 || weights.dims() != shape || gradient.dims() != shape {
+            return Err(Error::internal(format!(
+                "an update of {name} {shape:?} at step {}, {:?} by {:?}",
+                self.step,
+                weights.dims(),
+                gradient.dims()
+            )));
+        }
+        let ask = Ask {
+            scale,
+            learning_rate,
+            step: self.step,
+        };
+        update(*rule, weights, gradient, &mut kept[index], ask).map_err(Error::internal)
     }
 
     /// The whole state where it lies: the steps as a tensor, which a file calls [`STEP`], and names
     /// (`NAME.exp_avg`, `NAME.exp_avg_sq`, …), shapes and values.
-    #[expect(clippy::type_complexity, reason = "a list of named slices")]
-    pub fn parts(&self) -> Result<(Tensor, Vec<(String, Vec<usize>, &[f32])>)> {
+    #[expect(clippy::type_complexity, reason = "a list of named values")]
+    pub fn parts(&self) -> Result<(Tensor, Vec<(String, Vec<usize>, Part<'_>)>)> {
         let step = Tensor::new(&[self.step as i64], &Device::Cpu).map_err(Error::internal)?;
         let mut parts = Vec::new();
         for (index, (name, shape)) in self.parameters.iter().enumerate() {
@@ -158,14 +226,17 @@ impl Optimizer {
         let (step, parts) = self.parts()?;
         let mut state = BTreeMap::from([(STEP.to_owned(), step)]);
         for (name, shape, values) in parts {
-            let tensor = Tensor::from_slice(values, shape, &Device::Cpu);
+            let tensor = match values {
+                Part::Values(values) => Tensor::from_slice(values, shape, &Device::Cpu),
+                Part::Tensor(tensor) => tensor.to_device(&Device::Cpu),
+            };
             state.insert(name, tensor.map_err(Error::internal)?);
         }
         Ok(state)
     }
 
-    /// Takes a state that [`Self::state`] gave, for the same weights. Nothing is changed where it
-    /// does not fit.
+    /// Takes a state that [`Self::state`] gave, for the same weights, on any device. Nothing is changed
+    /// where it does not fit.
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let missing = |name: &str| {
             Error::new(
@@ -190,6 +261,17 @@ impl Optimizer {
             }
         }
         let mut found = found.into_iter();
+        if let State::Tensors(_, kept) = &mut self.state {
+            for (held, tensor) in kept.iter_mut().flat_map(Kept::parts_mut).zip(found) {
+                // A copy, as what is held must be nobody else's.
+                *held = tensor
+                    .to_device(held.device())
+                    .and_then(|tensor| tensor.force_contiguous())
+                    .map_err(Error::internal)?;
+            }
+            self.step = step;
+            return Ok(());
+        }
         for index in 0..self.parameters.len() {
             for (values, tensor) in self.state.parts_mut(index).into_iter().zip(&mut found) {
                 let tensor = tensor
@@ -206,26 +288,34 @@ impl Optimizer {
 
 impl State {
     /// What is kept of a weight: name, shape, values.
-    fn parts(&self, index: usize, shape: &[usize]) -> Vec<(&'static str, Vec<usize>, &[f32])> {
+    fn parts(&self, index: usize, shape: &[usize]) -> Vec<(&'static str, Vec<usize>, Part<'_>)> {
         match self {
             Self::AdamW(_, moments) => {
                 let (first, second) = moments.of(index);
                 vec![
-                    ("exp_avg", shape.to_vec(), first),
-                    ("exp_avg_sq", shape.to_vec(), second),
+                    ("exp_avg", shape.to_vec(), Part::Values(first)),
+                    ("exp_avg_sq", shape.to_vec(), Part::Values(second)),
                 ]
             }
             Self::Adafactor(_, factors) => match &factors[index] {
                 Factors::Matrix { row, column } => vec![
-                    ("exp_avg_sq_row", vec![row.len()], row),
-                    ("exp_avg_sq_col", vec![column.len()], column),
+                    ("exp_avg_sq_row", vec![row.len()], Part::Values(row)),
+                    ("exp_avg_sq_col", vec![column.len()], Part::Values(column)),
                 ],
-                Factors::Whole(second) => vec![("exp_avg_sq", shape.to_vec(), second)],
+                Factors::Whole(second) => {
+                    vec![("exp_avg_sq", shape.to_vec(), Part::Values(second))]
+                }
             },
+            Self::Tensors(_, kept) => {
+                let parts = kept[index].parts().into_iter();
+                parts
+                    .map(|(name, held)| (name, held.dims().to_vec(), Part::Tensor(held.clone())))
+                    .collect()
+            }
         }
     }
 
-    /// The values of [`Self::parts`], in the same order.
+    /// The slices of [`Self::parts`], in the same order.
     fn parts_mut(&mut self, index: usize) -> Vec<&mut [f32]> {
         match self {
             Self::AdamW(_, moments) => {
@@ -236,6 +326,7 @@ impl State {
                 Factors::Matrix { row, column } => vec![row, column],
                 Factors::Whole(second) => vec![second],
             },
+            Self::Tensors(..) => Vec::new(),
         }
     }
 }

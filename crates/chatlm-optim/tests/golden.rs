@@ -4,13 +4,16 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use candle_core::{Device, Tensor};
-use chatlm_optim::{Optimizer, OptimizerConfig, clip_scale, squared_norm};
+use candle_core::{Device, Tensor, Var};
+use chatlm_kernels::testing::device;
+use chatlm_optim::{Optimizer, OptimizerConfig, clip_scale, squared_norm, squared_norm_of};
 
 const NAMES: [&str; 5] = ["small", "large", "row", "vector", "zeros"];
 const STEPS: usize = 10;
 /// Norm of the difference by norm of the reference; the worst is 2.1e-7.
 const TOLERANCE: f64 = 1e-6;
+/// The same of tensors, whose sums are a device's own.
+const TENSORS: f64 = 5e-6;
 
 struct Golden(HashMap<String, Tensor>);
 
@@ -163,49 +166,141 @@ fn runs() -> [Run; 7] {
     ]
 }
 
+/// One optimizer over all weights: on slices, or on tensors of the device of the tests.
+enum Rig {
+    Slices(Optimizer, Vec<Vec<f32>>),
+    Tensors(Optimizer, Vec<Var>),
+}
+
+impl Rig {
+    fn update(&mut self, index: usize, gradient: Vec<f32>, scale: f32, rate: f64) {
+        match self {
+            Self::Slices(optimizer, weights) => {
+                optimizer.update(index, &mut weights[index], &gradient, scale, rate);
+            }
+            Self::Tensors(optimizer, weights) => {
+                let var = &weights[index];
+                let gradient = Tensor::from_vec(gradient, var.shape(), var.device()).unwrap();
+                optimizer
+                    .update_tensor(index, var, &gradient, scale, rate)
+                    .unwrap();
+            }
+        }
+    }
+
+    fn optimizer(&mut self) -> &mut Optimizer {
+        match self {
+            Self::Slices(optimizer, _) | Self::Tensors(optimizer, _) => optimizer,
+        }
+    }
+
+    fn weights(&self, index: usize) -> Vec<f32> {
+        match self {
+            Self::Slices(_, weights) => weights[index].clone(),
+            Self::Tensors(_, weights) => weights[index].flatten_all().unwrap().to_vec1().unwrap(),
+        }
+    }
+}
+
+fn rigs(run: &Run, golden: &Golden) -> [(&'static str, Rig, f64); 2] {
+    let shapes = golden.shapes();
+    let weights: Vec<Vec<f32>> = NAMES
+        .iter()
+        .map(|name| {
+            let start = golden.values(&format!("start.{name}"));
+            start.iter().map(|w| w * 2.0f32.powi(run.start)).collect()
+        })
+        .collect();
+    let device = device();
+    let vars = weights.iter().zip(&shapes).map(|(weights, (_, shape))| {
+        Var::from_vec(weights.clone(), shape.as_slice(), &device).unwrap()
+    });
+    let on_device = Optimizer::on_device(run.config, &shapes, &device).unwrap();
+    let tensors = Rig::Tensors(on_device, vars.collect());
+    let slices = Rig::Slices(Optimizer::new(run.config, &shapes), weights);
+    [("slices", slices, TOLERANCE), ("tensors", tensors, TENSORS)]
+}
+
 #[test]
 fn every_step_is_that_of_the_reference() {
     let golden = Golden::read();
-    let shapes = golden.shapes();
     for run in runs() {
-        let check = |what: String, values: &[f32], reference: &[f32]| {
-            let off = difference(values, reference);
-            assert!(off < TOLERANCE, "{} {what}: {off:e}", run.name);
-        };
-        let mut optimizer = Optimizer::new(run.config, &shapes);
-        let mut weights: Vec<Vec<f32>> = NAMES
-            .iter()
-            .map(|name| {
-                let start = golden.values(&format!("start.{name}"));
-                start.iter().map(|w| w * 2.0f32.powi(run.start)).collect()
-            })
-            .collect();
-        for step in 0..STEPS {
-            optimizer.begin_step();
-            for (index, (name, weights)) in NAMES.iter().zip(&mut weights).enumerate() {
-                let gradient = golden.gradient(name, step);
-                let rate = (run.rate)(step as f64);
-                optimizer.update(index, weights, &gradient, run.scale, rate);
-                let reference = golden.after(run.name, name, step);
-                check(
-                    format!("step {step} {name}"),
-                    &sample(name, weights),
-                    &reference,
-                );
+        for (kind, mut rig, tolerance) in rigs(&run, &golden) {
+            let check = |what: String, values: &[f32], reference: &[f32]| {
+                let off = difference(values, reference);
+                assert!(off < tolerance, "{} {kind} {what}: {off:e}", run.name);
+            };
+            for step in 0..STEPS {
+                rig.optimizer().begin_step();
+                for (index, name) in NAMES.iter().enumerate() {
+                    let gradient = golden.gradient(name, step);
+                    rig.update(index, gradient, run.scale, (run.rate)(step as f64));
+                    let reference = golden.after(run.name, name, step);
+                    check(
+                        format!("step {step} {name}"),
+                        &sample(name, &rig.weights(index)),
+                        &reference,
+                    );
+                }
+            }
+            let last = golden.values(&format!("{}.large.last", run.name));
+            check("large at the end".to_owned(), &rig.weights(1), &last);
+            for (key, tensor) in rig.optimizer().state().unwrap() {
+                if key == "step" {
+                    assert_eq!(tensor.to_vec1::<i64>().unwrap(), [STEPS as i64]);
+                    continue;
+                }
+                let (name, _) = key.split_once('.').unwrap();
+                let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+                let reference = golden.values(&format!("{}.state.{key}", run.name));
+                check(format!("state {key}"), &sample(name, &values), &reference);
             }
         }
-        let last = golden.values(&format!("{}.large.last", run.name));
-        check("large at the end".to_owned(), &weights[1], &last);
-        for (key, tensor) in optimizer.state().unwrap() {
-            if key == "step" {
-                assert_eq!(tensor.to_vec1::<i64>().unwrap(), [STEPS as i64]);
-                continue;
-            }
-            let (name, _) = key.split_once('.').unwrap();
+    }
+}
+
+#[test]
+fn a_state_of_slices_is_one_of_tensors() {
+    let golden = Golden::read();
+    for run in runs() {
+        let [(_, mut slices, _), (_, mut tensors, _)] = rigs(&run, &golden);
+        slices.optimizer().begin_step();
+        for (index, name) in NAMES.iter().enumerate() {
+            slices.update(index, golden.gradient(name, 0), run.scale, 1e-2);
+        }
+        let state = slices.optimizer().state().unwrap();
+        tensors.optimizer().load_state(&state).unwrap();
+        assert_eq!(tensors.optimizer().steps(), 1);
+        let again = tensors.optimizer().state().unwrap();
+        assert!(state.keys().eq(again.keys()));
+        let bits = |tensor: &Tensor| -> Vec<u32> {
             let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
-            let reference = golden.values(&format!("{}.state.{key}", run.name));
-            check(format!("state {key}"), &sample(name, &values), &reference);
+            values.iter().map(|value| value.to_bits()).collect()
+        };
+        for (name, tensor) in state.iter().filter(|(name, _)| *name != "step") {
+            assert_eq!(bits(tensor), bits(&again[name]), "{name}");
         }
+        let mut broken = state.clone();
+        broken.pop_first();
+        assert!(tensors.optimizer().load_state(&broken).is_err());
+    }
+}
+
+#[test]
+fn the_norm_of_tensors_is_that_of_slices() {
+    let golden = Golden::read();
+    let gradients = NAMES.map(|name| golden.gradient(name, STEPS - 1));
+    let norm: f64 = gradients.iter().map(|g| squared_norm(g)).sum();
+    let tensors = gradients.map(|g| Tensor::new(g, &device()).unwrap());
+    assert!((squared_norm_of(&tensors).unwrap() / norm - 1.0).abs() < TENSORS);
+    assert_eq!(squared_norm_of(&[] as &[Tensor]).unwrap().to_bits(), 0);
+    for bad in [f32::NAN, f32::INFINITY] {
+        let bad = Tensor::new(&[1.0, bad, 2.0], &device()).unwrap();
+        assert!(
+            !squared_norm_of(tensors.iter().chain([&bad]))
+                .unwrap()
+                .is_finite()
+        );
     }
 }
 

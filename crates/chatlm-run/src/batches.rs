@@ -8,13 +8,18 @@ use chatlm_train::{PreferenceBatch, SequenceBatch};
 use crate::reference::ReferenceScores;
 
 /// Prompt and response rows; only the first `keep`.
-pub(crate) fn sequence_batch(batch: &Batch, keep: usize, pad: u32) -> Result<SequenceBatch> {
+pub(crate) fn sequence_batch(
+    batch: &Batch,
+    keep: usize,
+    pad: u32,
+    device: &Device,
+) -> Result<SequenceBatch> {
     SequenceBatch::new(
         &batch.keys[..keep],
         &batch.fields[0][..keep],
         &batch.fields[1][..keep],
         pad,
-        &Device::Cpu,
+        device,
     )
 }
 
@@ -24,6 +29,7 @@ pub(crate) fn preference_batch(
     keep: usize,
     pad: u32,
     reference: Option<&ReferenceScores>,
+    device: &Device,
 ) -> Result<PreferenceBatch> {
     let side = |column: usize| {
         SequenceBatch::new(
@@ -31,7 +37,7 @@ pub(crate) fn preference_batch(
             &batch.fields[0][..keep],
             &batch.fields[column][..keep],
             pad,
-            &Device::Cpu,
+            device,
         )
     };
     Ok(PreferenceBatch {

@@ -6,6 +6,7 @@ use chatlm_t5::{Config, Parameters};
 use chatlm_train::{SequenceBatch, StepReport, TrainConfig, Trainer};
 use serde_json::json;
 
+use crate::device::open_device;
 use crate::machine::{peak_rss_bytes, set_threads};
 use crate::worker::compute;
 
@@ -33,6 +34,8 @@ pub struct BenchTrainStep {
     pub clip: f64,
     pub seed: u64,
     pub threads: Option<usize>,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    pub device: Option<String>,
 }
 
 /// Medians over the steps, in seconds.
@@ -96,12 +99,13 @@ pub fn bench_train_step(options: &BenchTrainStep, cancel: &Cancel) -> Result<Ben
         "seed": options.seed, "samples": 0, "threads": null,
     }))
     .map_err(|e| Error::new(Code::Usage, e.to_string(), "see chatlm bench --help"))?;
-    let parameters = Parameters::random(&config, options.seed, &Device::Cpu)?;
+    let device = open_device(options.device.as_deref())?;
+    let parameters = Parameters::random(&config, options.seed, &device)?;
     let mut trainer = Trainer::new(&settings, config, parameters, None, options.steps + 1)?;
     let mut reports: Vec<StepReport> = Vec::new();
     for step in 0..=options.steps {
         cancel.check()?;
-        let batch = random_batch(options, step)?;
+        let batch = random_batch(options, step, &device)?;
         reports.push(compute(|| trainer.step(&[batch]))?);
     }
     let counted = &reports[1..];
@@ -121,7 +125,7 @@ pub fn bench_train_step(options: &BenchTrainStep, cancel: &Cancel) -> Result<Ben
     })
 }
 
-fn random_batch(options: &BenchTrainStep, step: u64) -> Result<SequenceBatch> {
+fn random_batch(options: &BenchTrainStep, step: u64, device: &Device) -> Result<SequenceBatch> {
     let mut random = Random::new(mix(options.seed, step));
     let words = options.vocab.saturating_sub(2).max(1) as u64;
     let mut rows = |length: usize| -> Vec<Vec<u32>> {
@@ -139,7 +143,7 @@ fn random_batch(options: &BenchTrainStep, step: u64) -> Result<SequenceBatch> {
     let keys: Vec<u64> = (0..options.batch as u64)
         .map(|row| mix(mix(options.seed, step), row))
         .collect();
-    SequenceBatch::new(&keys, &sources, &targets, 0, &Device::Cpu)
+    SequenceBatch::new(&keys, &sources, &targets, 0, device)
 }
 
 #[cfg(test)]
@@ -165,6 +169,7 @@ mod tests {
             clip: 1.0,
             seed: 1,
             threads: None,
+            device: None,
         }
     }
 

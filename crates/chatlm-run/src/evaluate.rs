@@ -11,6 +11,7 @@ use chatlm_tokenizer::Tokenizer;
 use chatlm_train::{SequenceBatch, bleu4, sequence_loss};
 use serde::Serialize;
 
+use crate::device::open_device;
 use crate::forced::Forced;
 use crate::generator::{Generator, GeneratorOptions, check_vocabulary};
 use crate::given::GivenSettings;
@@ -28,6 +29,8 @@ pub struct PerplexityOptions {
     pub dtype: Option<String>,
     /// Another precision, whose likeliest tokens are compared.
     pub compare: Option<String>,
+    /// As [`GeneratorOptions::device`].
+    pub device: Option<String>,
 }
 
 /// `perplexity = exp(loss)`, `loss` the mean over all target tokens in nats.
@@ -52,6 +55,8 @@ pub struct BleuOptions {
     pub max_new_tokens: usize,
     pub limit: Option<u64>,
     pub encoding: Option<String>,
+    /// As [`GeneratorOptions::device`].
+    pub device: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -115,7 +120,8 @@ pub fn evaluate_perplexity(options: &PerplexityOptions, job: &Job) -> Result<Per
             open_evaluation_rows(&options.inputs, batch, longest, &tokenizer, &job.cancel)?;
         return forced.measure(&mut rows, job);
     }
-    let (model, tokenizer) = load_plain(&options.model, options.adapter.as_deref())?;
+    let device = open_device(options.device.as_deref())?;
+    let (model, tokenizer) = load_plain(&options.model, options.adapter.as_deref(), &device)?;
     let mut rows = open_evaluation_rows(&options.inputs, batch, longest, &tokenizer, &job.cancel)?;
     let mut progress = |done, total| {
         job.progress.report("evaluate", done, Some(total), "rows");
@@ -124,8 +130,8 @@ pub fn evaluate_perplexity(options: &PerplexityOptions, job: &Job) -> Result<Per
 }
 
 /// The training model of a folder, and its tokenizer.
-fn load_plain(dir: &Path, adapter: Option<&Path>) -> Result<(Model, Tokenizer)> {
-    let mut folder = load_model(dir, &Device::Cpu)?;
+fn load_plain(dir: &Path, adapter: Option<&Path>, device: &Device) -> Result<(Model, Tokenizer)> {
+    let mut folder = load_model(dir, device)?;
     let tokenizer = Tokenizer::load(dir)?;
     check_vocabulary(&folder.config, &tokenizer, dir)?;
     let lora = match adapter {
@@ -166,6 +172,7 @@ pub fn evaluate_bleu(options: &BleuOptions, job: &Job) -> Result<BleuReport> {
                     adapter: options.adapter.clone(),
                     dtype: None,
                     max_length: 512,
+                    device: options.device.clone(),
                 },
                 job,
             )?;

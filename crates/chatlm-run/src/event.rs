@@ -66,6 +66,12 @@ pub struct StepEvent {
     pub grad_norm: f64,
     /// Source and target tokens together, without padding.
     pub tokens_per_second: f64,
+    /// Of f16: what the loss was multiplied by in the last step, and the steps left out since a gradient
+    /// was too large for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewards: Option<Rewards>,
 }

@@ -9,11 +9,12 @@ use candle_core::Device;
 use chatlm_checkpoint::{find_not_finite, load_adapter, load_model, load_weights};
 use chatlm_generate::{Decoder, Plain, Request, generate};
 use chatlm_job::{Cancel, Code, Error, Job, Result, mix};
-use chatlm_t5::{Config, Model, Session, StoredKind, Weights};
+use chatlm_t5::{Config, Model, Session, StoredKind, Weights, has_kernels};
 use chatlm_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::device::open_device;
 use crate::forced::precision;
 use crate::given::GivenSettings;
 use crate::settings::{AnswerSettings, resolve};
@@ -35,6 +36,9 @@ pub struct GeneratorOptions {
     /// The longest prompt in tokens, `[EOS]` included; longer ones are cut.
     #[serde(default = "longest_prompt")]
     pub max_length: usize,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    #[serde(default)]
+    pub device: Option<String>,
 }
 
 fn longest_prompt() -> usize {
@@ -76,25 +80,32 @@ pub struct Generator {
 impl Generator {
     pub fn load(options: &GeneratorOptions, job: &Job) -> Result<Self> {
         chatlm_t5::cpu::check()?;
+        let device = open_device(options.device.as_deref())?;
         job.progress.report("load", 0, None, "bytes");
         let kind = precision(options.dtype.as_deref())?;
         let tokenizer = Tokenizer::load(&options.model)?;
-        let (weights, defaults) = match &options.adapter {
-            None => {
-                let folder = load_weights(&options.model, kind)?;
-                (folder.weights, folder.generation)
+        let adapter = options.adapter.as_deref();
+        let (engine, defaults) = if has_kernels(&device) {
+            match adapter {
+                None => {
+                    let folder = load_weights(&options.model, kind)?;
+                    (Engine::Weights(folder.weights), folder.generation)
+                }
+                Some(adapter) => adapted(&options.model, adapter, kind)?,
             }
-            Some(adapter) => adapted(&options.model, adapter, kind)?,
+        } else {
+            on_device(&options.model, adapter, kind, &device)?
         };
-        check_vocabulary(weights.config(), &tokenizer, &options.model)?;
-        job.cancel.check()?;
-        Ok(Self {
-            engine: Engine::Weights(weights),
+        let generator = Self {
+            engine,
             tokenizer,
             folder: options.model.clone(),
             defaults,
             max_length: options.max_length,
-        })
+        };
+        check_vocabulary(generator.config(), &generator.tokenizer, &options.model)?;
+        job.cancel.check()?;
+        Ok(generator)
     }
 
     /// A generator over a model that is there already, such as one in training.
@@ -268,16 +279,37 @@ impl Generator {
 }
 
 /// A float folder with an adapter merged into it, and the folder's generation settings.
-fn adapted(
-    model: &Path,
-    adapter: &Path,
-    kind: Option<StoredKind>,
-) -> Result<(Arc<Weights>, Value)> {
+fn adapted(model: &Path, adapter: &Path, kind: Option<StoredKind>) -> Result<(Engine, Value)> {
     let mut folder = load_model(model, &Device::Cpu)?;
     let lora = load_adapter(adapter, &folder.config, &mut folder.parameters)?;
     let kind = kind.unwrap_or(StoredKind::F32);
     let weights = Weights::of_parameters(&folder.config, &folder.parameters, Some(&lora), kind)?;
-    Ok((Arc::new(weights), folder.generation))
+    Ok((Engine::Weights(Arc::new(weights)), folder.generation))
+}
+
+/// The training model on a device without an engine for answers, which computes in f32.
+fn on_device(
+    dir: &Path,
+    adapter: Option<&Path>,
+    kind: Option<StoredKind>,
+    device: &Device,
+) -> Result<(Engine, Value)> {
+    if let Some(kind) = kind.filter(|&kind| kind != StoredKind::F32) {
+        let what = format!("{kind:?} is not available on this device");
+        let help = "use --dtype f32, or --device cpu";
+        return Err(Error::new(Code::PrecisionUnavailable, what, help));
+    }
+    let mut folder = load_model(dir, device)?;
+    let lora = match adapter {
+        Some(adapter) => Some(load_adapter(
+            adapter,
+            &folder.config,
+            &mut folder.parameters,
+        )?),
+        None => None,
+    };
+    let model = Model::new(&folder.config, &folder.parameters, lora.as_ref())?;
+    Ok((Engine::Model(model), folder.generation))
 }
 
 /// Every id the tokenizer can give must have a row in the embedding.

@@ -75,6 +75,10 @@ pub(crate) fn step_line(event: &StepEvent) -> Value {
     line.insert("learning_rate".into(), json!(event.learning_rate));
     line.insert("grad_norm".into(), json!(event.grad_norm));
     line.insert("tokens_per_second".into(), json!(event.tokens_per_second));
+    if let (Some(scale), Some(skipped)) = (event.loss_scale, event.skipped_steps) {
+        line.insert("loss_scale".into(), json!(scale));
+        line.insert("skipped_steps".into(), json!(skipped));
+    }
     add_rewards(&mut line, event.rewards, "");
     Value::Object(line)
 }

@@ -5,6 +5,7 @@
 mod batches;
 mod bench;
 mod bench_generate;
+mod device;
 mod evaluate;
 mod event;
 mod export;
@@ -27,6 +28,7 @@ mod worker;
 
 pub use bench::{BenchTrainStep, BenchTrainStepReport, bench_train_step};
 pub use bench_generate::{BenchGenerate, BenchGenerateReport, bench_generate};
+pub use device::check_device;
 pub use evaluate::{
     BleuOptions, BleuReport, PerplexityOptions, PerplexityReport, evaluate_bleu,
     evaluate_perplexity,

@@ -27,7 +27,7 @@ pub fn doctor() -> Result<Doctor> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cpu: chatlm_t5::cpu::cpu().name().to_owned(),
         threads: rayon::current_num_threads(),
-        devices: vec!["cpu".to_owned()],
+        devices: crate::device::devices(),
         memory_bytes: proc_kib("/proc/meminfo", "MemTotal:") * 1024,
         peak_rss_bytes: peak_rss_bytes(),
         features,

@@ -56,7 +56,8 @@ impl ReferenceScores {
         while done < total {
             job.cancel.check()?;
             let batch = rows.next_batch()?;
-            let sides = preference_batch(&batch, batch.keys.len(), tokenizer.pad_id(), None)?;
+            let (count, pad) = (batch.keys.len(), tokenizer.pad_id());
+            let sides = preference_batch(&batch, count, pad, None, model.device())?;
             let values =
                 |side| -> Result<Vec<f32>> { sequence_log_probabilities(model, side, &pass) };
             let (chosen, rejected) = (values(&sides.chosen)?, values(&sides.rejected)?);

@@ -20,6 +20,8 @@ pub struct RejectOptions {
     pub batch: usize,
     pub max_new_tokens: usize,
     pub encoding: Option<String>,
+    /// As [`GeneratorOptions::device`].
+    pub device: Option<String>,
     pub force: bool,
 }
 
@@ -45,6 +47,7 @@ pub fn reject(options: &RejectOptions, job: &Job) -> Result<RejectReport> {
             adapter: options.adapter.clone(),
             dtype: None,
             max_length: 512,
+            device: options.device.clone(),
         },
         job,
     )?;

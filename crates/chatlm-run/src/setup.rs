@@ -61,7 +61,7 @@ impl FromStr for RunKind {
 }
 
 /// Reads the configuration and refuses what this build cannot do, before any work.
-pub(crate) fn read_config(value: Value) -> Result<TrainConfig> {
+pub(crate) fn read_config(value: Value, device: &Device) -> Result<TrainConfig> {
     let config: TrainConfig = serde_json::from_value(value).map_err(|e| {
         Error::new(
             Code::ConfigInvalid,
@@ -70,7 +70,7 @@ pub(crate) fn read_config(value: Value) -> Result<TrainConfig> {
         )
     })?;
     chatlm_t5::cpu::check()?;
-    config.validate()?;
+    config.validate(device)?;
     Ok(config)
 }
 
@@ -84,13 +84,12 @@ pub(crate) struct Prepared {
     pub(crate) model_hash: String,
 }
 
-pub(crate) fn prepare(kind: RunKind, config: &TrainConfig) -> Result<Prepared> {
+pub(crate) fn prepare(kind: RunKind, config: &TrainConfig, device: &Device) -> Result<Prepared> {
     let tokenizer = Tokenizer::load(Path::new(&config.tokenizer))?;
-    let device = Device::Cpu;
     let (mut model, mut parameters, model_hash) = match &config.model {
         Some(Value::String(folder)) => {
             let folder = PathBuf::from(folder);
-            let loaded = load_model(&folder, &device)?;
+            let loaded = load_model(&folder, device)?;
             check_vocabulary(&loaded.config, &tokenizer, &folder)?;
             let hash = hash_weights(&folder)?;
             (loaded.config, loaded.parameters, hash)
@@ -105,7 +104,7 @@ pub(crate) fn prepare(kind: RunKind, config: &TrainConfig) -> Result<Prepared> {
         }
         inline => {
             let model = fresh_config(inline.as_ref(), &tokenizer)?;
-            let parameters = Parameters::random(&model, config.seed, &device)?;
+            let parameters = Parameters::random(&model, config.seed, device)?;
             let text = serde_json::to_string(&model).map_err(Error::internal)?;
             (
                 model,

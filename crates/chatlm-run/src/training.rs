@@ -14,13 +14,14 @@ use chatlm_checkpoint::{Checkpoints, Loaded, SaveOptions, save_adapter, save_mod
 use chatlm_dataset::{Batch, Cursor, Loader, SetSpec};
 use chatlm_generate::Settings;
 use chatlm_job::{AtomicDir, AtomicFile, Code, Error, Job, Result};
-use chatlm_t5::{StoredKind, Weights};
+use chatlm_t5::{StoredKind, Weights, has_kernels};
 use chatlm_tokenizer::Tokenizer;
 use chatlm_train::{StepReport, TrainConfig, Trainer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::batches::{preference_batch, sequence_batch};
+use crate::device::open_device;
 use crate::event::{Evaluated, Event, FinishReason, Rewards, StepEvent};
 use crate::generator::{Engine, Generator};
 use crate::journal::{Journal, evaluation_line, step_line};
@@ -34,12 +35,14 @@ use crate::validation::{Measured, measure, measure_preferences};
 use crate::worker::compute;
 
 /// How to open a run.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RunOptions {
     /// Start over instead of going on.
     pub fresh: bool,
     /// With `fresh`: throw away what is there.
     pub force: bool,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is. A run may go on on another one.
+    pub device: Option<String>,
 }
 
 /// Sums since the last `step` event.
@@ -52,6 +55,14 @@ struct Window {
     tokens: u64,
     seconds: f64,
     rewards: Option<[f64; 4]>,
+    /// Steps left out since a gradient was too large for f16.
+    #[serde(default, skip_serializing_if = "none")]
+    overflows: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What a checkpoint remembers besides tensors.
@@ -113,13 +124,14 @@ pub struct TrainingRun {
 impl TrainingRun {
     pub fn open(kind: RunKind, config: Value, options: RunOptions, job: Job) -> Result<Self> {
         let resolved = config.clone();
-        let config = read_config(config)?;
+        let device = open_device(options.device.as_deref())?;
+        let config = read_config(config, &device)?;
         if let Some(threads) = config.threads {
             set_threads(threads)?;
         }
         let out = PathBuf::from(&config.out);
-        make_room(&out, options)?;
-        let prepared = prepare(kind, &config)?;
+        make_room(&out, &options)?;
+        let prepared = prepare(kind, &config, &device)?;
         let rows = open_rows(
             kind,
             &config,
@@ -355,7 +367,9 @@ impl TrainingRun {
             }
             report => report?,
         };
-        if report.skipped {
+        // A gradient beyond f16 is no fault of the rows.
+        let overflowed = report.skipped && report.loss_scale.is_some() && report.loss.is_finite();
+        if report.skipped && !overflowed {
             self.keep_batch(&batches)?;
         }
         let state = &mut self.state;
@@ -365,7 +379,15 @@ impl TrainingRun {
         state.step += 1;
         state.epoch_ended = last.next.epoch > last.epoch;
         state.cursor = last.next;
-        if report.skipped {
+        if overflowed {
+            state.window.overflows += 1;
+            let scale = report.loss_scale.unwrap_or_default();
+            let reason = format!("a gradient was too large for f16 at a loss scale of {scale}");
+            events.push(Event::Skipped {
+                step: state.step,
+                reason,
+            });
+        } else if report.skipped {
             let file = not_finite(&self.out, state.step);
             let reason = format!(
                 "the loss or a gradient was not finite; its rows are in {}",
@@ -424,18 +446,18 @@ impl TrainingRun {
     }
 
     fn train(&mut self, batches: &[Batch]) -> Result<StepReport> {
-        let pad = self.tokenizer.pad_id();
+        let (pad, device) = (self.tokenizer.pad_id(), self.trainer.device().clone());
         if self.kind == RunKind::Dpo {
             let reference = self.reference.as_ref();
             let micro = batches
                 .iter()
-                .map(|batch| preference_batch(batch, batch.keys.len(), pad, reference))
+                .map(|batch| preference_batch(batch, batch.keys.len(), pad, reference, &device))
                 .collect::<Result<Vec<_>>>()?;
             compute(|| self.trainer.preference_step(&micro))
         } else {
             let micro = batches
                 .iter()
-                .map(|batch| sequence_batch(batch, batch.keys.len(), pad))
+                .map(|batch| sequence_batch(batch, batch.keys.len(), pad, &device))
                 .collect::<Result<Vec<_>>>()?;
             compute(|| self.trainer.step(&micro))
         }
@@ -451,6 +473,8 @@ impl TrainingRun {
             learning_rate: report.learning_rate,
             grad_norm: window.grad_norm / steps,
             tokens_per_second: window.tokens as f64 / window.seconds.max(1e-9),
+            loss_scale: report.loss_scale,
+            skipped_steps: report.loss_scale.map(|_| window.overflows),
             rewards: window.rewards.map(|sum| {
                 let [chosen, rejected, margins, accuracies] = sum.map(|value| value / steps);
                 Rewards {
@@ -482,7 +506,7 @@ impl TrainingRun {
         } else {
             measure(&model, valid, &self.config, &self.job)?
         };
-        let engine = if model.device().is_cpu() {
+        let engine = if has_kernels(model.device()) {
             let (config, parameters) = (self.trainer.config(), self.trainer.parameters());
             let lora = self.trainer.lora();
             let weights = Weights::of_parameters(config, parameters, lora, StoredKind::F32)?;
@@ -612,7 +636,7 @@ fn add(window: &mut Window, report: &StepReport, seconds: f64) {
 }
 
 /// With `fresh`, clears the run folder of an earlier run; refuses to lose one without `force`.
-fn make_room(out: &Path, options: RunOptions) -> Result<()> {
+fn make_room(out: &Path, options: &RunOptions) -> Result<()> {
     const OWN: [&str; 6] = [
         "checkpoints",
         "best",

@@ -49,13 +49,14 @@ pub(crate) fn measure_preferences(
 ) -> Result<Measured> {
     valid.seek(Cursor { epoch: 0, row: 0 });
     let total = valid.rows().min(config.eval_rows);
+    let pad = model.config().pad_token_id;
     let mut sums = [0.0; 5];
     let mut seen = 0;
     while seen < total {
         job.cancel.check()?;
         let batch = valid.next_batch()?;
         let keep = batch.keys.len().min((total - seen) as usize);
-        let batch = preference_batch(&batch, keep, model.config().pad_token_id, reference)?;
+        let batch = preference_batch(&batch, keep, pad, reference, model.device())?;
         let m = preference_measures(model, &batch, config)?;
         let values = [m.loss, m.chosen, m.rejected, m.margins, m.accuracies];
         for (sum, value) in sums.iter_mut().zip(values) {

@@ -25,6 +25,7 @@ pub fn verify_resume(
     config: Value,
     steps: u64,
     at: u64,
+    device: Option<&str>,
     job: &Job,
 ) -> Result<ResumeReport> {
     if at == 0 || at >= steps {
@@ -36,7 +37,7 @@ pub fn verify_resume(
     }
     let out = config["out"].as_str().unwrap_or("out").to_owned();
     let folder = Path::new(&out).join(".verify-resume");
-    let result = compare(kind, config, steps, at, job, &folder);
+    let result = compare(kind, config, (steps, at), device, job, &folder);
     // Whatever came of it, the trial runs are not kept.
     let _ = fs::remove_dir_all(&folder);
     result
@@ -45,8 +46,8 @@ pub fn verify_resume(
 fn compare(
     kind: RunKind,
     config: Value,
-    steps: u64,
-    at: u64,
+    (steps, at): (u64, u64),
+    device: Option<&str>,
     job: &Job,
     folder: &Path,
 ) -> Result<ResumeReport> {
@@ -60,6 +61,7 @@ fn compare(
             let options = RunOptions {
                 fresh: false,
                 force: false,
+                device: device.map(str::to_owned),
             };
             let mut run = TrainingRun::open(kind, config.clone(), options, job.clone())?;
             while run.step() < part {

@@ -1,7 +1,7 @@
 //! Low-rank adapters (Hu et al. 2021, "LoRA"): `y = x·Wᵀ + (alpha / r) · dropout(x)·Aᵀ·Bᵀ`, with
 //! PEFT's initialization, names and targets.
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use chatlm_job::{Code, Error, Random, Result};
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,7 @@ impl LoraConfig {
         seed: u64,
     ) -> Result<Vec<String>> {
         let mut names = Vec::new();
+        let device = parameters.device();
         for (module, input, output) in self.modules(config)? {
             let (a, b) = (
                 format!("{module}.lora_A.weight"),
@@ -102,7 +103,6 @@ impl LoraConfig {
             let values: Vec<f32> = (0..self.r * input)
                 .map(|_| ((random.uniform() * 2.0 - 1.0) * bound) as f32)
                 .collect();
-            let device = Device::Cpu;
             let tensors = [
                 (a, Tensor::from_vec(values, (self.r, input), &device)),
                 (

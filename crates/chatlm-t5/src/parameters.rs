@@ -149,6 +149,12 @@ impl Parameters {
         self.map.iter().map(|(name, var)| (name.as_str(), var))
     }
 
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        let first = self.map.values().next();
+        first.map_or(Device::Cpu, |var| var.device().clone())
+    }
+
     pub fn get(&self, name: &str) -> Option<&Var> {
         self.map.get(name)
     }

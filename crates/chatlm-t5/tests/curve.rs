@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};
 use chatlm_optim::OptimizerConfig;
-use chatlm_t5::{Config, Gradients, Pass, Precision};
+use chatlm_t5::{Config, Pass, Precision};
 use serde_json::Value;
 
 use common::{Batch, How, Trained, values};
@@ -107,7 +107,7 @@ fn losses(precision: Precision) -> Vec<(String, Vec<f64>, Vec<f64>)> {
             let parameters = common::weights(config, &curves.tensors, &prefix);
             let trained = Trained::all(config, &parameters);
             let mut optimizer = trained.optimizer(optimizer);
-            let mut gradients = Gradients::new(trained.sizes());
+            let mut gradients = trained.gradients();
             let how = How {
                 pass: Pass::inference(),
                 precision,

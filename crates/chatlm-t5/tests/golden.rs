@@ -9,7 +9,8 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
+use chatlm_kernels::testing::device;
 use chatlm_t5::{Config, Model, Parameters, Pass, Precision, Sequences, Tape};
 
 use common::{Batch, How, NOTHING, Trained, difference, distance, hidden, values};
@@ -122,7 +123,7 @@ fn steps_with_a_cache_give_the_logits_of_teacher_forcing() {
             .unwrap();
         let decoder = golden.ids("decoder");
         let mut cache = model.start(&encoded, &source.rows, &pass).unwrap();
-        let keep = Tensor::new(&[2u32, 0], &Device::Cpu).unwrap();
+        let keep = Tensor::new(&[2u32, 0], &device()).unwrap();
         let mut ids = decoder.clone();
         let mut expected = golden.tensors["logits"].clone();
         for step in 0..15 {
@@ -171,7 +172,7 @@ fn padding_and_the_future_have_no_influence() {
     for row in &mut changed {
         row[9..].fill(33);
     }
-    let after = run(&source, &Tensor::new(changed, &Device::Cpu).unwrap());
+    let after = run(&source, &Tensor::new(changed, &device()).unwrap());
     let seen = |t: &Tensor| t.narrow(1, 0, 9).unwrap();
     assert_eq!(difference(&seen(&before), &seen(&after)), 0.0);
     assert!(difference(&before, &after) > 1e-3);
@@ -179,8 +180,8 @@ fn padding_and_the_future_have_no_influence() {
 
 #[test]
 fn only_the_end_of_a_row_may_be_masked() {
-    let ids = Tensor::new(&[[5u32, 6, 7], [8, 9, 0]], &Device::Cpu).unwrap();
-    let mask = |mask: [[u8; 3]; 2]| Tensor::new(&mask, &Device::Cpu).unwrap();
+    let ids = Tensor::new(&[[5u32, 6, 7], [8, 9, 0]], &device()).unwrap();
+    let mask = |mask: [[u8; 3]; 2]| Tensor::new(&mask, &device()).unwrap();
     let laid = Sequences::padded(&ids, &mask([[1, 1, 1], [1, 1, 0]])).unwrap();
     assert_eq!(laid.ids.to_vec1::<u32>().unwrap(), [5, 6, 7, 8, 9]);
     let lengths = [laid.rows.length(0), laid.rows.length(1)];

@@ -8,7 +8,8 @@
 
 mod common;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
+use chatlm_kernels::testing::device;
 use chatlm_t5::{Config, Gradients, LoraBias, LoraConfig, Parameters, Pass, Precision, Tape};
 
 use common::{
@@ -34,7 +35,7 @@ fn activations_that_are_computed_again_give_the_same_bits() {
     let batch = Batch::random(4, &LENGTHS, 60);
     for gated in [false, true] {
         let config = common::config(gated);
-        let mut parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+        let mut parameters = Parameters::random(&config, 1, &device()).unwrap();
         let lora = adapter(&config, &mut parameters);
         let whole: &dyn Fn(&str) -> bool = &|_| true;
         let only: &dyn Fn(&str) -> bool = &|name| lora.trains(name);
@@ -73,7 +74,7 @@ fn gradients_that_are_handed_over_are_those_that_are_held() {
     let batch = Batch::random(4, &LENGTHS, 60);
     for gated in [false, true] {
         let config = common::config(gated);
-        let mut parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+        let mut parameters = Parameters::random(&config, 1, &device()).unwrap();
         let lora = adapter(&config, &mut parameters);
         let trained = Trained::new(&config, &parameters, Some(&lora), |_| true);
         for recompute in [false, true] {
@@ -146,7 +147,7 @@ fn rows_of_every_shape_have_the_gradients_of_candle_in_f64() {
     ];
     for gated in [false, true] {
         let config = common::config(gated);
-        let mut parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+        let mut parameters = Parameters::random(&config, 1, &device()).unwrap();
         let lora = adapter(&config, &mut parameters);
         let kernels = Trained::new(&config, &parameters, Some(&lora), |_| true);
         let twins = Trained::new(&config, &in_f64(&parameters), Some(&lora), |_| true);
@@ -169,7 +170,7 @@ fn rows_of_every_shape_have_the_gradients_of_candle_in_f64() {
 #[test]
 fn rows_together_are_rows_alone() {
     let config = common::config(true);
-    let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+    let parameters = Parameters::random(&config, 1, &device()).unwrap();
     let trained = Trained::all(&config, &parameters);
     let lengths = [(300, 2), (1, 270), (40, 33), (1, 1)];
     let batch = Batch::random(8, &lengths, 60);
@@ -217,7 +218,7 @@ fn rows_together_are_rows_alone() {
 fn cached_steps_of_long_and_of_single_places_are_the_whole_decode() {
     for gated in [false, true] {
         let config = common::config(gated);
-        let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+        let parameters = Parameters::random(&config, 1, &device()).unwrap();
         let trained = Trained::new(&config, &parameters, None, |_| false);
         let (model, pass) = (&trained.model, Pass::inference());
         for lengths in [
@@ -259,7 +260,7 @@ fn bf16_products_stay_near_f32() {
             vocab_size: 500,
             ..common::config(gated)
         };
-        let parameters = Parameters::random(&config, seed, &Device::Cpu).unwrap();
+        let parameters = Parameters::random(&config, seed, &device()).unwrap();
         let trained = Trained::all(&config, &parameters);
         let batch = Batch::random(6 + seed, &[(40, 30), (17, 23), (5, 60)], 500);
         let run = |precision: Precision| {

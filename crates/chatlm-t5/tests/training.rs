@@ -10,13 +10,12 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use chatlm_job::Code;
+use chatlm_kernels::testing::device;
 use chatlm_kernels::{linear, plain};
 use chatlm_optim::OptimizerConfig;
-use chatlm_t5::{
-    Config, Gradients, LoraBias, LoraConfig, Model, Parameters, Pass, Precision, Tape,
-};
+use chatlm_t5::{Config, LoraBias, LoraConfig, Model, Parameters, Pass, Precision, Tape};
 
 use common::{
     Batch, How, Named, Trained, bits, difference, hidden, hidden_on, largest, lora, named_bits,
@@ -60,7 +59,7 @@ fn the_loss_without_logits_is_the_loss_of_the_logits() {
             tie_word_embeddings: tied,
             ..config()
         };
-        let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+        let parameters = Parameters::random(&config, 1, &device()).unwrap();
         let trained = Trained::all(&config, &parameters);
         let batch = batch(false);
         let total = batch.tokens() as f64;
@@ -68,7 +67,7 @@ fn the_loss_without_logits_is_the_loss_of_the_logits() {
             let ignore = ignored.unwrap_or(common::NOTHING);
             let projection = trained.model.projection(Precision::F32);
 
-            let mut joined = Gradients::new(trained.sizes());
+            let mut joined = trained.gradients();
             let tape = Tape::new(Precision::F32);
             let hidden = hidden_on(&tape, &trained.model, &batch, &Pass::inference());
             let (one, seed) = projection
@@ -87,14 +86,14 @@ fn the_loss_without_logits_is_the_loss_of_the_logits() {
             assert_eq!(one, alone);
             tape.backward(vec![(hidden, seed)], &mut joined).unwrap();
 
-            let mut apart = Gradients::new(trained.sizes());
+            let mut apart = trained.gradients();
             let tape = Tape::new(Precision::F32);
             let hidden = hidden_on(&tape, &trained.model, &batch, &Pass::inference());
             let logits = linear(&tape, &hidden, projection.weight, projection.scale).unwrap();
             let same = trained.model.logits(hidden.tensor()).unwrap();
             assert_eq!(difference(logits.tensor(), &same), 0.0);
             let var = Var::from_tensor(logits.tensor()).unwrap();
-            let targets = Tensor::new(batch.labels.as_slice(), &Device::Cpu).unwrap();
+            let targets = Tensor::new(batch.labels.as_slice(), &device()).unwrap();
             let loss = plain::cross_entropy(&var, &targets, ignore, 0.1).unwrap();
             let other = f64::from(loss.to_scalar::<f32>().unwrap());
             let store = (loss / total).unwrap().backward().unwrap();
@@ -113,7 +112,7 @@ fn the_loss_without_logits_is_the_loss_of_the_logits() {
 
 #[test]
 fn dropout_of_a_row_knows_neither_neighbours_nor_padding() {
-    let parameters = Parameters::random(&config(), 1, &Device::Cpu).unwrap();
+    let parameters = Parameters::random(&config(), 1, &device()).unwrap();
     let model = Model::new(&config(), &parameters, None).unwrap();
     let row = |alone: bool| {
         let batch = batch(alone);
@@ -146,7 +145,7 @@ fn wide() -> Config {
 fn any_number_of_threads_gives_the_same_bits() {
     for precision in [Precision::F32, Precision::Bf16] {
         let run = || {
-            let parameters = Parameters::random(&wide(), 1, &Device::Cpu).unwrap();
+            let parameters = Parameters::random(&wide(), 1, &device()).unwrap();
             let trained = Trained::all(&wide(), &parameters);
             let batch = Batch::random(3, &[(37, 37); 9], 3000);
             let how = How {
@@ -171,9 +170,9 @@ fn any_number_of_threads_gives_the_same_bits() {
 fn steps_on_any_number_of_threads_give_the_same_bits_of_all_weights() {
     for precision in [Precision::F32, Precision::Bf16] {
         let run = || {
-            let parameters = Parameters::random(&wide(), 1, &Device::Cpu).unwrap();
+            let parameters = Parameters::random(&wide(), 1, &device()).unwrap();
             let trained = Trained::all(&wide(), &parameters);
-            let mut gradients = Gradients::new(trained.sizes());
+            let mut gradients = trained.gradients();
             let mut optimizer = trained.optimizer(OptimizerConfig::AdamW {
                 beta1: 0.9,
                 beta2: 0.999,
@@ -198,7 +197,7 @@ fn steps_on_any_number_of_threads_give_the_same_bits_of_all_weights() {
             (losses, weights)
         };
         let one = pool(1).install(run);
-        let before = Parameters::random(&wide(), 1, &Device::Cpu).unwrap();
+        let before = Parameters::random(&wide(), 1, &device()).unwrap();
         for (name, var) in before.iter() {
             assert!(largest(&values(var), &one.1[name]) > 1e-3, "{name} stays");
         }
@@ -215,7 +214,7 @@ fn steps_on_any_number_of_threads_give_the_same_bits_of_all_weights() {
 
 #[test]
 fn frozen_weights_have_no_gradient_and_change_no_other() {
-    let parameters = Parameters::random(&config(), 1, &Device::Cpu).unwrap();
+    let parameters = Parameters::random(&config(), 1, &device()).unwrap();
     let (batch, how) = (batch(false), smooth(Pass::inference()));
     let run = |trains: fn(&str) -> bool| {
         let trained = Trained::new(&config(), &parameters, None, trains);
@@ -253,7 +252,7 @@ fn an_adapter_starts_as_nothing_can_be_switched_off_and_merges() {
         &["wo"],
     ] {
         let (config, lora) = (config(), lora(targets, LoraBias::None));
-        let mut parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+        let mut parameters = Parameters::random(&config, 1, &device()).unwrap();
         let batch = batch(false);
         let base = Model::new(&config, &parameters, None).unwrap();
         let on = Pass::inference();
@@ -280,7 +279,7 @@ fn an_adapter_starts_as_nothing_can_be_switched_off_and_merges() {
         let (_, none) = trained.passed(&batch, &smooth(off.clone()));
         assert!(none.is_empty());
 
-        let merged = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+        let merged = Parameters::random(&config, 1, &device()).unwrap();
         for module in names
             .iter()
             .filter_map(|name| name.strip_suffix(".lora_A.weight"))
@@ -302,7 +301,7 @@ fn an_adapter_starts_as_nothing_can_be_switched_off_and_merges() {
         let rows = [batch.target.rows.range(0), batch.target.rows.range(1)];
         for step in 0..5 {
             let ids: Vec<u32> = rows.iter().map(|row| ids[row.start + step]).collect();
-            let ids = Tensor::from_vec(ids, (2, 1), &Device::Cpu).unwrap();
+            let ids = Tensor::from_vec(ids, (2, 1), &device()).unwrap();
             let got = model.step(&ids, &mut cache, &on).unwrap();
             for (place, row) in rows.iter().enumerate() {
                 let expected = logits.narrow(0, row.start + step, 1).unwrap();
@@ -324,7 +323,7 @@ fn an_adapter_with_biases_trains_them() {
 
 #[test]
 fn an_adapter_that_fits_nothing_is_refused() {
-    let mut parameters = Parameters::random(&config(), 1, &Device::Cpu).unwrap();
+    let mut parameters = Parameters::random(&config(), 1, &device()).unwrap();
     for (lora, field) in [
         (lora(&["query"], LoraBias::None), "lora.targets"),
         (lora(&[], LoraBias::None), "lora.targets"),
@@ -351,16 +350,16 @@ fn an_adapter_that_fits_nothing_is_refused() {
 
 #[test]
 fn random_weights_are_keyed_by_name_and_have_transformers_deviations() {
-    let small = Parameters::random(&config(), 1, &Device::Cpu).unwrap();
+    let small = Parameters::random(&config(), 1, &device()).unwrap();
     let larger = Config {
         num_layers: 3,
         ..config()
     };
-    let larger = Parameters::random(&larger, 1, &Device::Cpu).unwrap();
+    let larger = Parameters::random(&larger, 1, &device()).unwrap();
     for (name, var) in small.iter() {
         assert_eq!(difference(var, larger.get(name).unwrap()), 0.0, "{name}");
     }
-    let other = Parameters::random(&config(), 2, &Device::Cpu).unwrap();
+    let other = Parameters::random(&config(), 2, &device()).unwrap();
     assert!(
         difference(
             small.get("shared.weight").unwrap(),
@@ -400,7 +399,7 @@ fn random_weights_are_keyed_by_name_and_have_transformers_deviations() {
 fn weights_that_do_not_fit_are_refused_by_name() {
     let config = config();
     let whole = || -> BTreeMap<String, Tensor> {
-        let parameters = Parameters::random(&config, 1, &Device::Cpu).unwrap();
+        let parameters = Parameters::random(&config, 1, &device()).unwrap();
         parameters
             .iter()
             .map(|(name, var)| (name.to_owned(), var.as_tensor().clone()))
@@ -412,10 +411,10 @@ fn weights_that_do_not_fit_are_refused_by_name() {
     let mut shaped = whole();
     shaped.insert(
         name.to_owned(),
-        Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap(),
+        Tensor::zeros(3, DType::F32, &device()).unwrap(),
     );
     for tensors in [missing, shaped] {
-        let error = Parameters::from_tensors(&config, tensors, &Device::Cpu).unwrap_err();
+        let error = Parameters::from_tensors(&config, tensors, &device()).unwrap_err();
         assert!(
             error.code() == Code::ModelInvalid && error.to_string().contains(name),
             "{error}"
@@ -424,9 +423,9 @@ fn weights_that_do_not_fit_are_refused_by_name() {
     let mut unknown = whole();
     unknown.insert(
         "decoder.extra".to_owned(),
-        Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap(),
+        Tensor::zeros(3, DType::F32, &device()).unwrap(),
     );
-    let error = Parameters::from_tensors(&config, unknown, &Device::Cpu).unwrap_err();
+    let error = Parameters::from_tensors(&config, unknown, &device()).unwrap_err();
     assert!(error.to_string().contains("decoder.extra"), "{error}");
     let mut copies = whole();
     for copy in [
@@ -436,12 +435,12 @@ fn weights_that_do_not_fit_are_refused_by_name() {
     ] {
         copies.insert(copy.to_owned(), copies["shared.weight"].clone());
     }
-    assert!(Parameters::from_tensors(&config, copies, &Device::Cpu).is_ok());
+    assert!(Parameters::from_tensors(&config, copies, &device()).is_ok());
 }
 
 #[test]
 fn an_update_of_a_weight_shows_in_every_model_over_it() {
-    let parameters = Parameters::random(&config(), 1, &Device::Cpu).unwrap();
+    let parameters = Parameters::random(&config(), 1, &device()).unwrap();
     let model = Model::new(&config(), &parameters, None).unwrap();
     let batch = batch(false);
     let before = hidden(&model, &batch, &Pass::inference());

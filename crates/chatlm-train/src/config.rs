@@ -2,9 +2,10 @@
 //! and the defaults live in that schema alone. Keys that only some kinds of training have are empty
 //! where they are missing.
 
+use candle_core::Device;
 use chatlm_job::{Code, Error, Result};
 use chatlm_optim::{OptimizerConfig, ScheduleKind};
-use chatlm_t5::LoraConfig;
+use chatlm_t5::{LoraConfig, has_kernels};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -100,18 +101,19 @@ fn beta() -> f64 {
 }
 
 impl TrainConfig {
-    /// Refuses what makes no sense or is not built yet, naming the key.
-    pub fn validate(&self) -> Result<()> {
+    /// Refuses what makes no sense, is not built yet or not for this device, naming the key.
+    pub fn validate(&self, device: &Device) -> Result<()> {
         let refuse = |field: &str, what: String, help: &str| {
             Err(Error::new(Code::ConfigInvalid, what, help).with("field", field))
         };
         match self.precision.as_str() {
             "f32" | "bf16" => {}
+            "f16" if !has_kernels(device) => {}
             "f16" => {
                 return Err(Error::new(
                     Code::PrecisionUnavailable,
-                    "precision f16 needs a graphics card, and this build has none",
-                    "set precision to bf16 or f32",
+                    "precision f16 needs a graphics card; the processor trains in bf16 and f32",
+                    "set precision to bf16 or f32, or choose a graphics card with --device",
                 )
                 .with("field", "precision"));
             }
@@ -228,14 +230,14 @@ pub(crate) mod tests {
     #[test]
     fn the_schema_of_every_kind_is_read() {
         let plain: TrainConfig = serde_json::from_value(tiny()).unwrap();
-        plain.validate().unwrap();
+        plain.validate(&Device::Cpu).unwrap();
         assert!(plain.freeze.is_empty() && plain.lora.is_none());
         let mut dpo = tiny();
         dpo["beta"] = json!(0.2);
         dpo["loss"] = json!("simpo");
         dpo["lora"] = json!({"r": 4, "alpha": 8, "dropout": 0.1, "targets": ["q"], "bias": "all"});
         let dpo: TrainConfig = serde_json::from_value(dpo).unwrap();
-        dpo.validate().unwrap();
+        dpo.validate(&Device::Cpu).unwrap();
         assert_eq!(dpo.loss, PreferenceLoss::Simpo);
     }
 
@@ -252,10 +254,18 @@ pub(crate) mod tests {
             let mut config = tiny();
             config[field] = value;
             let config: TrainConfig = serde_json::from_value(config).unwrap();
-            let error = config.validate().unwrap_err();
+            if config.precision == "f16" && !has_kernels(&Device::Cpu) {
+                continue;
+            }
+            let error = config.validate(&Device::Cpu).unwrap_err();
             assert_eq!(error.code(), code, "{field}");
             assert_eq!(error.context()["field"], field);
         }
+        let mut half = tiny();
+        half["precision"] = json!("f16");
+        let half: TrainConfig = serde_json::from_value(half).unwrap();
+        let _twins = chatlm_t5::cpu::twins_only();
+        half.validate(&Device::Cpu).unwrap();
         let mut unknown = tiny();
         unknown["batchsize"] = json!(3);
         assert!(serde_json::from_value::<TrainConfig>(unknown).is_err());

@@ -11,7 +11,9 @@ mod freeze;
 mod loss;
 mod passes;
 mod preference;
+mod scaler;
 mod trainer;
+mod update;
 
 pub use batch::{PreferenceBatch, ReferenceBatch, SequenceBatch};
 pub use bleu::bleu4;

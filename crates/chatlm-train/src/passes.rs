@@ -26,12 +26,15 @@ pub(crate) struct Passes<'a> {
     pub(crate) settings: &'a TrainConfig,
     pub(crate) config: &'a Config,
     pub(crate) lora: Option<&'a LoraConfig>,
+    /// What the gradients come multiplied by; measured losses do not.
+    pub(crate) scale: f64,
 }
 
 impl Passes<'_> {
     fn precision(&self) -> Precision {
         match self.settings.precision.as_str() {
             "bf16" => Precision::Bf16,
+            "f16" => Precision::F16,
             _ => Precision::F32,
         }
     }
@@ -78,7 +81,7 @@ impl Passes<'_> {
                     &batch.labels,
                     NOTHING,
                     self.settings.label_smoothing,
-                    1.0 / total,
+                    self.scale / total,
                     gradients,
                 )
                 .map_err(Error::internal)?;
@@ -138,8 +141,9 @@ impl Passes<'_> {
                     by.resize(by.len() + side.target.rows.length(row), value as f32);
                 };
                 let value = loss.by_chosen / count - cross_entropy;
-                spread(&mut by_chosen, &batch.chosen, value);
-                spread(&mut by_rejected, &batch.rejected, loss.by_rejected / count);
+                spread(&mut by_chosen, &batch.chosen, self.scale * value);
+                let value = loss.by_rejected / count;
+                spread(&mut by_rejected, &batch.rejected, self.scale * value);
             }
             if !sums.means().loss.is_finite() {
                 break;

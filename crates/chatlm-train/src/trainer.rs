@@ -3,21 +3,26 @@
 //!
 //! Loss and gradients are divided by the target tokens (or pairs) of the whole step, so how a step
 //! is cut into micro-batches does not matter. Dropout is keyed by row, so nothing random is kept.
+//!
+//! Where this program's kernels run, gradients and moments lie in plain memory; on other devices they
+//! are tensors there, as are the weights. A checkpoint of one is a checkpoint of the other.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use chatlm_checkpoint::{Loaded, Piece};
 use chatlm_job::{Code, Error, Result};
-use chatlm_optim::{Optimizer, STEP, Schedule, clip_scale, squared_norm};
-use chatlm_t5::{Config, Gradients, LoraConfig, Model, Parameters, write};
+use chatlm_optim::{Optimizer, Part, STEP, Schedule, clip_scale, squared_norm};
+use chatlm_t5::{Config, Gradients, LoraConfig, Model, Parameters, has_kernels, write};
 
 use crate::batch::{PreferenceBatch, SequenceBatch};
 use crate::config::{OnNan, TrainConfig};
 use crate::freeze::trainable;
 use crate::passes::Passes;
 use crate::preference::PreferenceMeasures;
+use crate::scaler::LossScale;
+use crate::update::{apply, norm};
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -37,8 +42,12 @@ pub struct StepReport {
     pub update_seconds: f64,
     /// Seconds of the forward passes.
     pub forward_seconds: f64,
-    /// The loss or a gradient was not finite, and the configuration says to go on without the step.
+    /// The loss or a gradient was not finite, and the configuration says to go on without the step; or a
+    /// scaled gradient was too large for f16.
     pub skipped: bool,
+    /// What the loss was multiplied by, where gradients are in f16. Where that was too much the step is
+    /// left out, and the next one's is half of it.
+    pub loss_scale: Option<f64>,
     /// Only of preference steps.
     pub rewards: Option<PreferenceMeasures>,
 }
@@ -55,7 +64,12 @@ pub struct Trainer {
     /// Kept from step to step, so that their memory is.
     gradients: Option<Gradients<'static>>,
     optimizer: Optimizer,
+    /// Of f16 alone.
+    scaler: Option<LossScale>,
     schedule: Schedule,
+    device: Device,
+    /// Whether gradients and moments are plain memory, for kernels of the processor.
+    plain: bool,
     step: u64,
     /// Whether the weights are those after `step` steps; a fused update that met a gradient that is
     /// not finite leaves them between two.
@@ -72,7 +86,9 @@ impl Trainer {
         lora: Option<LoraConfig>,
         total: u64,
     ) -> Result<Self> {
-        settings.validate()?;
+        let device = parameters.device();
+        let plain = has_kernels(&device);
+        settings.validate(&device)?;
         let trained = trainable(&parameters, lora.as_ref(), &settings.freeze)?;
         let places: std::collections::HashMap<&str, usize> = trained
             .iter()
@@ -92,9 +108,17 @@ impl Trainer {
             warmup: settings.warmup_steps,
             total,
         };
+        let optimizer = if plain {
+            Optimizer::new(settings.optimizer(), &shapes)
+        } else {
+            Optimizer::on_device(settings.optimizer(), &shapes, &device)?
+        };
         Ok(Self {
             settings: settings.clone(),
-            optimizer: Optimizer::new(settings.optimizer(), &shapes),
+            optimizer,
+            scaler: (settings.precision == "f16").then(LossScale::default),
+            device,
+            plain,
             config,
             parameters,
             lora,
@@ -109,6 +133,11 @@ impl Trainer {
 
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Where the weights are, and batches must be.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     pub fn parameters(&self) -> &Parameters {
@@ -160,7 +189,13 @@ impl Trainer {
             settings: &self.settings,
             config: &self.config,
             lora: self.lora.as_ref(),
+            scale: self.scale(),
         }
+    }
+
+    /// What the loss is multiplied by.
+    fn scale(&self) -> f64 {
+        self.scaler.map_or(1.0, |scaler| scaler.scale())
     }
 
     fn sizes(&self) -> Vec<usize> {
@@ -174,7 +209,8 @@ impl Trainer {
     fn take_gradients(&mut self) -> Gradients<'static> {
         let mut gradients = match self.gradients.take() {
             Some(gradients) => gradients,
-            None => Gradients::new(self.sizes()),
+            None if self.plain => Gradients::new(self.sizes()),
+            None => Gradients::on_device(self.sizes()),
         };
         gradients.clear();
         gradients
@@ -224,7 +260,8 @@ impl Trainer {
     /// gradients are held at once: where nothing (clipping, more micro-batches, the choice to skip a
     /// step) has to see all gradients first.
     fn fuses(&self, micro: usize) -> bool {
-        self.settings.clip == 0.0 && micro == 1 && self.settings.on_nan == OnNan::Stop
+        let alone = self.settings.clip == 0.0 && micro == 1;
+        self.plain && alone && self.settings.on_nan == OnNan::Stop
     }
 
     fn fused_step(
@@ -240,6 +277,7 @@ impl Trainer {
             settings: &self.settings,
             config: &self.config,
             lora: self.lora.as_ref(),
+            scale: 1.0,
         };
         let (mut square, mut seconds, mut updated) = (0.0, 0.0, false);
         let mut failed = Ok(());
@@ -298,6 +336,7 @@ impl Trainer {
             forward_seconds: 0.0,
             update_seconds: 0.0,
             skipped: false,
+            loss_scale: self.scaler.map(|scaler| scaler.scale()),
             rewards: None,
         }
     }
@@ -306,32 +345,39 @@ impl Trainer {
         &mut self,
         started: Instant,
         mut report: StepReport,
-        gradients: Gradients<'static>,
+        mut gradients: Gradients<'static>,
     ) -> Result<StepReport> {
         let since = Instant::now();
         if report.loss.is_finite() {
-            let squares = (0..gradients.len()).filter_map(|index| gradients.get(index));
-            report.grad_norm = squares.map(squared_norm).sum::<f64>().sqrt();
+            report.grad_norm = norm(&gradients)? / self.scale();
         }
         report.skipped = !(report.loss.is_finite() && report.grad_norm.is_finite());
         if report.skipped {
             self.gradients = Some(gradients);
-            if self.settings.on_nan == OnNan::Stop {
-                return Err(self.not_finite(report.loss));
+            let scaled = report.loss.is_finite();
+            match self.scaler.as_mut().filter(|s| scaled && s.may_fall()) {
+                Some(scaler) => scaler.overflowed(),
+                None if self.settings.on_nan == OnNan::Stop => {
+                    return Err(self.not_finite(report.loss));
+                }
+                None => {}
             }
         } else {
-            let scale = clip_scale(report.grad_norm, self.settings.clip);
+            let clipped = clip_scale(report.grad_norm, self.settings.clip);
+            let scale = match &self.scaler {
+                Some(scaler) => (f64::from(clipped) / scaler.scale()) as f32,
+                None => clipped,
+            };
             self.optimizer.begin_step();
-            for (index, (_, var)) in self.trained.iter().enumerate() {
-                if let Some(gradient) = gradients.get(index) {
-                    let (optimizer, rate) = (&mut self.optimizer, report.learning_rate);
-                    write(var, |weights| {
-                        optimizer.update(index, weights, gradient, scale, rate);
-                    })
-                    .map_err(Error::internal)?;
-                }
+            let (optimizer, rate) = (&mut self.optimizer, report.learning_rate);
+            apply(optimizer, &self.trained, &gradients, scale, rate)?;
+            if let Some(scaler) = &mut self.scaler {
+                scaler.succeeded();
             }
+            gradients.clear();
             self.gradients = Some(gradients);
+            // Devices work behind this thread's back: a step is over when they are done.
+            self.device.synchronize().map_err(Error::internal)?;
         }
         self.step += 1;
         report.update_seconds = since.elapsed().as_secs_f64();
@@ -371,9 +417,18 @@ impl Trainer {
         let (step, parts) = self.optimizer.parts()?;
         let mut optimizer: BTreeMap<String, Piece<'_>> = parts
             .into_iter()
-            .map(|(name, shape, values)| (name, Piece::Values { shape, values }))
+            .map(|(name, shape, values)| {
+                let piece = match values {
+                    Part::Values(values) => Piece::Values { shape, values },
+                    Part::Tensor(tensor) => Piece::Tensor(tensor),
+                };
+                (name, piece)
+            })
             .collect();
         optimizer.insert(STEP.to_owned(), Piece::Tensor(step));
+        if let Some(scaler) = &self.scaler {
+            optimizer.append(&mut scaler.state()?);
+        }
         Ok(vec![(WEIGHTS, weights), (OPTIMIZER, optimizer)])
     }
 
@@ -416,7 +471,11 @@ impl Trainer {
         if weights.len() != count {
             return Err(invalid(format!("{} weights, not {count}", weights.len())));
         }
-        self.optimizer.load_state(file(OPTIMIZER)?)?;
+        let optimizer = file(OPTIMIZER)?;
+        self.optimizer.load_state(optimizer)?;
+        if let Some(scaler) = &mut self.scaler {
+            *scaler = LossScale::read(optimizer).unwrap_or_default();
+        }
         for (name, var) in self.saved() {
             if let Some(tensor) = weights.get(name) {
                 let tensor = tensor.to_device(var.device());
@@ -430,6 +489,9 @@ impl Trainer {
     }
 }
 
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod device_tests;
 #[cfg(test)]
 #[path = "trainer_tests.rs"]
 mod tests;

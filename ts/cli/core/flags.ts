@@ -1,11 +1,7 @@
 /** The flags that many verbs share, and the spelling `--in A B C`. */
-import * as Effect from "effect/Effect"
 import * as Flag from "effect/cli/Flag"
 import * as GlobalFlag from "effect/cli/GlobalFlag"
 import * as Option from "effect/Option"
-
-import { makeError } from "../../native/index.ts"
-import type { ChatlmError } from "../../native/index.ts"
 
 const on = (name: string, description: string) =>
   Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.withoutNegation, Flag.withDefault(false))
@@ -96,24 +92,4 @@ export const spread = (args: ReadonlyArray<string>): ReadonlyArray<string> => {
     result.push(arg)
   }
   return result
-}
-
-/** This build has the CPU; other devices are refused rather than passed over in silence. */
-export const checkDevice = (device: Option.Option<string>): Effect.Effect<void, ChatlmError> => {
-  if (Option.isNone(device) || device.value === "cpu") return Effect.void
-  if (!/^(cuda(:\d+)?|metal)$/.test(device.value)) {
-    return Effect.fail(
-      makeError("USAGE", `--device ${device.value} is no device`, "use cpu, cuda:N or metal", {
-        device: device.value
-      })
-    )
-  }
-  return Effect.fail(
-    makeError(
-      "DEVICE_UNAVAILABLE",
-      `this build has no device ${device.value}`,
-      "use --device cpu, or a build with that device",
-      { device: device.value }
-    )
-  )
 }

@@ -5,7 +5,7 @@ import type * as FileSystem from "effect/FileSystem"
 import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 
-import { Native, ProgressReporter } from "../../native/index.ts"
+import { ChosenDevice, Native, ProgressReporter } from "../../native/index.ts"
 import type { ChatlmError } from "../../native/index.ts"
 import * as Flags from "./flags.ts"
 import { Host } from "./host.ts"
@@ -44,13 +44,15 @@ export const verb = <const Name extends string, const Config extends Command.Com
       const host = yield* Host
       const output = yield* Output
       const threads = yield* Flags.Threads
-      yield* Flags.checkDevice(yield* Flags.Device)
+      const device = Option.getOrUndefined(yield* Flags.Device)
+      if (device !== undefined) yield* Effect.flatMap(Native, (native) => native.checkDevice(device))
       if (Option.isSome(threads)) yield* Effect.flatMap(Native, (native) => native.setThreads(threads.value))
       const seed = yield* Flags.Seed
       const progress = makeProgress(host, output)
       yield* handler(flags, { seed, threads, progress }).pipe(
         Effect.scoped,
         Effect.provideService(ProgressReporter, progress.report),
+        Effect.provideService(ChosenDevice, device),
         Effect.ensuring(Effect.sync(progress.stop))
       )
     })

@@ -42,7 +42,7 @@ impl Kernel {
     pub(super) fn of(cpu: Cpu, precision: Precision) -> &'static Self {
         let bf16 = usize::from(precision == Precision::Bf16);
         match cpu {
-            Cpu::Plain => &PLAIN[bf16],
+            Cpu::Twin | Cpu::Plain => &PLAIN[bf16],
             #[cfg(target_arch = "x86_64")]
             Cpu::Avx2 => &x86::AVX2[bf16],
             #[cfg(target_arch = "x86_64")]

@@ -27,6 +27,9 @@ pub enum Precision {
     /// Rounded to nearest even bf16 as they are packed. Processors without bf16 products multiply the
     /// rounded values in f32, which gives the same result but for the order of additions.
     Bf16,
+    /// Rounded to f16, products too: where candle's operators make them, since there is no kernel for it
+    /// here. Its range is small: gradients want a scaled loss.
+    F16,
 }
 
 /// A matrix in a slice: element (i, j) at `i · row + j · column`.

@@ -10,7 +10,7 @@ fn values(count: usize, seed: usize) -> Vec<f32> {
 
 fn rounded(value: f32, precision: Precision) -> f64 {
     let value = match precision {
-        Precision::F32 => value,
+        Precision::F32 | Precision::F16 => value,
         Precision::Bf16 => {
             let bits = value.to_bits();
             f32::from_bits((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF_0000)

@@ -34,7 +34,7 @@ impl Tiles {
     pub(super) fn of(cpu: Cpu, kind: StoredKind) -> Self {
         #[cfg(target_arch = "x86_64")]
         match (cpu, kind) {
-            (Cpu::Plain, _) => {}
+            (Cpu::Plain | Cpu::Twin, _) => {}
             (Cpu::Avx2, StoredKind::F32) => return x86::avx2_f32::TILES,
             (Cpu::Avx2, StoredKind::Bf16) => return x86::avx2_bf16::TILES,
             (Cpu::Avx2, StoredKind::F16) if std::is_x86_feature_detected!("f16c") => {

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
+use chatlm_kernels::testing::device;
 use chatlm_kernels::{
     DropoutKeys, Precision, RelativeBias, Rows, Tape, Value, Weight, attention, plain,
 };
@@ -120,7 +121,7 @@ impl Attend {
     fn factors(&self, row: usize) -> Result<Tensor> {
         let longest = self.keys.longest();
         let inner = self.heads * longest;
-        let zeros = |rows: &Rows| Tensor::zeros((rows.places(), inner), DType::F32, &Device::Cpu);
+        let zeros = |rows: &Rows| Tensor::zeros((rows.places(), inner), DType::F32, &device());
         let mut directions = vec![0.0f32; self.keys.places() * inner];
         for row in 0..self.keys.count() {
             for (position, place) in self.keys.range(row).enumerate() {
@@ -129,7 +130,7 @@ impl Attend {
                 }
             }
         }
-        let directions = Tensor::from_vec(directions, (self.keys.places(), inner), &Device::Cpu)?;
+        let directions = Tensor::from_vec(directions, (self.keys.places(), inner), &device())?;
         let inputs = [zeros(&self.queries)?, zeros(&self.keys)?, directions];
         let mixed = self.run(
             &Tape::off(Precision::F32),
@@ -141,7 +142,7 @@ impl Attend {
         let mixed = mixed.tensor().narrow(0, own.start, own.len())?;
         let kept = values(&mixed).into_iter();
         let kept = kept.map(|p| if p > 0.0 { scale } else { 0.0 }).collect();
-        Tensor::from_vec(kept, (own.len(), self.heads, longest), &Device::Cpu)?
+        Tensor::from_vec(kept, (own.len(), self.heads, longest), &device())?
             .narrow(2, 0, theirs)?
             .transpose(0, 1)?
             .unsqueeze(0)
@@ -171,7 +172,7 @@ impl Attend {
                 continue;
             }
             if theirs.is_empty() {
-                rows.push(Tensor::zeros((own.len(), inner), DType::F64, &Device::Cpu)?);
+                rows.push(Tensor::zeros((own.len(), inner), DType::F64, &device())?);
                 continue;
             }
             let heads = |x: &Tensor, places: &std::ops::Range<usize>| {
@@ -198,7 +199,7 @@ impl Attend {
             rows.push(mixed.reshape((own.len(), inner))?);
         }
         if rows.is_empty() {
-            return Tensor::zeros((0, inner), DType::F64, &Device::Cpu);
+            return Tensor::zeros((0, inner), DType::F64, &device());
         }
         Tensor::cat(&rows, 0)
     }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
+use chatlm_kernels::testing::device;
 use chatlm_kernels::{
     Drop, DropoutKeys, Gradients, Precision, Projection, Rows, Tape, Value, Weight, dropout,
     embedding, gated_gelu, linear, plain, relu, residual, rms_norm,
@@ -120,7 +121,7 @@ impl Block {
 
     /// Hidden states; the tape is told where the gradients of the weights are complete.
     pub(crate) fn forward(&self, tape: &Tape, w: &[Weight]) -> Result<Value> {
-        let ids = Tensor::new(self.ids(5), &Device::Cpu)?;
+        let ids = Tensor::new(self.ids(5), &device())?;
         tape.last_use_of(&[&w[TABLE]]);
         let x = embedding(tape, &w[TABLE], &ids)?;
         tape.last_use_of(&[&w[BIAS]]);
@@ -207,14 +208,14 @@ impl Block {
 
     /// The loss by candle's operators.
     pub(crate) fn plain(&self, w: &[Tensor]) -> Result<Tensor> {
-        let ids = Tensor::new(self.ids(5), &Device::Cpu)?;
+        let ids = Tensor::new(self.ids(5), &device())?;
         let keys = self.keys.as_ref();
         let mut x = (w[TABLE].embedding(&ids)? * factors(&self.rows, INNER, keys, 100))?;
         for layer in 0..LAYERS {
             x = self.plain_layer(&x, layer, &w[BIAS], &w[Self::layer(layer)])?;
         }
         let logits = (plain::linear(&plain_norm(&x, &w[NORM])?, &w[TABLE])? * SCALE)?;
-        let targets = Tensor::new(self.targets(), &Device::Cpu)?;
+        let targets = Tensor::new(self.targets(), &device())?;
         plain::cross_entropy(&logits, &targets, IGNORE, SMOOTHING)? * FACTOR
     }
 

@@ -8,8 +8,9 @@ pub(crate) mod block;
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Result, Tensor, Var};
 use chatlm_job::Random;
+use chatlm_kernels::testing::device;
 use chatlm_kernels::{DropoutKeys, Gradients, Precision, Rows, Tape, Value, Weight, dropout};
 
 pub(crate) const WIDTHS: [usize; 5] = [1, 3, 17, 64, 513];
@@ -25,7 +26,7 @@ pub(crate) fn random(key: u64, shape: &[usize]) -> Tensor {
     let mut random = Random::new(key);
     let count = shape.iter().product();
     let values: Vec<f32> = (0..count).map(|_| random.normal() as f32).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    Tensor::from_vec(values, shape, &device()).unwrap()
 }
 
 pub(crate) fn values(t: &Tensor) -> Vec<f64> {
@@ -61,7 +62,7 @@ pub(crate) fn factors(
     keys: Option<&DropoutKeys>,
     site: u64,
 ) -> Tensor {
-    let ones = Tensor::ones((rows.places(), width), DType::F32, &Device::Cpu).unwrap();
+    let ones = Tensor::ones((rows.places(), width), DType::F32, &device()).unwrap();
     let tape = Tape::off(Precision::F32);
     let dropped = dropout(
         &tape,
@@ -74,7 +75,7 @@ pub(crate) fn factors(
     let exact: Vec<f64> = kept
         .map(|kept| if kept > 0.0 { scale } else { 0.0 })
         .collect();
-    Tensor::from_vec(exact, (rows.places(), width), &Device::Cpu).unwrap()
+    Tensor::from_vec(exact, (rows.places(), width), &device()).unwrap()
 }
 
 /// Weights that are all trained.
@@ -199,7 +200,7 @@ pub(crate) fn slope(tensor: &Tensor, place: usize, loss: impl Fn(&Tensor) -> f64
     let at = |steps: f64| {
         let mut moved = start.clone();
         moved[place] += (steps * STEP) as f32;
-        loss(&Tensor::from_vec(moved, tensor.shape(), &Device::Cpu).unwrap())
+        loss(&Tensor::from_vec(moved, tensor.shape(), &device()).unwrap())
     };
     (8.0 * (at(1.0) - at(-1.0)) - (at(2.0) - at(-2.0))) / (12.0 * STEP)
 }

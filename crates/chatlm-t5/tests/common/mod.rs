@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use chatlm_job::Random;
-use chatlm_optim::{Optimizer, clip_scale, squared_norm};
+use chatlm_kernels::testing::device;
+use chatlm_optim::{Optimizer, clip_scale, squared_norm, squared_norm_of};
 use chatlm_t5::{
     Config, DropoutKeys, Gradients, LoraBias, LoraConfig, Model, Parameters, Pass, Precision,
-    Sequences, Tape, Value, write,
+    Sequences, Tape, Value, has_kernels, write,
 };
 
 /// No target is this id.
@@ -36,8 +37,8 @@ impl Batch {
         };
         let inputs: Vec<Vec<u32>> = targets.iter().map(shifted).collect();
         Self {
-            source: Sequences::new(sources, &Device::Cpu).unwrap(),
-            target: Sequences::new(&inputs, &Device::Cpu).unwrap(),
+            source: Sequences::new(sources, &device()).unwrap(),
+            target: Sequences::new(&inputs, &device()).unwrap(),
             labels: targets.concat(),
             keys: (71..).take(sources.len()).collect(),
         }
@@ -141,6 +142,15 @@ impl Trained {
             .collect()
     }
 
+    /// Room for gradients, as a trainer takes it.
+    pub(crate) fn gradients(&self) -> Gradients<'static> {
+        if has_kernels(self.model.device()) {
+            Gradients::new(self.sizes())
+        } else {
+            Gradients::on_device(self.sizes())
+        }
+    }
+
     /// The mean loss a token; its gradients are added up.
     pub(crate) fn run(&self, batch: &Batch, how: &How, gradients: &mut Gradients<'_>) -> f64 {
         let tape = Tape::new(how.precision);
@@ -166,12 +176,19 @@ impl Trained {
     pub(crate) fn named(&self, gradients: &Gradients<'_>) -> Named {
         let names = self.weights.iter().enumerate();
         names
-            .filter_map(|(index, (name, _))| Some((name.clone(), gradients.get(index)?.to_vec())))
+            .filter_map(|(index, (name, _))| {
+                let found = if gradients.are_tensors() {
+                    values(gradients.tensor(index)?)
+                } else {
+                    gradients.get(index)?.to_vec()
+                };
+                Some((name.clone(), found))
+            })
             .collect()
     }
 
     pub(crate) fn passed(&self, batch: &Batch, how: &How) -> (f64, Named) {
-        let mut gradients = Gradients::new(self.sizes());
+        let mut gradients = self.gradients();
         let loss = self.run(batch, how, &mut gradients);
         (loss, self.named(&gradients))
     }
@@ -179,7 +196,11 @@ impl Trained {
     pub(crate) fn optimizer(&self, config: chatlm_optim::OptimizerConfig) -> Optimizer {
         let shape = |(name, var): &(String, Var)| (name.clone(), var.dims().to_vec());
         let shapes: Vec<_> = self.weights.iter().map(shape).collect();
-        Optimizer::new(config, &shapes)
+        if has_kernels(self.model.device()) {
+            Optimizer::new(config, &shapes)
+        } else {
+            Optimizer::on_device(config, &shapes, self.model.device()).unwrap()
+        }
     }
 
     /// One whole step, as a trainer does it; answers the loss before it.
@@ -192,12 +213,23 @@ impl Trained {
     ) -> f64 {
         gradients.clear();
         let loss = self.run(batch, how, gradients);
-        let parts = (0..gradients.len()).filter_map(|index| gradients.get(index));
-        let norm = parts.map(squared_norm).sum::<f64>().sqrt();
-        let scale = clip_scale(norm, clip);
+        let all = 0..gradients.len();
+        let square = if gradients.are_tensors() {
+            squared_norm_of(all.filter_map(|index| gradients.tensor(index))).unwrap()
+        } else {
+            let parts = all.filter_map(|index| gradients.get(index));
+            parts.map(squared_norm).sum()
+        };
+        let scale = clip_scale(square.sqrt(), clip);
         optimizer.begin_step();
         for (index, (_, var)) in self.weights.iter().enumerate() {
-            if let Some(gradient) = gradients.get(index) {
+            if gradients.are_tensors() {
+                if let Some(gradient) = gradients.tensor(index) {
+                    optimizer
+                        .update_tensor(index, var, gradient, scale, rate)
+                        .unwrap();
+                }
+            } else if let Some(gradient) = gradients.get(index) {
                 let update = |weights: &mut [f32]| {
                     optimizer.update(index, weights, gradient, scale, rate);
                 };
@@ -288,7 +320,7 @@ pub(crate) fn train_adapter(parameters: &Parameters) {
         let values: Vec<f32> = (0..var.elem_count())
             .map(|i| ((i * 7 + name.len()) % 11) as f32 / 40.0 - 0.1)
             .collect();
-        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap())
+        var.set(&Tensor::from_vec(values, var.shape(), &device()).unwrap())
             .unwrap();
     }
 }
@@ -301,7 +333,7 @@ pub(crate) fn golden(name: &str) -> (String, BTreeMap<String, Tensor>) {
     let bytes = std::fs::read(&file).unwrap();
     let (_, meta) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     let config = meta.metadata().as_ref().unwrap()["config"].clone();
-    let tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+    let tensors = candle_core::safetensors::load(&file, &device()).unwrap();
     (config, tensors.into_iter().collect())
 }
 
@@ -315,5 +347,5 @@ pub(crate) fn weights(
         .iter()
         .filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone())))
         .collect();
-    Parameters::from_tensors(config, weights, &Device::Cpu).unwrap()
+    Parameters::from_tensors(config, weights, &device()).unwrap()
 }
