@@ -33,7 +33,7 @@ export const command = verb(
       const signals = yield* Signals
       const generator = yield* loadGenerator({
         model: flags.model,
-        dtype: flags.dtype,
+        ...Flags.given("dtype", flags.dtype),
         ...Flags.given("adapter", flags.adapter)
       })
       common.progress.stop()

@@ -60,7 +60,11 @@ export const command = verb(
       const drawn = yield* Random.nextIntBetween(0, 2 ** 31)
       const seed = Option.some(Option.getOrElse(common.seed, () => drawn))
       yield* server.serve({
-        generator: { model: flags.model, dtype: flags.dtype, ...Flags.given("adapter", flags.adapter) },
+        generator: {
+          model: flags.model,
+          ...Flags.given("dtype", flags.dtype),
+          ...Flags.given("adapter", flags.adapter)
+        },
         settings: settingsOf(flags, seed),
         host: flags.host,
         port: flags.port,

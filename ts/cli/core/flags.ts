@@ -67,7 +67,11 @@ export const encoding = text("encoding", "Encoding of text inputs (default: dete
 export const keepGoing = on("keep-going", "Count broken rows instead of stopping at the first")
 export const model = text("model", "A model folder", "DIR")
 export const adapter = text("adapter", "A PEFT adapter folder for the model", "DIR").pipe(Flag.optional)
-export const dtype = text("dtype", "Precision of the weights: f32", "TYPE").pipe(Flag.withDefault("f32"))
+export const dtypes = ["f32", "f16", "bf16", "int8"] as const
+export const dtype = Flag.Literals("dtype", dtypes).pipe(
+  Flag.withDescription("Precision of the weights (default: what the folder holds)"),
+  Flag.optional
+)
 
 /** A key only where there is a value, as `exactOptionalPropertyTypes` wants it. */
 export const given = <const Key extends string, A>(key: Key, value: Option.Option<A>): { [K in Key]?: A } =>
