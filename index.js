@@ -773,12 +773,14 @@ if (
   }
 }
 
-const { CancelToken, Generator, Tokenizer, TokenStream, TrainingRun, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, inspect, merge, mergeLora, reject, setThreads, split, trainTokenizer, verifyResume } = nativeBinding
+const { CancelToken, Generator, PromptReader, Tokenizer, TokenStream, TrainingRun, benchGenerate, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, reject, setThreads, split, trainTokenizer, verifyResume } = nativeBinding
 export { CancelToken }
 export { Generator }
+export { PromptReader }
 export { Tokenizer }
 export { TokenStream }
 export { TrainingRun }
+export { benchGenerate }
 export { benchTrainStep }
 export { checkDevice }
 export { clean }
@@ -787,6 +789,7 @@ export { dedup }
 export { doctor }
 export { evaluateBleu }
 export { evaluatePerplexity }
+export { exportModel }
 export { inspect }
 export { merge }
 export { mergeLora }

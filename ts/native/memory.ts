@@ -203,6 +203,13 @@ export const memoryBorder = (): B.Border => ({
     cpu: "plain",
     loss: Array.from({ length: steps }, (_, step) => 1 / (step + 1))
   })),
+  benchGenerate: later("bench", ({ batch, tokens }) => ({
+    tokensPerSecond: (batch * tokens) / 0.5,
+    firstTokenSeconds: 0.125,
+    loadSeconds: 0.25,
+    peakRssBytes: 1024 ** 2,
+    cpu: "plain"
+  })),
   doctor: () => ({
     version: "0.1.0",
     cpu: "plain",

@@ -123,6 +123,8 @@ pub struct BenchGenerateOptions {
     pub seed: u32,
     /// All where left out.
     pub threads: Option<u32>,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    pub device: Option<String>,
 }
 
 /// Medians over the runs.
@@ -162,6 +164,7 @@ pub async fn bench_generate(
                 runs: options.runs as usize,
                 seed: u64::from(options.seed),
                 threads: options.threads.map(|n| n as usize),
+                device: options.device,
             },
             &job.cancel,
         )?;

@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use chatlm_checkpoint::load_weights;
 use chatlm_generate::{Request, Search, Settings, generate};
 use chatlm_job::{Cancel, Code, Error, Random, Result, mix};
-use chatlm_t5::Session;
 
+use crate::device::open_device;
 use crate::forced::precision;
+use crate::generator::Engine;
 use crate::machine::{peak_rss_bytes, set_threads};
-use crate::worker::compute;
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -30,6 +29,8 @@ pub struct BenchGenerate {
     pub runs: usize,
     pub seed: u64,
     pub threads: Option<usize>,
+    /// As [`crate::GeneratorOptions::device`].
+    pub device: Option<String>,
 }
 
 /// Medians over the runs.
@@ -67,10 +68,12 @@ pub fn bench_generate(options: &BenchGenerate, cancel: &Cancel) -> Result<BenchG
             ));
         }
     };
+    let device = open_device(options.device.as_deref())?;
     let started = Instant::now();
-    let folder = load_weights(&options.model, precision(options.dtype.as_deref())?)?;
+    let kind = precision(options.dtype.as_deref())?;
+    let (engine, _) = Engine::load(&options.model, None, kind, &device)?;
     let load_seconds = started.elapsed().as_secs_f64();
-    let requests = prompts(options, folder.config.vocab_size);
+    let requests = prompts(options, engine.config().vocab_size);
     let seconds = |tokens: usize| -> Result<f64> {
         let settings = Settings {
             search,
@@ -82,10 +85,9 @@ pub fn bench_generate(options: &BenchGenerate, cancel: &Cancel) -> Result<BenchG
         };
         let mut taken = Vec::new();
         for _ in 0..=options.runs.max(1) {
-            let mut session = Session::new(folder.weights.clone());
+            let mut decoder = engine.decoder();
             let started = Instant::now();
-            let answers =
-                compute(|| generate(&mut session, &requests, &settings, cancel, &mut ()))?;
+            let answers = generate(decoder.as_mut(), &requests, &settings, cancel, &mut ())?;
             taken.push(started.elapsed().as_secs_f64());
             let short = answers.iter().flatten().find(|a| a.tokens.len() != tokens);
             if let Some(answer) = short {

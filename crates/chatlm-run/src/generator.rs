@@ -68,6 +68,40 @@ pub enum Engine {
     Model(Model),
 }
 
+impl Engine {
+    /// The device's engine over a folder, and the folder's generation settings.
+    pub(crate) fn load(
+        model: &Path,
+        adapter: Option<&Path>,
+        kind: Option<StoredKind>,
+        device: &Device,
+    ) -> Result<(Self, Value)> {
+        match adapter {
+            _ if !has_kernels(device) => on_device(model, adapter, kind, device),
+            Some(adapter) => adapted(model, adapter, kind),
+            None => {
+                let folder = load_weights(model, kind)?;
+                Ok((Self::Weights(folder.weights), folder.generation))
+            }
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        match self {
+            Self::Weights(weights) => weights.config(),
+            Self::Model(model) => model.config(),
+        }
+    }
+
+    /// What searches run over.
+    pub(crate) fn decoder(&self) -> Box<dyn Decoder + '_> {
+        match self {
+            Self::Weights(weights) => Box::new(Session::new(weights.clone())),
+            Self::Model(model) => Box::new(Plain::new(model, true)),
+        }
+    }
+}
+
 /// The loaded model.
 pub struct Generator {
     engine: Engine,
@@ -85,17 +119,7 @@ impl Generator {
         let kind = precision(options.dtype.as_deref())?;
         let tokenizer = Tokenizer::load(&options.model)?;
         let adapter = options.adapter.as_deref();
-        let (engine, defaults) = if has_kernels(&device) {
-            match adapter {
-                None => {
-                    let folder = load_weights(&options.model, kind)?;
-                    (Engine::Weights(folder.weights), folder.generation)
-                }
-                Some(adapter) => adapted(&options.model, adapter, kind)?,
-            }
-        } else {
-            on_device(&options.model, adapter, kind, &device)?
-        };
+        let (engine, defaults) = Engine::load(&options.model, adapter, kind, &device)?;
         let generator = Self {
             engine,
             tokenizer,
@@ -120,10 +144,7 @@ impl Generator {
     }
 
     pub fn config(&self) -> &Config {
-        match &self.engine {
-            Engine::Weights(weights) => weights.config(),
-            Engine::Model(model) => model.config(),
-        }
+        self.engine.config()
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {
@@ -137,14 +158,6 @@ impl Generator {
     /// Resolves given settings against the folder's and the defaults; checks the ranges.
     pub fn settings(&self, given: &GivenSettings) -> Result<AnswerSettings> {
         resolve(given, &self.defaults)
-    }
-
-    /// What searches run over.
-    fn decoder(&self) -> Box<dyn Decoder + '_> {
-        match &self.engine {
-            Engine::Weights(weights) => Box::new(Session::new(weights.clone())),
-            Engine::Model(model) => Box::new(Plain::new(model, true)),
-        }
     }
 
     /// Scores that are not finite come from weights that are not, mostly: the first is named.
@@ -196,7 +209,7 @@ impl Generator {
         order.sort_by_key(|&row| std::cmp::Reverse(requests[row].ids.len()));
         let mut answers: Vec<Vec<Answer>> = vec![Vec::new(); prompts.len()];
         let mut done = first;
-        let mut decoder = self.decoder();
+        let mut decoder = self.engine.decoder();
         let stops = Stops::new(&settings.stop);
         for rows in order.chunks(batch.max(1)) {
             job.cancel.check()?;
@@ -261,7 +274,7 @@ impl Generator {
         let stops = Stops::new(&settings.stop);
         let mut telling = Telling::new(&self.tokenizer, &stops, cancel, emit);
         let found = generate(
-            self.decoder().as_mut(),
+            self.engine.decoder().as_mut(),
             &[request],
             &decoding,
             cancel,
