@@ -32,6 +32,14 @@ fn main() {
                 let mut session = Session::new(folder.weights.clone());
                 let t = Instant::now();
                 session.add(&views).unwrap();
+                eprintln!(
+                    "{:?}",
+                    std::fs::read_to_string("/proc/self/status")
+                        .unwrap()
+                        .lines()
+                        .filter(|l| l.starts_with("Rss") || l.starts_with("VmHWM"))
+                        .collect::<Vec<_>>()
+                );
                 let mut tokens = vec![0; batch];
                 let mut first = 0.0;
                 for step in 0..96 {

@@ -19,3 +19,24 @@ fn keep_pages() {
         libmimalloc_sys::mi_option_set(PURGE_DELAY, -1);
     }
 }
+
+/// Whether large pages may back new memory: they make training faster, and answers larger by tens of
+/// megabytes of room that nothing uses. Of the whole process; the last word counts.
+pub(crate) fn large_pages(allowed: bool) {
+    #[cfg(target_os = "linux")]
+    {
+        #[expect(unsafe_code, reason = "a process setting")]
+        // SAFETY: a system call on numbers; where it is refused, nothing changes.
+        unsafe {
+            libc::prctl(
+                libc::PR_SET_THP_DISABLE,
+                libc::c_ulong::from(!allowed),
+                0,
+                0,
+                0,
+            );
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = allowed;
+}

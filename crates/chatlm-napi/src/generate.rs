@@ -12,6 +12,7 @@ use napi::bindgen_prelude::AsyncGenerator;
 use napi::tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use napi_derive::napi;
 
+use crate::allocator::large_pages;
 use crate::error::{blocking, to_napi};
 use crate::job::{CancelHandle, OnProgress, job};
 
@@ -184,6 +185,7 @@ impl Generator {
     ) -> napi::Result<Self> {
         let job = job(on_progress, cancel);
         blocking(move || {
+            large_pages(false);
             let core = Core::load(
                 &CoreOptions {
                     model: options.model.clone().into(),

@@ -55,7 +55,13 @@ struct Pass<'a> {
 
 impl Weights {
     /// Encodes prompts, each of ids inside the vocabulary, all together and without padding.
-    pub(super) fn encode(&self, prompts: &[&[u32]]) -> Result<Vec<Arc<Source>>> {
+    ///
+    /// What is not read while prompts are (the decoder, where no row is `at_work`), or while answers
+    /// are written (the encoder), leaves this process's memory meanwhile, where it lies in a file.
+    pub(super) fn encode(&self, prompts: &[&[u32]], at_work: bool) -> Result<Vec<Arc<Source>>> {
+        if !at_work {
+            self.decoder.release();
+        }
         let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
         let rows = Arc::new(Rows::new(&lengths));
         let config = &self.config;
@@ -82,10 +88,7 @@ impl Weights {
         }
         let x = pass.norm(&x, &self.encoder.final_norm.weight)?;
         let sources = self.sources(x.tensor(), &rows)?;
-        // Nothing of this is read while answers are written: a third of a model's memory.
-        for layer in &self.encoder.layers {
-            layer.matrices().for_each(Stored::release);
-        }
+        self.encoder.release();
         Ok(sources)
     }
 

@@ -73,7 +73,7 @@ impl Session {
 
     /// Encodes prompts; each becomes a row behind those that are there.
     pub fn add(&mut self, prompts: &[&[u32]]) -> Result<()> {
-        for source in in_pool(|| self.weights.encode(prompts))? {
+        for source in in_pool(|| self.weights.encode(prompts, !self.rows.is_empty()))? {
             self.rows.push(Row {
                 source,
                 path: Vec::new(),

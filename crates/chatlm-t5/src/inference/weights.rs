@@ -66,6 +66,14 @@ pub(super) struct Layers {
     pub(super) final_norm: Norm,
 }
 
+impl Layers {
+    pub(super) fn release(&self) {
+        for layer in &self.layers {
+            layer.matrices().for_each(Stored::release);
+        }
+    }
+}
+
 /// All weights of a T5, only read.
 #[derive(Debug)]
 pub struct Weights {
