@@ -6,7 +6,7 @@ use chatlm_run::{
 };
 use napi_derive::napi;
 
-use crate::allocator::large_pages;
+use crate::allocator::{Work, prepare_for};
 use crate::error::blocking;
 use crate::job::{CancelHandle, OnProgress, job};
 
@@ -69,7 +69,7 @@ pub async fn bench_train_step(
 ) -> napi::Result<BenchTrainStepReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
-        large_pages(true);
+        prepare_for(Work::Training);
         let report = run_bench(
             &CoreBench {
                 d_model: options.d_model as usize,
@@ -154,7 +154,7 @@ pub async fn bench_generate(
 ) -> napi::Result<BenchGenerateReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
-        large_pages(false);
+        prepare_for(Work::Answers);
         let report = run_generate(
             &CoreGenerate {
                 model: options.model.into(),

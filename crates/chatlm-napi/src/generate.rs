@@ -12,7 +12,7 @@ use napi::bindgen_prelude::AsyncGenerator;
 use napi::tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use napi_derive::napi;
 
-use crate::allocator::large_pages;
+use crate::allocator::{Work, prepare_for};
 use crate::error::{blocking, to_napi};
 use crate::job::{CancelHandle, OnProgress, job};
 
@@ -185,7 +185,7 @@ impl Generator {
     ) -> napi::Result<Self> {
         let job = job(on_progress, cancel);
         blocking(move || {
-            large_pages(false);
+            prepare_for(Work::Answers);
             let core = Core::load(
                 &CoreOptions {
                     model: options.model.clone().into(),

@@ -7,7 +7,7 @@ use chatlm_run::{RunKind, RunOptions, TrainingRun as Core, Worker, verify_resume
 use napi::tokio::sync::oneshot;
 use napi_derive::napi;
 
-use crate::allocator::large_pages;
+use crate::allocator::{Work, prepare_for};
 use crate::error::{blocking, json, to_napi};
 use crate::job::{CancelHandle, OnProgress, job};
 
@@ -69,7 +69,7 @@ impl TrainingRun {
     ) -> napi::Result<Self> {
         let job = job(on_progress, cancel);
         blocking(move || {
-            large_pages(true);
+            prepare_for(Work::Training);
             let kind = kind.parse::<RunKind>()?;
             let options = RunOptions {
                 fresh: options.fresh,

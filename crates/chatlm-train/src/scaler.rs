@@ -147,6 +147,7 @@ mod tests {
             let tensor = |piece| match piece {
                 Piece::Tensor(tensor) => tensor,
                 Piece::Values { values, .. } => Tensor::new(values, &Device::Cpu).unwrap(),
+                Piece::Bytes { values, .. } => Tensor::new(values, &Device::Cpu).unwrap(),
             };
             let parts = state.into_iter();
             parts.map(|(name, piece)| (name, tensor(piece))).collect()
