@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest"
 
-import type { BenchTrainStepOptions } from "../../ts/native/index.ts"
+import type { BenchGenerateOptions, BenchTrainStepOptions } from "../../ts/native/index.ts"
 import { envelope, memoryBorder } from "../../ts/native/index.ts"
 import { chatlm, lines } from "./support.ts"
 
@@ -129,4 +129,41 @@ describe("bench train-step", () => {
       expect(lines(ran.error)[0]).toMatch(/^error\[USAGE\]: /)
     })
   }
+})
+
+describe("bench generate", () => {
+  it("defaults are the contract's, and every flag reaches the core", async () => {
+    const seen: Array<unknown> = []
+    const border = {
+      benchGenerate: async (options: BenchGenerateOptions) => {
+        seen.push(options)
+        return memoryBorder().benchGenerate(options)
+      }
+    }
+    const bench = ["bench", "generate", "--model", "m"]
+    expect((await chatlm(bench, { border })).status).toBe(0)
+    const flags = "--batch 8 --source 32 --tokens 9 --search beam --beams 4 --dtype int8 --runs 2 --json"
+    const ran = await chatlm([...bench, ...flags.split(" ")], { border })
+    expect(seen).toEqual([
+      { model: "m", batch: 1, source: 64, tokens: 96, search: "greedy", beams: 5, runs: 3, seed: 23_333 },
+      {
+        model: "m",
+        batch: 8,
+        source: 32,
+        tokens: 9,
+        search: "beam",
+        beams: 4,
+        runs: 2,
+        seed: 23_333,
+        dtype: "int8"
+      }
+    ])
+    expect(JSON.parse(ran.out)).toEqual({
+      tokens_per_second: 144,
+      first_token_seconds: 0.125,
+      load_seconds: 0.25,
+      peak_rss_bytes: 1024 ** 2,
+      cpu: "plain"
+    })
+  })
 })

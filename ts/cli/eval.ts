@@ -13,10 +13,7 @@ import { group, verb } from "./core/verb.ts"
 const batch = Flags.integer("batch", "Rows at once", 1).pipe(Flag.withDefault(defaultBatch))
 
 const precision = (name: string, description: string) =>
-  Flag.Literals(name, ["f32", "f16", "bf16", "int8"]).pipe(
-    Flag.withDescription(description),
-    Flag.optional
-  )
+  Flag.Literals(name, ["f32", "f16", "bf16", "int8"]).pipe(Flag.withDescription(description), Flag.optional)
 
 const bleu = verb(
   "bleu",
