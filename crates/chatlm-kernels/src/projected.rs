@@ -148,6 +148,11 @@ impl Projection<'_> {
         smoothing: f64,
     ) -> Result<f64> {
         let inner = self.check(hidden, targets, ignore)?;
+        #[cfg(feature = "cuda")]
+        if crate::cuda::fused(&[hidden, self.weight.tensor()]) {
+            let (loss, _) = self.cuda_cross_entropy(hidden, targets, ignore, smoothing, None)?;
+            return Ok(loss);
+        }
         if !fused(&[hidden, self.weight.tensor()]) {
             let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
             let (value, _) = self.twin(hidden, None, |logits| {
@@ -175,6 +180,11 @@ impl Projection<'_> {
         gradients: &mut Gradients<'_>,
     ) -> Result<(f64, Tensor)> {
         let inner = self.check(hidden, targets, ignore)?;
+        #[cfg(feature = "cuda")]
+        if crate::cuda::fused(&[hidden, self.weight.tensor()]) {
+            let to = Some((factor, gradients));
+            return self.cuda_cross_entropy(hidden, targets, ignore, smoothing, to);
+        }
         if !fused(&[hidden, self.weight.tensor()]) {
             let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
             let (value, dx) = self.twin(hidden, Some(gradients), |logits| {
@@ -217,6 +227,11 @@ impl Projection<'_> {
         ignore: u32,
     ) -> Result<Vec<f32>> {
         let inner = self.check(hidden, targets, ignore)?;
+        #[cfg(feature = "cuda")]
+        if crate::cuda::fused(&[hidden, self.weight.tensor()]) {
+            let (scores, _) = self.cuda_log_probabilities(hidden, targets, ignore, None)?;
+            return Ok(scores);
+        }
         if !fused(&[hidden, self.weight.tensor()]) {
             let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
             let (value, _) = self.twin(hidden, None, |logits| {
@@ -247,6 +262,11 @@ impl Projection<'_> {
         let inner = self.check(hidden, targets, ignore)?;
         if by.len() != targets.len() {
             bail!("{} derivatives for {} rows", by.len(), targets.len());
+        }
+        #[cfg(feature = "cuda")]
+        if crate::cuda::fused(&[hidden, self.weight.tensor()]) {
+            let to = Some((by, gradients));
+            return Ok(self.cuda_log_probabilities(hidden, targets, ignore, to)?.1);
         }
         if !fused(&[hidden, self.weight.tensor()]) {
             let ids = Tensor::from_slice(targets, targets.len(), hidden.device())?;
