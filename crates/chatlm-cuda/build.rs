@@ -46,7 +46,9 @@ fn run_all(commands: Vec<Command>) -> Result<(), String> {
         let batch: Vec<_> = waiting
             .by_ref()
             .take(jobs.max(1))
-            .map(|mut command| std::thread::spawn(move || (format!("{command:?}"), command.output())))
+            .map(|mut command| {
+                std::thread::spawn(move || (format!("{command:?}"), command.output()))
+            })
             .collect();
         if batch.is_empty() {
             return Ok(());
@@ -68,12 +70,12 @@ fn nvcc(out: &Path) -> Result<(), String> {
     for name in ["CHATLM_NVCC", "CUDA_PATH"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    let program = env::var_os("CHATLM_NVCC").map(PathBuf::from).unwrap_or_else(|| {
-        match env::var_os("CUDA_PATH") {
+    let program = env::var_os("CHATLM_NVCC")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| match env::var_os("CUDA_PATH") {
             Some(path) => PathBuf::from(path).join("bin/nvcc"),
             None => PathBuf::from("nvcc"),
-        }
-    });
+        });
     if let Err(error) = Command::new(&program).arg("--version").output() {
         return Err(format!(
             "{}: {error}; `npm run build:cuda` brings a compiler, or set CHATLM_NVCC to one",
@@ -84,7 +86,9 @@ fn nvcc(out: &Path) -> Result<(), String> {
         let mut command = Command::new(&program);
         command.args(["-std=c++17", "-O3", "--fatbin"]);
         for capability in ["80", "86", "89", "90"] {
-            command.arg(format!("-gencode=arch=compute_{capability},code=sm_{capability}"));
+            command.arg(format!(
+                "-gencode=arch=compute_{capability},code=sm_{capability}"
+            ));
         }
         // What is newer gets 9.0's PTX, which the driver compiles as it loads it.
         command.arg("-gencode=arch=compute_90,code=compute_90");
@@ -103,11 +107,20 @@ fn emulate(out: &Path) {
         .into_iter()
         .chain([("emulate/emulate.cpp".to_owned(), "emulate")])
         .collect();
-    let objects: Vec<PathBuf> = all.iter().map(|(_, name)| out.join(format!("{name}.o"))).collect();
+    let objects: Vec<PathBuf> = all
+        .iter()
+        .map(|(_, name)| out.join(format!("{name}.o")))
+        .collect();
     let commands = all.iter().zip(&objects).map(|((source, _), object)| {
         let mut command = Command::new(&compiler);
         // No fused products and no guarded longjmp: fibers leave by it.
-        command.args(["-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]);
+        command.args([
+            "-std=c++17",
+            "-O1",
+            "-fPIC",
+            "-ffp-contract=off",
+            "-U_FORTIFY_SOURCE",
+        ]);
         command.args(["-Wno-unknown-pragmas", "-Iemulate", "-x", "c++", "-c"]);
         command.arg(source).arg("-o").arg(object);
         command
@@ -120,6 +133,8 @@ fn emulate(out: &Path) {
             }
             println!("cargo:rustc-link-arg-tests=-lstdc++");
         }
-        Err(what) => println!("cargo:warning=the kernels' tests are skipped, they need a C++ compiler: {what}"),
+        Err(what) => println!(
+            "cargo:warning=the kernels' tests are skipped, they need a C++ compiler: {what}"
+        ),
     }
 }

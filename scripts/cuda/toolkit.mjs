@@ -60,6 +60,29 @@ const wheel = async ([hash, path]) => {
   return data
 }
 
+/**
+ * nvcc that keeps the objects it has made of other people's sources (candle's kernels: a quarter of an hour on
+ * two cores), so that a build that was stopped, or a new target folder, goes on from there. A package's folder
+ * names its version, so its path and the arguments say what is in an object.
+ */
+const KEEPING = `#!/bin/sh
+real=$(dirname "$0")/nvcc
+kept=$(dirname "$0")/../../objects
+case " $* " in *" -c "*) ;; *) exec "$real" "$@" ;; esac
+key=$PWD out= before=
+for word in "$@"; do
+  if [ "$before" = -o ]; then out=$word; elif [ "$word" != -o ]; then key="$key $word"; fi
+  before=$word
+done
+object=$kept/$(printf %s "$key" | sha256sum | cut -c1-40).o
+if [ ! -f "$object" ]; then
+  "$real" "$@" || exit $?
+  mkdir -p "$kept" && cp "$out" "$object.$$" && mv "$object.$$" "$object"
+else
+  cp "$object" "$out"
+fi
+`
+
 /** Every function that cudarc may bind to in a library: the stub has them all, so that the linker keeps the library. */
 const functions = (source, bindings) => {
   const found = new Set()
@@ -110,6 +133,7 @@ export const prepare = async () => {
     writeFileSync(unpacked, hashes)
   }
   makeStubs()
+  writeFileSync(join(toolkit, "bin", "nvcc-keeping"), KEEPING, { mode: 0o755 })
   writeFileSync(stamp, wanted)
   console.error(`cuda: compiler ready in ${((Date.now() - started) / 1000).toFixed(0)} s at ${toolkit}`)
 }
@@ -117,7 +141,7 @@ export const prepare = async () => {
 /** What cargo, candle's build scripts and ours need to find the compiler. */
 export const environment = () => ({
   ...process.env,
-  NVCC: join(toolkit, "bin", "nvcc"),
+  NVCC: join(toolkit, "bin", "nvcc-keeping"),
   CHATLM_NVCC: join(toolkit, "bin", "nvcc"),
   CUDA_HOME: toolkit,
   CUDA_PATH: toolkit,

@@ -51,7 +51,12 @@ struct Step {
 
 impl Step {
     fn arguments(&self) -> [Arg; 4] {
-        [self.sums.into(), self.rate.into(), self.relative.into(), self.decay.into()]
+        [
+            self.sums.into(),
+            self.rate.into(),
+            self.relative.into(),
+            self.decay.into(),
+        ]
     }
 }
 
@@ -74,7 +79,11 @@ impl Adafactor {
             machine,
             &[
                 ("the weight", Some(of.weight), count as u64 * 4),
-                ("the gradient", Some(of.gradient), count as u64 * of.element.bytes()),
+                (
+                    "the gradient",
+                    Some(of.gradient),
+                    count as u64 * of.element.bytes(),
+                ),
             ],
         )?;
         if step == 0 {
@@ -96,8 +105,16 @@ impl Adafactor {
             decay: self.weight_decay,
         };
         match of.factors {
-            Factors::Matrix { rows, columns, row, column } => {
-                let sizes = (small(machine, "rows", rows)?, small(machine, "columns", columns)?);
+            Factors::Matrix {
+                rows,
+                columns,
+                row,
+                column,
+            } => {
+                let sizes = (
+                    small(machine, "rows", rows)?,
+                    small(machine, "columns", columns)?,
+                );
                 matrix(machine, of, (row, column), sizes, scale, decay, &step)
             }
             Factors::Whole { second, .. } => whole(machine, of, second, count, scale, decay, &step),
@@ -109,7 +126,11 @@ impl Adafactor {
         if !self.relative_step {
             return learning_rate;
         }
-        let least = if self.warmup_init { 1e-6 * step as f64 } else { 1e-2 };
+        let least = if self.warmup_init {
+            1e-6 * step as f64
+        } else {
+            1e-2
+        };
         least.min(1.0 / (step as f64).sqrt())
     }
 }
@@ -132,7 +153,12 @@ fn matrix<M: Machine>(
         ],
     )?;
     let launch = |kernel: String, grid: [u32; 3], arguments: Vec<Arg>| {
-        machine.launch(&Call::new(Module::Adafactor, kernel, (grid, THREADS), arguments))
+        machine.launch(&Call::new(
+            Module::Adafactor,
+            kernel,
+            (grid, THREADS),
+            arguments,
+        ))
     };
     // Pass 1: the means of squares move on.
     launch(
@@ -146,7 +172,14 @@ fn matrix<M: Machine>(
     launch(
         format!("adafactor_columns_{element}"),
         [blocks, count, 1],
-        vec![g, scale.into(), rows.into(), columns.into(), chunk.into(), parts.into()],
+        vec![
+            g,
+            scale.into(),
+            rows.into(),
+            columns.into(),
+            chunk.into(),
+            parts.into(),
+        ],
     )?;
     let by_column = machine.zeros(u64::from(columns) * 4)?;
     launch(
@@ -212,7 +245,10 @@ fn whole<M: Machine>(
     step: &Step,
 ) -> Result<(), M::Error> {
     let (element, g): (_, Arg) = (of.element.name(), of.gradient.into());
-    check(machine, &[("second moments", Some(second), count as u64 * 4)])?;
+    check(
+        machine,
+        &[("second moments", Some(second), count as u64 * 4)],
+    )?;
     let blocks = chunks(machine, count)?;
     let parts = machine.zeros(u64::from(blocks) * 8)?;
     let values = Arg::from(count as u64);

@@ -44,7 +44,11 @@ impl AdamW {
             machine,
             &[
                 ("the weight", Some(of.weight), bytes),
-                ("the gradient", Some(of.gradient), of.count as u64 * of.element.bytes()),
+                (
+                    "the gradient",
+                    Some(of.gradient),
+                    of.count as u64 * of.element.bytes(),
+                ),
                 ("the first moment", Some(of.first), bytes),
                 ("the second moment", Some(of.second), bytes),
             ],

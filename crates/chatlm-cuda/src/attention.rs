@@ -88,7 +88,11 @@ fn tiles(starts: &[u32]) -> Vec<u32> {
 }
 
 fn longest(starts: &[u32]) -> u32 {
-    starts.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0)
+    starts
+        .windows(2)
+        .map(|ends| ends[1] - ends[0])
+        .max()
+        .unwrap_or(0)
 }
 
 impl Attention<'_> {
@@ -96,7 +100,9 @@ impl Attention<'_> {
         let refuse = |what: String| Err(machine.refuse(what));
         let width = small(machine, "columns", self.width)?;
         let Some(&room) = ROOMS.iter().find(|&&room| width > 0 && width <= room) else {
-            return refuse(format!("a head of {width} columns: 1 to {WIDEST} are possible"));
+            return refuse(format!(
+                "a head of {width} columns: 1 to {WIDEST} are possible"
+            ));
         };
         let rising = |starts: &[u32]| starts.first() == Some(&0) && starts.is_sorted();
         if self.queries.len() != self.keys.len() || !rising(self.queries) || !rising(self.keys) {
@@ -136,7 +142,12 @@ impl Attention<'_> {
         })
     }
 
-    fn check<M: Machine>(&self, machine: &M, sizes: &Sizes, with: &Forward) -> Result<(), M::Error> {
+    fn check<M: Machine>(
+        &self,
+        machine: &M,
+        sizes: &Sizes,
+        with: &Forward,
+    ) -> Result<(), M::Error> {
         let [queries, keys] = sizes.bytes;
         let norms = u64::from(sizes.places) * u64::from(sizes.heads) * 4;
         check(
@@ -229,7 +240,10 @@ impl Attention<'_> {
             machine.launch(&Call::new(
                 Module::AttentionBackward,
                 format!("attention_dots_{element}"),
-                ([lines.div_ceil(u64::from(THREADS / 32)) as u32, 1, 1], THREADS),
+                (
+                    [lines.div_ceil(u64::from(THREADS / 32)) as u32, 1, 1],
+                    THREADS,
+                ),
                 vec![
                     with.out.into(),
                     to.out.into(),
@@ -274,9 +288,9 @@ impl Attention<'_> {
         let tile_list = machine.numbers(&list)?;
         let span = sizes.keys.next_multiple_of(TILE) + TILE - 1;
         let parts = match to.lines {
-            Some(_) => Some(machine.zeros(
-                u64::from(count) * u64::from(sizes.heads) * u64::from(span) * 4,
-            )?),
+            Some(_) => Some(
+                machine.zeros(u64::from(count) * u64::from(sizes.heads) * u64::from(span) * 4)?,
+            ),
             None => None,
         };
         if count > 0 {

@@ -18,11 +18,18 @@ pub fn argmax<M: Machine>(
     (rows, width): (usize, usize),
     out: Memory,
 ) -> Result<(), M::Error> {
-    let (count, columns) = (small(machine, "rows", rows)?, small(machine, "columns", width)?);
+    let (count, columns) = (
+        small(machine, "rows", rows)?,
+        small(machine, "columns", width)?,
+    );
     check(
         machine,
         &[
-            ("scores", Some(scores), (rows * width) as u64 * element.bytes()),
+            (
+                "scores",
+                Some(scores),
+                (rows * width) as u64 * element.bytes(),
+            ),
             ("tokens", Some(out), rows as u64 * 4),
         ],
     )?;
@@ -77,7 +84,8 @@ impl Step<'_> {
             return Err(machine.refuse(format!("{length} keys in room for {room}")));
         }
         let rows = small(machine, "rows", self.lengths.len())?;
-        let line = self.lengths.len() as u64 * u64::from(heads) * u64::from(width) * self.element.bytes();
+        let line =
+            self.lengths.len() as u64 * u64::from(heads) * u64::from(width) * self.element.bytes();
         let cache = line * u64::from(room);
         check(
             machine,
@@ -85,7 +93,11 @@ impl Step<'_> {
                 ("q", Some(with.q), line),
                 ("k", Some(with.k), cache),
                 ("v", Some(with.v), cache),
-                ("the bias", with.bias, u64::from(heads) * u64::from(room) * 4),
+                (
+                    "the bias",
+                    with.bias,
+                    u64::from(heads) * u64::from(room) * 4,
+                ),
                 ("the output", Some(with.out), line),
             ],
         )?;

@@ -18,7 +18,10 @@ pub struct Embedding<'a> {
 impl Embedding<'_> {
     fn sizes<M: Machine>(&self, machine: &M) -> Result<(u32, u32, u64), M::Error> {
         if let Some(id) = self.ids.iter().find(|&&id| id as usize >= self.height) {
-            return Err(machine.refuse(format!("id {id} is outside a vocabulary of {}", self.height)));
+            return Err(machine.refuse(format!(
+                "id {id} is outside a vocabulary of {}",
+                self.height
+            )));
         }
         Ok((
             small(machine, "places", self.ids.len())?,
@@ -28,10 +31,21 @@ impl Embedding<'_> {
     }
 
     /// `out (ids, width)` of the element of `table`.
-    pub fn gather<M: Machine>(&self, machine: &M, table: Memory, out: Memory) -> Result<(), M::Error> {
+    pub fn gather<M: Machine>(
+        &self,
+        machine: &M,
+        table: Memory,
+        out: Memory,
+    ) -> Result<(), M::Error> {
         let (places, width, bytes) = self.sizes(machine)?;
         let whole = self.height as u64 * self.width as u64 * self.element.bytes();
-        check(machine, &[("the table", Some(table), whole), ("the result", Some(out), bytes)])?;
+        check(
+            machine,
+            &[
+                ("the table", Some(table), whole),
+                ("the result", Some(out), bytes),
+            ],
+        )?;
         if places == 0 {
             return Ok(());
         }
@@ -57,7 +71,10 @@ impl Embedding<'_> {
         let whole = self.height as u64 * self.width as u64 * 4;
         check(
             machine,
-            &[("the gradient", Some(gradient), bytes), ("the table's", Some(table), whole)],
+            &[
+                ("the gradient", Some(gradient), bytes),
+                ("the table's", Some(table), whole),
+            ],
         )?;
         let mut order: Vec<u32> = (0..self.ids.len() as u32).collect();
         order.sort_by_key(|&place| self.ids[place as usize]);

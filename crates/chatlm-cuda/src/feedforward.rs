@@ -51,7 +51,11 @@ impl Hidden<'_> {
         } else {
             arguments.extend([Arg::Address(0), Arg::Address(0)]);
         }
-        arguments.extend(Dropout::arguments(self.drop.as_ref(), self.starts.len() - 1, machine)?);
+        arguments.extend(Dropout::arguments(
+            self.drop.as_ref(),
+            self.starts.len() - 1,
+            machine,
+        )?);
         arguments.push(width.into());
         arguments.extend(write.iter().map(|&memory| Arg::from(memory)));
         machine.launch(&Call::new(
@@ -105,7 +109,13 @@ impl Hidden<'_> {
             Module::FeedForward,
             format!("feedforward_relu_backward_{}", self.element.name()),
             ([places, 1, 1], THREADS),
-            vec![result.into(), gradient.into(), scale.into(), width.into(), dx.into()],
+            vec![
+                result.into(),
+                gradient.into(),
+                scale.into(),
+                width.into(),
+                dx.into(),
+            ],
         ))
     }
 

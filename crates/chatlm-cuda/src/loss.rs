@@ -32,7 +32,9 @@ impl Loss<'_> {
         let width = small(machine, "columns", self.width)?;
         let bad = |t: &&u32| **t != self.ignore && **t as usize >= self.width;
         if let Some(target) = self.targets.iter().find(bad) {
-            return Err(machine.refuse(format!("target {target} is outside a vocabulary of {width}")));
+            return Err(machine.refuse(format!(
+                "target {target} is outside a vocabulary of {width}"
+            )));
         }
         let bytes = u64::from(rows) * u64::from(width) * self.element.bytes();
         check(

@@ -56,7 +56,10 @@ impl Memory {
     /// There are `bytes` bytes at `address` in the memory of the machine that this is given to, aligned
     /// to their elements, until the last kernel that was launched with it is done; nothing else writes
     /// them meanwhile, or reads them where a kernel writes.
-    #[expect(unsafe_code, reason = "the one promise about addresses that kernels rest on")]
+    #[expect(
+        unsafe_code,
+        reason = "the one promise about addresses that kernels rest on"
+    )]
     pub unsafe fn new(address: u64, bytes: u64) -> Self {
         Self { address, bytes }
     }
@@ -213,7 +216,10 @@ impl Dropout<'_> {
             return Ok([Arg::Address(0), Arg::U32(0), Arg::F32(1.0)]);
         };
         if drop.keys.len() != rows {
-            return Err(machine.refuse(format!("{} keys of dropout for {rows} rows", drop.keys.len())));
+            return Err(machine.refuse(format!(
+                "{} keys of dropout for {rows} rows",
+                drop.keys.len()
+            )));
         }
         let keys = machine.keys(drop.keys)?;
         Ok([keys.into(), drop.threshold.into(), drop.scale.into()])

@@ -47,19 +47,35 @@ impl Norm {
     fn sizes<M: Machine>(&self, machine: &M) -> Result<(u32, u32, u64), M::Error> {
         let rows = small(machine, "rows", self.rows)?;
         let width = small(machine, "columns", self.width)?;
-        Ok((rows, width, self.rows as u64 * self.width as u64 * self.element.bytes()))
+        Ok((
+            rows,
+            width,
+            self.rows as u64 * self.width as u64 * self.element.bytes(),
+        ))
     }
 
-    pub fn forward<M: Machine>(&self, machine: &M, with: &Forward, eps: f64) -> Result<(), M::Error> {
+    pub fn forward<M: Machine>(
+        &self,
+        machine: &M,
+        with: &Forward,
+        eps: f64,
+    ) -> Result<(), M::Error> {
         let (rows, width, bytes) = self.sizes(machine)?;
-        let (r, y) = (with.residual.map(|both| both.0), with.residual.map(|both| both.1));
+        let (r, y) = (
+            with.residual.map(|both| both.0),
+            with.residual.map(|both| both.1),
+        );
         check(
             machine,
             &[
                 ("x", Some(with.x), bytes),
                 ("the residual", r, bytes),
                 ("the sum", y, bytes),
-                ("the norm's weight", Some(with.weight), self.width as u64 * self.element.bytes()),
+                (
+                    "the norm's weight",
+                    Some(with.weight),
+                    self.width as u64 * self.element.bytes(),
+                ),
                 ("the result", Some(with.normed), bytes),
                 ("scales", with.scales, self.rows as u64 * 4),
             ],
@@ -91,7 +107,11 @@ impl Norm {
             machine,
             &[
                 ("y", Some(with.y), bytes),
-                ("the norm's weight", Some(with.weight), self.width as u64 * self.element.bytes()),
+                (
+                    "the norm's weight",
+                    Some(with.weight),
+                    self.width as u64 * self.element.bytes(),
+                ),
                 ("scales", Some(with.scales), self.rows as u64 * 4),
                 ("the gradient", Some(with.gradient), bytes),
                 ("the gradient beside", with.beside, bytes),
@@ -127,7 +147,13 @@ impl Norm {
                 Module::Sums,
                 "sum_columns",
                 ([blocks, 1, 1], THREADS),
-                vec![parts.into(), chunks.into(), width.into(), dw.into(), add.into()],
+                vec![
+                    parts.into(),
+                    chunks.into(),
+                    width.into(),
+                    dw.into(),
+                    add.into(),
+                ],
             ))?;
         }
         if rows == 0 {

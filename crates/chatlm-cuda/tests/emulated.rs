@@ -10,9 +10,9 @@ mod emulated {
     mod decode;
     mod feedforward;
     mod loss;
+    mod names;
     mod norm;
     mod optim;
-    mod names;
 }
 
 #[cfg(not(emulated))]

@@ -27,16 +27,18 @@ pub(crate) fn rms_norm(tape: &Tape, x: &Value, weight: &Weight, eps: f64) -> Res
     let made = tensors::rms_norm(x.tensor(), None, weight.tensor(), eps)?;
     let tracked = x.tracked() || weight.index().is_some();
     let (weight, scales) = (weight.clone(), made.scales);
-    Ok(tape.result(made.normed, tracked, move |backward, gradient| {
-        let gradient = gradient.contiguous()?;
-        let (dx, dw) =
-            tensors::rms_norm_backward(x.tensor(), weight.tensor(), &scales, &gradient, None)?;
-        backward.add(&x, dx)?;
-        if let Some(index) = weight.index() {
-            backward.gradients.add(index, &dw)?;
-        }
-        Ok(())
-    }))
+    Ok(
+        tape.result(made.normed, tracked, move |backward, gradient| {
+            let gradient = gradient.contiguous()?;
+            let (dx, dw) =
+                tensors::rms_norm_backward(x.tensor(), weight.tensor(), &scales, &gradient, None)?;
+            backward.add(&x, dx)?;
+            if let Some(index) = weight.index() {
+                backward.gradients.add(index, &dw)?;
+            }
+            Ok(())
+        }),
+    )
 }
 
 /// Where each row begins, and where the last ends.
@@ -152,7 +154,12 @@ impl Projection<'_> {
         let with = self.on_cuda(targets, ignore);
         let factor = gradients.as_ref().map(|(factor, _)| *factor);
         let (loss, found) = tensors::projected_cross_entropy(&hidden, with, smoothing, factor)?;
-        self.take(loss, &hidden, found, gradients.map(|(_, gradients)| gradients))
+        self.take(
+            loss,
+            &hidden,
+            found,
+            gradients.map(|(_, gradients)| gradients),
+        )
     }
 
     /// As [`Projection::log_probabilities`]; with `by`, their gradients too.
@@ -170,7 +177,12 @@ impl Projection<'_> {
             None => None,
         };
         let (scores, found) = tensors::log_probabilities(&hidden, with, by.as_ref())?;
-        self.take(scores, &hidden, found, gradients.map(|(_, gradients)| gradients))
+        self.take(
+            scores,
+            &hidden,
+            found,
+            gradients.map(|(_, gradients)| gradients),
+        )
     }
 
     /// Hands the weight's gradient on, and answers the hidden states'.

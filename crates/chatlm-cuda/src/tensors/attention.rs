@@ -37,11 +37,7 @@ pub struct AttentionGradients {
     pub lines: Option<Tensor>,
 }
 
-fn prepare<'a>(
-    on: &Session,
-    [q, k, v]: [&Tensor; 3],
-    heads: Heads<'a>,
-) -> Result<Attention<'a>> {
+fn prepare<'a>(on: &Session, [q, k, v]: [&Tensor; 3], heads: Heads<'a>) -> Result<Attention<'a>> {
     let (element, _) = same(&[q, k, v])?;
     let ((places, inner), (key_places, key_inner)) = (q.dims2()?, k.dims2()?);
     let ends = |starts: &[u32]| starts.last().map(|&end| end as usize);
@@ -67,7 +63,10 @@ fn prepare<'a>(
             if count != heads.heads || distances % 2 == 0 {
                 bail!("a bias of {:?} for {} heads", lines.dims(), heads.heads);
             }
-            Some(Bias { lines: on.of(lines, DType::F32)?, longest: distances.div_ceil(2) })
+            Some(Bias {
+                lines: on.of(lines, DType::F32)?,
+                longest: distances.div_ceil(2),
+            })
         }
     };
     Ok(Attention {

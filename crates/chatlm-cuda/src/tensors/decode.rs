@@ -10,9 +10,18 @@ pub fn argmax(scores: &Tensor) -> Result<Vec<Option<u32>>> {
     let on = Session::new(scores)?;
     let out = on.empty(rows, DType::U32)?;
     let element = element(scores.dtype())?;
-    decode::argmax(&on, element, on.memory(scores)?, (rows, width), on.memory(&out)?)?;
+    decode::argmax(
+        &on,
+        element,
+        on.memory(scores)?,
+        (rows, width),
+        on.memory(&out)?,
+    )?;
     let tokens: Vec<u32> = out.to_vec1()?;
-    Ok(tokens.into_iter().map(|token| (token != NONE).then_some(token)).collect())
+    Ok(tokens
+        .into_iter()
+        .map(|token| (token != NONE).then_some(token))
+        .collect())
 }
 
 /// One query a row over a cache: `q (rows, heads · width)`, `k` and `v (rows, heads, room, width)`, of
@@ -28,7 +37,12 @@ pub fn step_attention(
     let (rows, heads, room, width) = k.dims4()?;
     let fits = q.dims() == [rows, heads * width] && v.dims() == k.dims() && lengths.len() == rows;
     if !fits || bias.is_some_and(|bias| bias.dims() != [heads, room]) {
-        bail!("a step of {:?} over {:?} and {:?}", q.dims(), k.dims(), v.dims());
+        bail!(
+            "a step of {:?} over {:?} and {:?}",
+            q.dims(),
+            k.dims(),
+            v.dims()
+        );
     }
     let on = Session::new(q)?;
     let out = on.empty(q.shape(), dtype)?;
@@ -39,6 +53,13 @@ pub fn step_attention(
         bias: bias.map(|bias| on.of(bias, DType::F32)).transpose()?,
         out: on.memory(&out)?,
     };
-    Step { element, heads, width, room, lengths }.attention(&on, &with)?;
+    Step {
+        element,
+        heads,
+        width,
+        room,
+        lengths,
+    }
+    .attention(&on, &with)?;
     Ok(out)
 }

@@ -119,7 +119,10 @@ impl Session {
         let (storage, layout) = tensor.storage_and_layout();
         let (Storage::Cuda(storage), Some((from, to))) = (&*storage, layout.contiguous_offsets())
         else {
-            bail!("a kernel wants contiguous values on an NVIDIA GPU, not {:?}", tensor.layout())
+            bail!(
+                "a kernel wants contiguous values on an NVIDIA GPU, not {:?}",
+                tensor.layout()
+            )
         };
         if storage.device.id() != self.device.id() {
             bail!("the tensors of a call are on different devices");
@@ -137,7 +140,10 @@ impl Session {
         // SAFETY: the caller keeps the tensor until the kernels are queued; its memory is given back in
         // the order of the same stream. candle queues all of a device's work on that one stream.
         unsafe {
-            Ok(Memory::new(address + (from * size) as u64, ((to - from) * size) as u64))
+            Ok(Memory::new(
+                address + (from * size) as u64,
+                ((to - from) * size) as u64,
+            ))
         }
     }
 
@@ -161,7 +167,11 @@ pub(super) fn same(tensors: &[&Tensor]) -> Result<(Element, DType)> {
         bail!("a call without tensors")
     };
     if let Some(other) = tensors.iter().find(|other| other.dtype() != first.dtype()) {
-        bail!("tensors of {:?} and {:?} in one call", first.dtype(), other.dtype());
+        bail!(
+            "tensors of {:?} and {:?} in one call",
+            first.dtype(),
+            other.dtype()
+        );
     }
     Ok((element(first.dtype())?, first.dtype()))
 }

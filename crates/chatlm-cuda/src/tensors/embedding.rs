@@ -8,7 +8,12 @@ pub fn embedding(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
     let (height, width) = table.dims2()?;
     let on = Session::new(table)?;
     let out = on.empty((ids.len(), width), table.dtype())?;
-    let op = Embedding { element: element(table.dtype())?, height, width, ids };
+    let op = Embedding {
+        element: element(table.dtype())?,
+        height,
+        width,
+        ids,
+    };
     op.gather(&on, on.memory(table)?, on.memory(&out)?)?;
     Ok(out)
 }
@@ -25,7 +30,12 @@ pub fn embedding_backward(gradient: &Tensor, ids: &[u32], height: usize) -> Resu
     };
     let on = Session::new(gradient)?;
     let table = Tensor::zeros((height, width), DType::F32, gradient.device())?;
-    let op = Embedding { element: element(gradient.dtype())?, height, width, ids };
+    let op = Embedding {
+        element: element(gradient.dtype())?,
+        height,
+        width,
+        ids,
+    };
     op.scatter(&on, on.memory(gradient)?, on.memory(&table)?, false)?;
     Ok(table)
 }

@@ -17,10 +17,17 @@ impl<'a> Places<'a> {
     fn hidden(&self, all: &[&Tensor]) -> Result<Hidden<'a>> {
         let (element, _) = same(all)?;
         let (places, width) = all[0].dims2()?;
-        if self.starts.last() != Some(&(places as u32)) || all.iter().any(|x| x.dims() != all[0].dims()) {
+        if self.starts.last() != Some(&(places as u32))
+            || all.iter().any(|x| x.dims() != all[0].dims())
+        {
             bail!("{:?} for {:?} places", all[0].dims(), self.starts.last());
         }
-        Ok(Hidden { element, width, starts: self.starts, drop: self.drop })
+        Ok(Hidden {
+            element,
+            width,
+            starts: self.starts,
+            drop: self.drop,
+        })
     }
 }
 
@@ -56,7 +63,12 @@ pub fn relu_backward(result: &Tensor, gradient: &Tensor, places: Places<'_>) -> 
     let hidden = places.hidden(&[result, gradient])?;
     let on = Session::new(result)?;
     let dx = on.empty(result.shape(), result.dtype())?;
-    hidden.relu_backward(&on, on.memory(result)?, on.memory(gradient)?, on.memory(&dx)?)?;
+    hidden.relu_backward(
+        &on,
+        on.memory(result)?,
+        on.memory(gradient)?,
+        on.memory(&dx)?,
+    )?;
     Ok(dx)
 }
 
@@ -76,7 +88,10 @@ pub fn gated_gelu_backward(
 ) -> Result<(Tensor, Tensor)> {
     let hidden = places.hidden(&[x, y, gradient])?;
     let on = Session::new(x)?;
-    let (dx, dy) = (on.empty(x.shape(), x.dtype())?, on.empty(x.shape(), x.dtype())?);
+    let (dx, dy) = (
+        on.empty(x.shape(), x.dtype())?,
+        on.empty(x.shape(), x.dtype())?,
+    );
     hidden.gated_gelu_backward(
         &on,
         [on.memory(x)?, on.memory(y)?, on.memory(gradient)?],

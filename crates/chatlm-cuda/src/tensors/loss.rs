@@ -87,8 +87,13 @@ pub fn projected_cross_entropy(
         let out = on.empty(count, DType::F32)?;
         let (logits_memory, to) = (on.memory(logits)?, on.memory(&out)?);
         let factor = factor.map(|factor| factor as f32);
-        with.loss(logits, from, count)?
-            .cross_entropy(on, logits_memory, smoothing as f32, factor, to)?;
+        with.loss(logits, from, count)?.cross_entropy(
+            on,
+            logits_memory,
+            smoothing as f32,
+            factor,
+            to,
+        )?;
         losses.push(out);
         Ok(())
     })?;
@@ -113,7 +118,8 @@ pub fn log_probabilities(
         let by = by.map(|by| by.narrow(0, from, count)).transpose()?;
         let by = by.map(|by| on.of(&by, DType::F32)).transpose()?;
         let (logits_memory, to) = (on.memory(logits)?, on.memory(&out)?);
-        with.loss(logits, from, count)?.log_probabilities(on, logits_memory, by, to)?;
+        with.loss(logits, from, count)?
+            .log_probabilities(on, logits_memory, by, to)?;
         scores.push(out);
         Ok(())
     })?;
@@ -138,8 +144,20 @@ pub fn cross_entropy(
     }
     let on = Session::new(logits)?;
     let out = on.empty(rows, DType::F32)?;
-    let loss = Loss { element: element(logits.dtype())?, targets, width, ignore, scale: scale as f32 };
+    let loss = Loss {
+        element: element(logits.dtype())?,
+        targets,
+        width,
+        ignore,
+        scale: scale as f32,
+    };
     let factor = factor.map(|factor| factor as f32);
-    loss.cross_entropy(&on, on.memory(logits)?, smoothing as f32, factor, on.memory(&out)?)?;
+    loss.cross_entropy(
+        &on,
+        on.memory(logits)?,
+        smoothing as f32,
+        factor,
+        on.memory(&out)?,
+    )?;
     Ok(out)
 }

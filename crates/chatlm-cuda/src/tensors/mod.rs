@@ -15,7 +15,9 @@ pub use attention::{Attended, AttentionGradients, Heads, attention, attention_ba
 pub use decode::{argmax, step_attention};
 pub use device::{Session, element, supported};
 pub use embedding::{embedding, embedding_backward};
-pub use feedforward::{Places, dropout, gated_gelu, gated_gelu_backward, relu, relu_backward, residual};
+pub use feedforward::{
+    Places, dropout, gated_gelu, gated_gelu_backward, relu, relu_backward, residual,
+};
 pub use loss::{Projected, cross_entropy, log_probabilities, projected_cross_entropy};
 pub use norm::{Normed, rms_norm, rms_norm_backward};
 pub use optim::{AdafactorMoments, adafactor, adamw, squared_norms};

@@ -19,11 +19,20 @@ fn shape(x: &Tensor, weight: &Tensor) -> Result<Norm> {
     if x.dims().last() != Some(&width) || width == 0 {
         bail!("a norm of {:?} for {:?}", weight.dims(), x.dims());
     }
-    Ok(Norm { element, rows: x.elem_count() / width, width })
+    Ok(Norm {
+        element,
+        rows: x.elem_count() / width,
+        width,
+    })
 }
 
 /// T5's layer norm of `x (…, d)`, or of `x + residual`, scaled by `weight (d)` (Zhang and Sennrich 2019).
-pub fn rms_norm(x: &Tensor, residual: Option<&Tensor>, weight: &Tensor, eps: f64) -> Result<Normed> {
+pub fn rms_norm(
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    weight: &Tensor,
+    eps: f64,
+) -> Result<Normed> {
     let shape = shape(x, weight)?;
     let on = Session::new(x)?;
     let sum = match residual {
@@ -46,7 +55,11 @@ pub fn rms_norm(x: &Tensor, residual: Option<&Tensor>, weight: &Tensor, eps: f64
         scales: Some(on.memory(&scales)?),
     };
     shape.forward(&on, &with, eps)?;
-    Ok(Normed { sum, normed, scales })
+    Ok(Normed {
+        sum,
+        normed,
+        scales,
+    })
 }
 
 /// The gradient of what was normalized, `y`, and the weight's in f32 (d), from the result's. `beside` is

@@ -14,7 +14,14 @@ pub fn squared_norms(tensors: &[&Tensor]) -> Result<Vec<f64>> {
     let out = on.empty(tensors.len(), DType::F64)?;
     for (index, tensor) in tensors.iter().enumerate() {
         let (x, to) = (on.memory(tensor)?, on.memory(&out)?);
-        sums::squared_norm(&on, element(tensor.dtype())?, x, tensor.elem_count(), to, index as u32)?;
+        sums::squared_norm(
+            &on,
+            element(tensor.dtype())?,
+            x,
+            tensor.elem_count(),
+            to,
+            index as u32,
+        )?;
     }
     out.to_vec1()
 }
@@ -30,8 +37,14 @@ pub fn adamw(
     step: u64,
 ) -> Result<()> {
     let count = weight.elem_count();
-    if [gradient, first, second].iter().any(|other| other.elem_count() != count) {
-        bail!("a gradient or moments that are not of the weight's {:?}", weight.dims());
+    if [gradient, first, second]
+        .iter()
+        .any(|other| other.elem_count() != count)
+    {
+        bail!(
+            "a gradient or moments that are not of the weight's {:?}",
+            weight.dims()
+        );
     }
     let on = Session::new(weight)?;
     let of = adamw::Weight {
@@ -65,7 +78,11 @@ pub fn adafactor(
     step: u64,
 ) -> Result<()> {
     if gradient.elem_count() != weight.elem_count() {
-        bail!("a gradient of {:?} for {:?}", gradient.dims(), weight.dims());
+        bail!(
+            "a gradient of {:?} for {:?}",
+            gradient.dims(),
+            weight.dims()
+        );
     }
     let on = Session::new(weight)?;
     let factors = match moments {
@@ -78,9 +95,10 @@ pub fn adafactor(
                 column: on.of(column, DType::F32)?,
             }
         }
-        AdafactorMoments::Whole(second) => {
-            Factors::Whole { count: weight.elem_count(), second: on.of(second, DType::F32)? }
-        }
+        AdafactorMoments::Whole(second) => Factors::Whole {
+            count: weight.elem_count(),
+            second: on.of(second, DType::F32)?,
+        },
     };
     let of = adafactor::Weight {
         weight: on.of(weight, DType::F32)?,

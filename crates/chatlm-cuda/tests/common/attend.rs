@@ -37,11 +37,18 @@ impl Plain<'_> {
     /// Calls `each(row, head, query, places of the visible keys, of the query)`.
     fn lines(&self, mut each: impl FnMut(usize, usize, usize, Vec<usize>, usize)) {
         for row in 0..self.queries.len() - 1 {
-            let (first, count) = (self.queries[row] as usize, (self.queries[row + 1] - self.queries[row]) as usize);
+            let (first, count) = (
+                self.queries[row] as usize,
+                (self.queries[row + 1] - self.queries[row]) as usize,
+            );
             let keys = (self.keys[row + 1] - self.keys[row]) as usize;
             for head in 0..self.heads {
                 for query in 0..count {
-                    let seen = if self.causal { (query + 1).min(keys) } else { keys };
+                    let seen = if self.causal {
+                        (query + 1).min(keys)
+                    } else {
+                        keys
+                    };
                     each(row, head, query, (0..seen).collect(), first + query);
                 }
             }
@@ -50,23 +57,41 @@ impl Plain<'_> {
 
     fn dot(&self, a: &[f64], b: &[f64], at: usize, other: usize, head: usize) -> f64 {
         let from = |place: usize| place * self.inner() + head * self.width;
-        let (a, b) = (&a[from(at)..][..self.width], &b[from(other)..][..self.width]);
+        let (a, b) = (
+            &a[from(at)..][..self.width],
+            &b[from(other)..][..self.width],
+        );
         a.iter().zip(b).map(|(a, b)| a * b).sum()
     }
 
     /// The probabilities of a query's keys and the log of their sum.
-    fn softmax(&self, q: &[f64], k: &[f64], row: usize, head: usize, query: usize, seen: &[usize]) -> (Vec<f64>, f64) {
+    fn softmax(
+        &self,
+        q: &[f64],
+        k: &[f64],
+        row: usize,
+        head: usize,
+        query: usize,
+        seen: &[usize],
+    ) -> (Vec<f64>, f64) {
         let (first, first_key) = (self.queries[row] as usize, self.keys[row] as usize);
         let scores: Vec<f64> = seen
             .iter()
             .map(|&key| {
-                let bias = if self.bias.is_empty() { 0.0 } else { self.bias[self.distance(head, query, key)] };
+                let bias = if self.bias.is_empty() {
+                    0.0
+                } else {
+                    self.bias[self.distance(head, query, key)]
+                };
                 self.dot(q, k, first + query, first_key + key, head) + bias
             })
             .collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
-        (scores.iter().map(|s| (s - top).exp() / total).collect(), top + total.ln())
+        (
+            scores.iter().map(|s| (s - top).exp() / total).collect(),
+            top + total.ln(),
+        )
     }
 
     /// The output, and the norms (heads, places).
@@ -105,8 +130,10 @@ impl Plain<'_> {
             let (p, _) = self.softmax(q, k, row, head, query, &seen);
             let key_place = |key: usize| self.keys[row] as usize + key;
             let mask = |key: usize| (self.mask)(row, head, query, key);
-            let slopes: Vec<f64> =
-                seen.iter().map(|&key| self.dot(g, v, place, key_place(key), head) * mask(key)).collect();
+            let slopes: Vec<f64> = seen
+                .iter()
+                .map(|&key| self.dot(g, v, place, key_place(key), head) * mask(key))
+                .collect();
             let mean: f64 = p.iter().zip(&slopes).map(|(p, s)| p * s).sum();
             let own = place * self.inner() + head * self.width;
             for &key in &seen {

@@ -1,5 +1,5 @@
 //! The emulator as a machine, and what the tests compare with.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![expect(unreachable_pub, reason = "a test's module")]
 
 pub mod attend;
 
@@ -65,12 +65,17 @@ const ORDERS: [u32; 3] = [0, 1, 17];
 /// Runs `work` with every order of threads: its results must be the same to the last bit.
 pub fn in_every_order(work: impl Fn(&Emulator) -> Vec<Vec<f32>>) -> Vec<Vec<f32>> {
     let bits = |all: &[Vec<f32>]| -> Vec<Vec<u32>> {
-        all.iter().map(|one| one.iter().map(|x| x.to_bits()).collect()).collect()
+        all.iter()
+            .map(|one| one.iter().map(|x| x.to_bits()).collect())
+            .collect()
     };
     let first = work(&Emulator::new(ORDERS[0]));
     for order in &ORDERS[1..] {
         let other = work(&Emulator::new(*order));
-        assert!(bits(&first) == bits(&other), "threads' order {order} changes a result");
+        assert!(
+            bits(&first) == bits(&other),
+            "threads' order {order} changes a result"
+        );
     }
     first
 }
@@ -113,8 +118,14 @@ impl Emulator {
     pub fn put(&self, element: Element, values: &[f32]) -> Memory {
         let bytes: Vec<u8> = match element {
             Element::F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-            Element::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_ne_bytes()).collect(),
-            Element::BF16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_ne_bytes()).collect(),
+            Element::F16 => values
+                .iter()
+                .flat_map(|&x| f16::from_f32(x).to_ne_bytes())
+                .collect(),
+            Element::BF16 => values
+                .iter()
+                .flat_map(|&x| bf16::from_f32(x).to_ne_bytes())
+                .collect(),
         };
         let memory = self.add(bytes.len(), 0);
         slice_of(memory.address() as usize, bytes.len()).copy_from_slice(&bytes);
@@ -129,8 +140,15 @@ impl Emulator {
     pub fn bytes(&self, memory: Memory) -> Vec<u8> {
         for piece in self.pieces.borrow().iter() {
             let all = slice_of(piece.words.as_ptr() as usize, piece.words.len() * 8);
-            let touched = all[..GUARD].iter().chain(&all[GUARD + piece.bytes..]).any(|&b| b != POISON);
-            assert!(!touched, "a kernel wrote beside a piece of {} bytes", piece.bytes);
+            let touched = all[..GUARD]
+                .iter()
+                .chain(&all[GUARD + piece.bytes..])
+                .any(|&b| b != POISON);
+            assert!(
+                !touched,
+                "a kernel wrote beside a piece of {} bytes",
+                piece.bytes
+            );
         }
         slice_of(memory.address() as usize, memory.bytes() as usize).to_vec()
     }
@@ -138,7 +156,12 @@ impl Emulator {
     pub fn get(&self, element: Element, memory: Memory) -> Vec<f32> {
         let bytes = self.bytes(memory);
         match element {
-            Element::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_ne_bytes(b)).collect(),
+            Element::F32 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&b| f32::from_ne_bytes(b))
+                .collect(),
             Element::F16 => {
                 let values = bytes.as_chunks().0.iter();
                 values.map(|&b| f16::from_ne_bytes(b).to_f32()).collect()
@@ -152,12 +175,22 @@ impl Emulator {
 
     pub fn get_f64(&self, memory: Memory) -> Vec<f64> {
         let bytes = self.bytes(memory);
-        bytes.as_chunks().0.iter().map(|&b| f64::from_ne_bytes(b)).collect()
+        bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&b| f64::from_ne_bytes(b))
+            .collect()
     }
 
     pub fn get_u32(&self, memory: Memory) -> Vec<u32> {
         let bytes = self.bytes(memory);
-        bytes.as_chunks().0.iter().map(|&b| u32::from_ne_bytes(b)).collect()
+        bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&b| u32::from_ne_bytes(b))
+            .collect()
     }
 
     /// f64 zeros.
@@ -201,9 +234,14 @@ impl Machine for Emulator {
             values.push(bytes);
         }
         // As the driver: what aligns to 8 does.
-        let mut aligned: Vec<u64> = values.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect();
-        let mut addresses: Vec<*mut c_void> =
-            aligned.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
+        let mut aligned: Vec<u64> = values
+            .iter()
+            .map(|bytes| u64::from_ne_bytes(*bytes))
+            .collect();
+        let mut addresses: Vec<*mut c_void> = aligned
+            .iter_mut()
+            .map(|value| std::ptr::from_mut(value).cast())
+            .collect();
         let mut error = [0u8; 300];
         #[expect(unsafe_code, reason = "the emulator is C++")]
         // SAFETY: the arguments are the kernel's own, and memory is what this machine handed out.
@@ -219,7 +257,11 @@ impl Machine for Emulator {
                 error.len(),
             )
         };
-        if status == 0 { Ok(()) } else { Err(text(&error)) }
+        if status == 0 {
+            Ok(())
+        } else {
+            Err(text(&error))
+        }
     }
 
     fn zeros(&self, bytes: u64) -> Result<Memory, String> {
@@ -244,7 +286,9 @@ impl Machine for Emulator {
 /// Values between −size and size.
 pub fn random(count: usize, key: u64, size: f32) -> Vec<f32> {
     let mut random = chatlm_job::Random::new(key);
-    (0..count).map(|_| (2.0 * random.uniform() as f32 - 1.0) * size).collect()
+    (0..count)
+        .map(|_| (2.0 * random.uniform() as f32 - 1.0) * size)
+        .collect()
 }
 
 /// As the element keeps it.
@@ -271,8 +315,14 @@ pub fn tolerance(element: Element) -> f64 {
 
 #[track_caller]
 pub fn close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
+    close_beside(what, found, expected, tolerance, 1e-3);
+}
+
+/// As [`close`], relative to `size` at least.
+#[track_caller]
+pub fn close_beside(what: &str, found: &[f32], expected: &[f64], tolerance: f64, size: f64) {
     assert_eq!(found.len(), expected.len(), "{what}");
-    let size = expected.iter().fold(1e-3f64, |size, x| size.max(x.abs()));
+    let size = expected.iter().fold(size, |size, x| size.max(x.abs()));
     for (place, (&found, &expected)) in found.iter().zip(expected).enumerate() {
         let off = (f64::from(found) - expected).abs() / size;
         assert!(

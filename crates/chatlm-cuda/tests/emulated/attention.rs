@@ -23,22 +23,38 @@ fn starts(lengths: &[u32]) -> Vec<u32> {
 }
 
 fn case(heads: usize, width: usize, causal: bool, queries: &[u32], keys: &[u32]) -> Case {
-    Case { heads, width, causal, queries: starts(queries), keys: starts(keys), biased: true, rate: 0.0 }
+    Case {
+        heads,
+        width,
+        causal,
+        queries: starts(queries),
+        keys: starts(keys),
+        biased: true,
+        rate: 0.0,
+    }
 }
 
 /// chatlm-kernels' hash, for one value.
 fn factor(key: u64, place: usize, threshold: u32, scale: f32) -> f64 {
     let mut h = (place as u32).wrapping_add(key as u32);
     h = (h ^ (h >> 16)).wrapping_mul(0x7FEB_352D);
-    h = (h ^ (h >> 15)).wrapping_add((key >> 32) as u32).wrapping_mul(0x846C_A68B);
+    h = (h ^ (h >> 15))
+        .wrapping_add((key >> 32) as u32)
+        .wrapping_mul(0x846C_A68B);
     h ^= h >> 16;
-    if h >= threshold { f64::from(scale) } else { 0.0 }
+    if h >= threshold {
+        f64::from(scale)
+    } else {
+        0.0
+    }
 }
 
 fn run(case: &Case, element: Element) {
     let inner = case.heads * case.width;
-    let (places, key_places) =
-        (*case.queries.last().unwrap() as usize, *case.keys.last().unwrap() as usize);
+    let (places, key_places) = (
+        *case.queries.last().unwrap() as usize,
+        *case.keys.last().unwrap() as usize,
+    );
     let lengths = |starts: &[u32]| starts.windows(2).map(|e| e[1] - e[0]).max().unwrap();
     // One more than needed, as a cached bias may be.
     let longest = lengths(&case.queries).max(lengths(&case.keys)) as usize + 1;
@@ -46,10 +62,16 @@ fn run(case: &Case, element: Element) {
     let (q, k) = (values(places, 1, 0.7), values(key_places, 2, 0.7));
     let (v, g) = (values(key_places, 3, 1.0), values(places, 4, 1.0));
     let lines = random(case.heads * (2 * longest - 1), 5, 1.0);
-    let keys: Vec<u64> = (0..case.queries.len() as u64 - 1).map(|row| mix(77, row)).collect();
+    let keys: Vec<u64> = (0..case.queries.len() as u64 - 1)
+        .map(|row| mix(77, row))
+        .collect();
     let threshold = (case.rate * 4_294_967_296.0) as u32;
     let scale = (1.0 / (1.0 - case.rate)) as f32;
-    let drop = Dropout { keys: &keys, threshold, scale };
+    let drop = Dropout {
+        keys: &keys,
+        threshold,
+        scale,
+    };
     let found = in_every_order(|on| {
         let op = Attention {
             element,
@@ -58,7 +80,10 @@ fn run(case: &Case, element: Element) {
             causal: case.causal,
             queries: &case.queries,
             keys: &case.keys,
-            bias: case.biased.then(|| Bias { lines: on.f32(&lines), longest }),
+            bias: case.biased.then(|| Bias {
+                lines: on.f32(&lines),
+                longest,
+            }),
             drop: (case.rate > 0.0).then_some(drop),
         };
         let with = Forward {
@@ -86,9 +111,18 @@ fn run(case: &Case, element: Element) {
         if case.rate == 0.0 {
             return 1.0;
         }
-        factor(mix(mix(keys[row], query as u64), head as u64), key, threshold, scale)
+        factor(
+            mix(mix(keys[row], query as u64), head as u64),
+            key,
+            threshold,
+            scale,
+        )
     };
-    let bias = if case.biased { wide(&lines) } else { Vec::new() };
+    let bias = if case.biased {
+        wide(&lines)
+    } else {
+        Vec::new()
+    };
     let plain = Plain {
         heads: case.heads,
         width: case.width,
@@ -104,7 +138,10 @@ fn run(case: &Case, element: Element) {
     close("out", &found[0], &out, tolerance(element));
     for (found, expected) in found[1].iter().zip(&norms) {
         let same = f64::from(*found) == *expected;
-        assert!(same || (f64::from(*found) - expected).abs() < 1e-4, "norm {found}, not {expected}");
+        assert!(
+            same || (f64::from(*found) - expected).abs() < 1e-4,
+            "norm {found}, not {expected}"
+        );
     }
     let to = plain.backward(&q, &k, &v, &g);
     // Σ dy·y reads the output as it is kept.
@@ -135,8 +172,17 @@ fn the_reference_backward_is_the_forwards_slope() {
     let [q, k, v, g] = [1, 2, 3, 4].map(|key| wide(&random(24, key, 1.0)));
     let total = |bias: &[f64], q: &[f64], k: &[f64], v: &[f64]| -> f64 {
         let Plain { longest, .. } = plain(&[]);
-        let made = Plain { bias, longest, ..plain(&[]) };
-        made.forward(q, k, v).0.iter().zip(&g).map(|(y, g)| y * g).sum()
+        let made = Plain {
+            bias,
+            longest,
+            ..plain(&[])
+        };
+        made.forward(q, k, v)
+            .0
+            .iter()
+            .zip(&g)
+            .map(|(y, g)| y * g)
+            .sum()
     };
     let to = plain(&bias).backward(&q, &k, &v, &g);
     for (found, slope) in [
@@ -189,7 +235,9 @@ fn dropout_is_the_processors() {
 #[test]
 fn equals_the_processors_operator() {
     use candle_core::{Device, Tensor};
-    use chatlm_kernels::{DropoutKeys, Gradients as Sums, Precision, RelativeBias, Rows, Tape, Weight};
+    use chatlm_kernels::{
+        DropoutKeys, Gradients as Sums, Precision, RelativeBias, Rows, Tape, Weight,
+    };
     use std::sync::Arc;
     let (heads, width, lengths) = (2usize, 16usize, [40u32, 7]);
     let (rows, starts) = (Arc::new(Rows::new(&[40, 7])), starts(&lengths));
@@ -198,22 +246,38 @@ fn equals_the_processors_operator() {
     // A bucket a distance, so that the table is the lines.
     let longest = 40;
     let lines = random(heads * (2 * longest - 1), 5, 1.0);
-    let table: Vec<f32> =
-        (0..lines.len()).map(|at| lines[at % heads * (2 * longest - 1) + at / heads]).collect();
+    let table: Vec<f32> = (0..lines.len())
+        .map(|at| lines[at % heads * (2 * longest - 1) + at / heads])
+        .collect();
     let tensor = |x: &[f32]| Tensor::from_slice(x, (places, inner), &Device::Cpu).unwrap();
     let table = Tensor::from_vec(table, (2 * longest - 1, heads), &Device::Cpu).unwrap();
     let bias = RelativeBias {
         weight: Weight::new(table, Some(0)),
         buckets: Arc::new((0..2 * longest as u32 - 1).collect()),
     };
-    let drop = DropoutKeys { rows: vec![11, 12], rate: 0.1 };
+    let drop = DropoutKeys {
+        rows: vec![11, 12],
+        rate: 0.1,
+    };
     let tape = Tape::new(Precision::F32);
     let leaves = [&q, &k, &v].map(|x| tape.leaf(tensor(x)));
     let [a, b, c] = &leaves;
-    let y = chatlm_kernels::attention(&tape, (a, b, c), heads, Some(&bias), &rows, &rows, true, Some((&drop, 3))).unwrap();
+    let y = chatlm_kernels::attention(
+        &tape,
+        (a, b, c),
+        heads,
+        Some(&bias),
+        &rows,
+        &rows,
+        true,
+        Some((&drop, 3)),
+    )
+    .unwrap();
     let expected = wide(&y.tensor().flatten_all().unwrap().to_vec1().unwrap());
     let mut sums = Sums::new(vec![lines.len()]);
-    let gradients = tape.backward_to(&[a, b, c], vec![(y, tensor(&g))], &mut sums).unwrap();
+    let gradients = tape
+        .backward_to(&[a, b, c], vec![(y, tensor(&g))], &mut sums)
+        .unwrap();
     let keys = [mix(11, 3), mix(12, 3)];
     let threshold = (0.1f64 * 4_294_967_296.0).round();
     let found = in_every_order(|on| {
@@ -224,7 +288,10 @@ fn equals_the_processors_operator() {
             causal: true,
             queries: &starts,
             keys: &starts,
-            bias: Some(Bias { lines: on.f32(&lines), longest }),
+            bias: Some(Bias {
+                lines: on.f32(&lines),
+                longest,
+            }),
             drop: Some(Dropout {
                 keys: &keys,
                 threshold: threshold as u32,
@@ -232,8 +299,13 @@ fn equals_the_processors_operator() {
             }),
         };
         let room = || on.room_for(Element::F32, q.len());
-        let with =
-            Forward { q: on.f32(&q), k: on.f32(&k), v: on.f32(&v), out: room(), norms: on.room((places * heads * 4) as u64) };
+        let with = Forward {
+            q: on.f32(&q),
+            k: on.f32(&k),
+            v: on.f32(&v),
+            out: room(),
+            norms: on.room((places * heads * 4) as u64),
+        };
         op.forward(on, &with).unwrap();
         let to = Gradients {
             out: on.f32(&g),
@@ -243,7 +315,9 @@ fn equals_the_processors_operator() {
             lines: Some(on.room(lines.len() as u64 * 4)),
         };
         op.backward(on, &with, &to).unwrap();
-        [with.out, to.dq, to.dk, to.dv, to.lines.unwrap()].map(|m| on.get(Element::F32, m)).to_vec()
+        [with.out, to.dq, to.dk, to.dv, to.lines.unwrap()]
+            .map(|m| on.get(Element::F32, m))
+            .to_vec()
     });
     close("out", &found[0], &expected, 5e-6);
     for (found, expected) in found[1..4].iter().zip(&gradients) {
@@ -303,12 +377,43 @@ fn strange_shapes_are_refused() {
         bias: None,
         drop: None,
     };
-    let with = Forward { q: memory, k: memory, v: memory, out: memory, norms: memory };
+    let with = Forward {
+        q: memory,
+        k: memory,
+        v: memory,
+        out: memory,
+        norms: memory,
+    };
     let refused = |op: Attention<'_>| op.forward(&on, &with).unwrap_err();
     assert!(refused(Attention { width: 129, ..op }).contains("1 to 128"));
-    assert!(refused(Attention { keys: &[0, 3], ..op }).contains("own places"));
-    assert!(refused(Attention { keys: &[0, 3, 4], ..op }).contains("rows of queries"));
-    assert!(refused(Attention { bias: Some(Bias { lines: memory, longest: 1 }), ..op }).contains("a bias"));
-    let drop = Some(Dropout { keys: &[], threshold: 1, scale: 1.0 });
+    assert!(
+        refused(Attention {
+            keys: &[0, 3],
+            ..op
+        })
+        .contains("own places")
+    );
+    assert!(
+        refused(Attention {
+            keys: &[0, 3, 4],
+            ..op
+        })
+        .contains("rows of queries")
+    );
+    assert!(
+        refused(Attention {
+            bias: Some(Bias {
+                lines: memory,
+                longest: 1
+            }),
+            ..op
+        })
+        .contains("a bias")
+    );
+    let drop = Some(Dropout {
+        keys: &[],
+        threshold: 1,
+        scale: 1.0,
+    });
     assert!(refused(Attention { drop, ..op }).contains("0 keys of dropout"));
 }

@@ -22,11 +22,18 @@ fn first_largest(row: &[f32]) -> u32 {
 
 #[test]
 fn the_first_of_the_largest() {
-    for (element, width) in
-        [(Element::F32, 1), (Element::F32, 97), (Element::F32, 29298), (Element::F16, 257), (Element::BF16, 1000)]
-    {
+    for (element, width) in [
+        (Element::F32, 1),
+        (Element::F32, 97),
+        (Element::F32, 29298),
+        (Element::F16, 257),
+        (Element::BF16, 1000),
+    ] {
         // Few values, so that the largest is there more than once.
-        let scores: Vec<f32> = random(3 * width, 1, 5.0).iter().map(|x| x.round()).collect();
+        let scores: Vec<f32> = random(3 * width, 1, 5.0)
+            .iter()
+            .map(|x| x.round())
+            .collect();
         let expected: Vec<u32> = scores.chunks(width).map(first_largest).collect();
         assert_eq!(tokens(element, &scores, width), expected);
     }
@@ -41,7 +48,10 @@ fn what_is_not_finite_is_no_token() {
             scores[300 + place] = bad;
             let found = tokens(Element::F32, &scores, 300);
             assert_eq!(found[1], NONE);
-            assert_eq!([found[0], found[2]], [0, 2].map(|row| first_largest(&scores[row * 300..][..300])));
+            assert_eq!(
+                [found[0], found[2]],
+                [0, 2].map(|row| first_largest(&scores[row * 300..][..300]))
+            );
         }
     }
 }
@@ -71,7 +81,13 @@ fn one_query_over_a_cache() {
         let bias = random(heads * room, 4, 1.0);
         for biased in [true, false] {
             let found = in_every_order(|on| {
-                let step = Step { element, heads, width, room, lengths: &lengths };
+                let step = Step {
+                    element,
+                    heads,
+                    width,
+                    room,
+                    lengths: &lengths,
+                };
                 let with = Cache {
                     q: on.put(element, &q),
                     k: on.put(element, &k),
@@ -91,7 +107,11 @@ fn one_query_over_a_cache() {
                 let scores: Vec<f64> = (0..keys)
                     .map(|i| {
                         let dot: f64 = (0..width).map(|c| q[at * width + c] * k[key(i) + c]).sum();
-                        dot + if biased { f64::from(bias[head * room + i]) } else { 0.0 }
+                        dot + if biased {
+                            f64::from(bias[head * room + i])
+                        } else {
+                            0.0
+                        }
                     })
                     .collect();
                 let total: f64 = scores.iter().map(|s| s.exp()).sum();

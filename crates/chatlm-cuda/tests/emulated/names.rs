@@ -5,5 +5,8 @@ use crate::common::names;
 fn every_kernel_is_in_the_list() {
     let listed: Vec<&str> = chatlm_cuda::KERNELS.lines().collect();
     let compiled = names();
-    assert_eq!(compiled, listed, "kernels/names.txt is not what the kernels' files hold");
+    assert_eq!(
+        compiled, listed,
+        "kernels/names.txt is not what the kernels' files hold"
+    );
 }
