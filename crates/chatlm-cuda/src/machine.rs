@@ -245,7 +245,7 @@ pub(crate) fn check<M: Machine>(
 pub(crate) fn small<M: Machine>(machine: &M, what: &str, size: usize) -> Result<u32, M::Error> {
     u32::try_from(size)
         .ok()
-        .filter(|&size| size <= i32::MAX as u32)
+        .filter(|&size| i32::try_from(size).is_ok())
         .ok_or_else(|| machine.refuse(format!("{size} {what} are more than a kernel takes")))
 }
 

@@ -10,7 +10,7 @@ pub(crate) const CHUNK: u64 = 1 << 15;
 pub(crate) fn chunks<M: Machine>(machine: &M, count: usize) -> Result<u32, M::Error> {
     u32::try_from((count as u64).div_ceil(CHUNK))
         .ok()
-        .filter(|&chunks| chunks <= i32::MAX as u32)
+        .filter(|&chunks| i32::try_from(chunks).is_ok())
         .ok_or_else(|| machine.refuse(format!("{count} values are more than a kernel takes")))
 }
 

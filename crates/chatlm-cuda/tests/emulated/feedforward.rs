@@ -54,7 +54,7 @@ impl Case {
         all
     }
 
-    fn check(&self, found: &[Vec<f32>], expected: &[Vec<f64>]) {
+    fn check(found: &[Vec<f32>], expected: &[Vec<f64>]) {
         for (found, expected) in found.iter().zip(expected) {
             close("value", found, expected, 2e-6);
         }
@@ -105,7 +105,7 @@ fn all_are_the_processors_with_and_without_dropout() {
             let twin = case.twin(|tape, [x, y]| {
                 chatlm_kernels::residual(tape, x, y, &case.rows, drop()).unwrap()
             });
-            case.check(&residual, &[twin[0].clone(), twin[2].clone()]);
+            Case::check(&residual, &[twin[0].clone(), twin[2].clone()]);
 
             let relu = in_every_order(|on| {
                 let room = || on.room_for(Element::F32, x.len());
@@ -116,7 +116,7 @@ fn all_are_the_processors_with_and_without_dropout() {
             });
             let twin = case
                 .twin(|tape, [x, _]| chatlm_kernels::relu(tape, x, &case.rows, drop()).unwrap());
-            case.check(&relu, &twin[..2]);
+            Case::check(&relu, &twin[..2]);
 
             let gated = in_every_order(|on| {
                 let room = || on.room_for(Element::F32, x.len());
@@ -131,7 +131,7 @@ fn all_are_the_processors_with_and_without_dropout() {
             let twin = case.twin(|tape, [x, y]| {
                 chatlm_kernels::gated_gelu(tape, x, y, &case.rows, drop()).unwrap()
             });
-            case.check(&gated, &twin);
+            Case::check(&gated, &twin);
         });
     }
 }
