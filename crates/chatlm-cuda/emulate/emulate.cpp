@@ -18,6 +18,8 @@ namespace {
 
 constexpr size_t STACK = 64 << 10;
 constexpr unsigned LANES = 32;
+/// Orders of threads.
+constexpr unsigned LOCKSTEP = 0, LAST_WARP_FIRST = 1;
 constexpr unsigned char POISON = 0xff;  // f32, f16, bf16 and f64 of these bytes are NaN
 
 struct Fiber {
@@ -81,29 +83,30 @@ void resume(Fiber& fiber) {
   setcontext(&fiber.start);
 }
 
-/// Lets waiting threads go on where all have come. Answers what is wrong where none may.
-const char* release() {
+/// Lets a warp's lanes go on that wait for each other. Answers whether they do.
+bool release_warp(size_t first, const char** wrong) {
   auto& fibers = machine.fibers;
-  size_t done = 0, block = 0, released = 0;
-  for (size_t first = 0; first < fibers.size(); first += LANES) {
-    unsigned here = 0, gone = 0;
-    for (size_t lane = first; lane < first + LANES; ++lane) {
-      here += fibers[lane].wait == WARP && !fibers[lane].done;
-      gone += fibers[lane].done;
-      block += fibers[lane].wait == BLOCK && !fibers[lane].done;
-    }
-    done += gone;
-    if (here == 0) continue;
-    if (here != LANES) return "a shuffle or warp barrier that not all lanes reach";
-    for (size_t lane = first; lane < first + LANES; ++lane) fibers[lane].wait = NOTHING;
-    released += LANES;
+  unsigned here = 0;
+  for (size_t lane = first; lane < first + LANES; ++lane) here += fibers[lane].wait == WARP && !fibers[lane].done;
+  if (here == 0) return false;
+  if (here != LANES) {
+    *wrong = "a shuffle or warp barrier that not all lanes reach";
+    return false;
   }
-  if (released > 0 || done == fibers.size()) return nullptr;
-  if (block != fibers.size()) return "a barrier that not all threads reach";
-  for (auto& fiber : fibers) fiber.wait = NOTHING;
-  return nullptr;
+  for (size_t lane = first; lane < first + LANES; ++lane) fibers[lane].wait = NOTHING;
+  return true;
 }
 
+/// Runs a warp's lanes to where they wait or end.
+void run_warp(size_t first, bool backwards) {
+  for (size_t i = 0; i < LANES; ++i) {
+    Fiber& fiber = machine.fibers[first + (backwards ? LANES - 1 - i : i)];
+    if (!fiber.done && fiber.wait == NOTHING) resume(fiber);
+  }
+}
+
+/// In lockstep all warps go from one wait to the next together; otherwise each goes as far as it can
+/// before the others, which shows where a barrier of the block is missing.
 const char* run_block(unsigned order) {
   auto& fibers = machine.fibers;
   machine.block += 1;
@@ -121,17 +124,27 @@ const char* run_block(unsigned order) {
     makecontext(&fiber.start, body, 0);
   }
   const size_t count = fibers.size();
+  const bool backwards = order == LAST_WARP_FIRST;
+  const char* wrong = nullptr;
   for (;;) {
-    bool all = true;
-    for (size_t i = 0; i < count; ++i) {
-      // 0: from the first thread on, 1: from the last, else odd strides (they visit all of a power of two, and of most others)
-      size_t at = order == 0 ? i : order == 1 ? count - 1 - i : (i * (2 * order + 1) + order) % count;
-      if (order > 1 && count % (2 * order + 1) == 0) at = i;
-      if (!fibers[at].done && fibers[at].wait == NOTHING) resume(fibers[at]);
+    bool moved = false;
+    for (size_t at = 0; at < count; at += LANES) {
+      const size_t first = backwards ? count - LANES - at : at;
+      do {
+        run_warp(first, backwards);
+      } while (order != LOCKSTEP && release_warp(first, &wrong));
     }
-    for (auto& fiber : fibers) all = all && fiber.done;
-    if (all) return nullptr;
-    if (const char* wrong = release()) return wrong;
+    for (size_t first = 0; first < count && order == LOCKSTEP; first += LANES) moved |= release_warp(first, &wrong);
+    if (wrong != nullptr) return wrong;
+    if (moved) continue;
+    size_t done = 0, block = 0;
+    for (auto& fiber : fibers) {
+      done += fiber.done;
+      block += !fiber.done && fiber.wait == BLOCK;
+    }
+    if (done == count) return nullptr;
+    if (block != count) return "a barrier that not all threads reach";
+    for (auto& fiber : fibers) fiber.wait = NOTHING;
   }
 }
 

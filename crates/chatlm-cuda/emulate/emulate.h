@@ -1,6 +1,6 @@
 // CUDA's words for a C++ compiler without CUDA: the kernels' own files run on the processor, to be
 // tested where no GPU is. A block's threads are fibers, which run one after the other up to the next
-// barrier or shuffle, in an order the caller picks: what holds in every order needs no barrier more.
+// barrier or shuffle, in an order the caller picks (see emulate.cpp): a missing barrier shows in one of them.
 // Shared memory begins as NaN. A barrier that not all threads reach is an error.
 #pragma once
 

@@ -59,8 +59,9 @@ pub struct Emulator {
     launches: Cell<usize>,
 }
 
-/// Orders that differ as much as they can: from the first thread, from the last, in strides.
-const ORDERS: [u32; 3] = [0, 1, 17];
+/// Orders that differ as much as they can: all warps in lockstep; the last as far as it goes before the
+/// others; the first as far as it goes.
+const ORDERS: [u32; 3] = [0, 1, 2];
 
 /// Runs `work` with every order of threads: its results must be the same to the last bit.
 pub fn in_every_order(work: impl Fn(&Emulator) -> Vec<Vec<f32>>) -> Vec<Vec<f32>> {
