@@ -39,7 +39,8 @@ import type {
   TrainingRunOptions,
   VerifyResumeOptions
 } from "../../index.js"
-import { makeError } from "./errors.ts"
+import { withAddon } from "./addon.ts"
+import { isChatlmError, makeError } from "./errors.ts"
 
 export type {
   Answer,
@@ -235,8 +236,10 @@ export const loadBorder = async (): Promise<Border> => {
   process.env["CANDLE_NUM_THREADS"] ??= "1"
   try {
     // The same depth in ts/ and dist/. Computed, so that neither the compiler nor a bundler resolves it.
-    return (await import(new URL("../../index.js", import.meta.url).href)) as Border
+    const url = new URL("../../index.js", import.meta.url).href
+    return await withAddon(url, async () => (await import(url)) as Border)
   } catch (cause) {
+    if (isChatlmError(cause)) throw cause
     const message = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)
     throw makeError(
       "ADDON_UNAVAILABLE",

@@ -402,6 +402,12 @@ pub fn attention(
     }
     let mask = Mask::new(drop, queries)?;
     let weights: Vec<&Weight> = bias.iter().map(|bias| &bias.weight).collect();
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(&[q.tensor(), k.tensor(), v.tensor()])
+        && crate::cuda::attends(inner, heads)
+    {
+        return crate::cuda::attention(tape, [q, k, v], heads, bias, [queries, keys], causal, mask);
+    }
     if tape.precision() == Precision::F16 || !fused(&[q.tensor(), k.tensor(), v.tensor()]) {
         let (bias, queries, keys) = (bias.cloned(), queries.clone(), keys.clone());
         let precision = tape.precision();

@@ -90,6 +90,16 @@ impl Mask {
         }))
     }
 
+    /// The same for the kernels of NVIDIA GPUs, which draw the same values.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_cuda(&self) -> chatlm_cuda::Dropout<'_> {
+        chatlm_cuda::Dropout {
+            keys: &self.keys,
+            threshold: self.threshold,
+            scale: self.scale,
+        }
+    }
+
     fn line(&self, key: u64) -> LineMask {
         LineMask {
             first: key as u32,

@@ -2,7 +2,8 @@
 //!
 //! On the processor in f32 the public functions run a kernel of their own (work in parallel, every
 //! reduction in a fixed order, so any number of threads gives the same bits) and write their backward
-//! on a [`Tape`]; on any other device they run the twin in [`plain`], on tensors there.
+//! on a [`Tape`]; under the feature `cuda` norm, attention and loss have kernels on NVIDIA GPUs
+//! (chatlm-cuda); everywhere else they run the twin in [`plain`], on tensors there.
 
 #![expect(
     clippy::inline_always,
@@ -11,6 +12,8 @@
 
 mod attention;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod dropout;
 mod embedding;
 mod gemm;

@@ -32,6 +32,10 @@ pub fn rms_norm(tape: &Tape, x: &Value, weight: &Weight, eps: f64) -> Result<Val
             x.tensor().dims()
         );
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(&[x.tensor(), weight.tensor()]) {
+        return crate::cuda::rms_norm(tape, x, weight, eps);
+    }
     if !fused(&[x.tensor(), weight.tensor()]) {
         return twin(tape, &[x], &[weight], move |x, w| {
             plain::rms_norm(&x[0], &w[0], eps)

@@ -192,6 +192,11 @@ impl Projection<'_> {
         smoothing: f64,
     ) -> Result<f64> {
         let inner = self.check(hidden, targets, ignore)?;
+        #[cfg(feature = "cuda")]
+        if crate::cuda::fused(&[hidden, self.weight.tensor()]) {
+            let (loss, _) = self.cuda_cross_entropy(hidden, targets, ignore, smoothing, None)?;
+            return Ok(loss);
+        }
         if !self.fused(hidden) {
             let (scores, _) = self.twin(hidden, targets, None, |logits, ids| {
                 plain::cross_entropies(logits, ids, ignore, smoothing)
@@ -218,6 +223,11 @@ impl Projection<'_> {
         gradients: &mut Gradients<'_>,
     ) -> Result<(f64, Tensor)> {
         let inner = self.check(hidden, targets, ignore)?;
+        #[cfg(feature = "cuda")]
+        if crate::cuda::fused(&[hidden, self.weight.tensor()]) {
+            let to = Some((factor, gradients));
+            return self.cuda_cross_entropy(hidden, targets, ignore, smoothing, to);
+        }
         if !self.fused(hidden) {
             let by = vec![factor as f32; targets.len()];
             let into = Some((by.as_slice(), gradients));
@@ -256,6 +266,11 @@ impl Projection<'_> {
         ignore: u32,
     ) -> Result<Vec<f32>> {
         let inner = self.check(hidden, targets, ignore)?;
+        #[cfg(feature = "cuda")]
+        if crate::cuda::fused(&[hidden, self.weight.tensor()]) {
+            let (scores, _) = self.cuda_log_probabilities(hidden, targets, ignore, None)?;
+            return Ok(scores);
+        }
         if !self.fused(hidden) {
             let (scores, _) = self.twin(hidden, targets, None, |logits, ids| {
                 plain::log_probabilities(logits, ids, ignore)
@@ -285,6 +300,11 @@ impl Projection<'_> {
         let inner = self.check(hidden, targets, ignore)?;
         if by.len() != targets.len() {
             bail!("{} derivatives for {} rows", by.len(), targets.len());
+        }
+        #[cfg(feature = "cuda")]
+        if crate::cuda::fused(&[hidden, self.weight.tensor()]) {
+            let to = Some((by, gradients));
+            return Ok(self.cuda_log_probabilities(hidden, targets, ignore, to)?.1);
         }
         if !self.fused(hidden) {
             let (_, dx) = self.twin(hidden, targets, Some((by, gradients)), |logits, ids| {
