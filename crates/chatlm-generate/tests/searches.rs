@@ -88,7 +88,8 @@ fn check(settings: &Settings, answers: &[Answer]) -> Result<(), TestCaseError> {
             .iter()
             .all(|score| score.is_finite() && *score <= 0.0)
     );
-    if settings.search.has_beams() {
+    // Answers leave [PAD] out, so that two which differ only there look alike.
+    if settings.search.has_beams() && settings.suppress.contains(&0) {
         let distinct: HashSet<&Vec<u32>> = answers.iter().map(|a| &a.tokens).collect();
         prop_assert_eq!(
             (distinct.len(), scores.len()),
@@ -107,7 +108,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn answers_keep_their_rules(settings in any_settings(), keys in prop::collection::vec(any::<u64>(), 1..5)) {
+    fn answers_keep_their_rules(
+        mut settings in any_settings(), keys in prop::collection::vec(any::<u64>(), 1..5), padded: bool,
+    ) {
+        if !padded {
+            settings.suppress.push(0);
+        }
         let requests: Vec<Request> = keys.into_iter().map(request).collect();
         let mut heard = Heard::default();
         let found = run_with(&mut Fake::new(12), &requests, &settings, &mut heard);
