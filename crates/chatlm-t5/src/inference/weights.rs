@@ -67,9 +67,12 @@ pub(super) struct Layers {
 }
 
 impl Layers {
+    /// Takes what lies in a mapped file out of this process's memory, until it is read again. Not f32:
+    /// who takes that has the memory, and four times the pages would have to be asked for again.
     pub(super) fn release(&self) {
         for layer in &self.layers {
-            layer.matrices().for_each(Stored::release);
+            let small = |matrix: &&Stored| matrix.kind() != StoredKind::F32;
+            layer.matrices().filter(small).for_each(Stored::release);
         }
     }
 }
