@@ -23,7 +23,7 @@ const wheels = [
   ["c5f41ffeb6466944a026dfa5317d7d85355c119bbec279205d22f1869d1054e0", "15/b0/ee41e6d1108d959b5097163e7190c2d0f7857dea75606ce358f0275891b4/nvidia_nvvm-13.0.88-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl"]
 ]
 
-/** The libraries that the addon loads on the user's machine, and where cudarc binds to each. */
+/** CUDA's libraries on the user's machine, and where cudarc binds to each. */
 export const libraries = [
   { name: "cuda", soname: "libcuda.so.1", bindings: "driver" },
   { name: "nvrtc", soname: "libnvrtc.so.13", bindings: "nvrtc" },
@@ -113,6 +113,10 @@ const makeStubs = () => {
   rmSync(join(stubs, "libcudart.a"), { force: true })
   symlinkSync("../libcudart_static.a", join(stubs, "libcudart.a"))
 }
+
+/** The functions of a stub. */
+export const functionsOf = (name) =>
+  [...readFileSync(join(stubs, `${name}.c`), "utf8").matchAll(/^void (\w+)\(/gm)].map(([, symbol]) => symbol)
 
 /** Brings the compiler and the stubs to where they are; what is complete is left alone. */
 export const prepare = async () => {
