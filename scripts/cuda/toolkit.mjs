@@ -13,6 +13,10 @@ export const version = "13.0"
 export const folder = join(cache, "chatlm", "cuda")
 export const toolkit = join(folder, `toolkit-${version}`)
 const stubs = join(toolkit, "lib", "stubs")
+/** Where the stubs have their sonames. */
+export const loadable = join(stubs, "loadable")
+/** CUDA's runtime, which the package holds. */
+export const runtime = "libcudart.so.13"
 
 // Pinned by hash, so that what is built today is built next year.
 const wheels = [
@@ -100,6 +104,7 @@ const makeStubs = () => {
   }))
   const cudarc = metadata.packages.find((one) => one.name === "cudarc")
   if (!cudarc) fail("TOOLKIT", "cudarc is not among this workspace's packages", "run cargo fetch, then this again")
+  rmSync(stubs, { recursive: true, force: true })
   mkdirSync(stubs, { recursive: true })
   for (const { name, soname, bindings } of libraries) {
     const symbols = functions(dirname(cudarc.manifest_path), bindings)
@@ -109,9 +114,13 @@ const makeStubs = () => {
     const { status } = spawnSync("cc", ["-shared", "-nostdlib", "-fPIC", `-Wl,-soname,${soname}`, "-o", join(stubs, `lib${name}.so`), source], { stdio: "inherit" })
     if (status !== 0) fail("TOOLKIT", `cc makes no stub of ${soname}`, "install a C compiler (Debian: build-essential)")
   }
-  // No libcudart.so beside it: so the linker takes the static one, and the user needs none.
-  rmSync(join(stubs, "libcudart.a"), { force: true })
-  symlinkSync("../libcudart_static.a", join(stubs, "libcudart.a"))
+  // The runtime that candle's kernels call travels with the addon. Not the static one: its 4096 bytes of
+  // thread-local memory, aligned to as much, do not fit into what a program keeps for libraries that it
+  // loads late, and the addon (whose allocator wants that memory) would load nowhere.
+  symlinkSync(`../${runtime}`, join(stubs, "libcudart.so"))
+  // The stubs by the names that a program loads, to see whether the addon can be loaded at all.
+  mkdirSync(loadable)
+  for (const { name, soname } of libraries) symlinkSync(`../lib${name}.so`, join(loadable, soname))
 }
 
 /** The functions of a stub. */
