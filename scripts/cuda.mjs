@@ -7,7 +7,7 @@ import { join } from "node:path"
 
 import { root, run } from "./lib.mjs"
 import { imports, kernels } from "./cuda/addon.mjs"
-import { environment, fail, libraries, prepare, version } from "./cuda/toolkit.mjs"
+import { environment, fail, functionsOf, libraries, loadable, prepare, runtime, toolkit, version } from "./cuda/toolkit.mjs"
 
 const NAME = "chatlm-cuda-linux-x64"
 const ADDON = "chatlm.linux-x64-cuda.node"
@@ -41,8 +41,13 @@ const file = readFileSync(library)
 
 // What the addon holds, before anybody gets it.
 const { needed, undefinedNames } = imports(file)
-const missing = libraries.filter(({ soname }) => !needed.includes(soname)).map(({ soname }) => soname)
-if (missing.length > 0) fail("VERIFY", `the addon does not load ${missing.join(", ")}`, "the linker left out a stub: look at makeStubs in scripts/cuda/toolkit.mjs")
+// Every function that is left to CUDA's libraries is in one that the addon loads. Whose functions nothing
+// calls the linker leaves out, which is one library less for the user.
+const owners = new Map(libraries.flatMap(({ name, soname }) => functionsOf(name).map((symbol) => [symbol, soname])))
+const ownerOf = (name) => owners.get(name) ?? (/^(__)?cuda[A-Z]/.test(name) ? runtime : undefined)
+const cudaFunctions = undefinedNames.filter((name) => ownerOf(name) || /^(cu[A-Z]|cublas|curand|nvrtc)/.test(name))
+const homeless = cudaFunctions.filter((name) => !needed.includes(ownerOf(name)))
+if (homeless.length > 0 || cudaFunctions.length === 0) fail("VERIFY", `the addon calls ${homeless.slice(0, 5).join(", ") || "no function of CUDA"} and loads only ${needed.join(", ")}`, "the linker left out a stub: look at makeStubs in scripts/cuda/toolkit.mjs")
 const wanted = readFileSync(join(root, "crates/chatlm-cuda/kernels/names.txt"), "utf8").trim().split("\n")
 const found = kernels(file)
 const incomplete = wanted.filter((name) => CAPABILITIES.some((capability) => !found.get(name)?.has(capability)))
@@ -53,6 +58,13 @@ rmSync(folder, { recursive: true, force: true })
 mkdirSync(folder, { recursive: true })
 copyFileSync(library, join(folder, `${ADDON}.part`))
 renameSync(join(folder, `${ADDON}.part`), join(folder, ADDON))
+mkdirSync(join(folder, "lib"))
+copyFileSync(join(toolkit, "lib", runtime), join(folder, "lib", runtime))
+// It loads and answers where CUDA's other libraries are there, be they stubs.
+const answer = spawnSync(process.execPath, ["-e", "console.log(require(process.argv[1]).doctor().version)", join(folder, ADDON)], {
+  encoding: "utf8", env: { ...process.env, LD_LIBRARY_PATH: loadable }
+})
+if (answer.status !== 0 || answer.stdout.trim() !== manifest.version) fail("VERIFY", `the addon does not load beside stubs of CUDA's libraries: ${(answer.stderr || answer.stdout).trim()}`, "what the loader says stands above")
 copyFileSync(join(root, "LICENSE"), join(folder, "LICENSE"))
 writeFileSync(join(folder, "package.json"), `${JSON.stringify({
   name: NAME,
@@ -63,15 +75,16 @@ writeFileSync(join(folder, "package.json"), `${JSON.stringify({
   cpu: ["x64"],
   libc: ["glibc"],
   main: ADDON,
-  files: [ADDON]
+  files: [ADDON, "lib"]
 }, null, 2)}\n`)
 writeFileSync(join(folder, "README.md"), `# ${NAME}
 
 The native addon of chatlm ${manifest.version} for NVIDIA GPUs of compute capability 8.0, 8.6, 8.9, 9.0 and newer. Install it
 beside chatlm, which then uses it; where it does not load, chatlm says why once and runs on the processor.
 
-It needs a driver of the 580 series or newer and the libraries of CUDA ${version.split(".")[0]}: ${libraries.map(({ soname }) => soname).join(", ")}. They are
-looked for where the system looks, in \`lib\` beside the addon and in /usr/local/cuda/lib64.
+It needs a driver of the 580 series or newer and the libraries of CUDA ${version.split(".")[0]}: ${libraries.map(({ soname }) => soname).filter((soname) => needed.includes(soname)).join(", ")}. They are
+looked for where the system looks, in \`lib\` beside the addon and in /usr/local/cuda/lib64. ${runtime} comes along,
+under NVIDIA's licence for CUDA (https://docs.nvidia.com/cuda/eula).
 `)
 const packed = JSON.parse(execFileSync("npm", ["pack", "--json", "--pack-destination", ".."], {
   cwd: folder, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"]
@@ -90,7 +103,7 @@ const summary = {
   capabilities: CAPABILITIES,
   libraries: needed,
   // Resolved on the user's machine alone.
-  cudaFunctions: undefinedNames.filter((name) => /^(cu|nvrtc)[A-Z]|^cublas|^curand/.test(name)).length
+  cudaFunctions: cudaFunctions.length
 }
 if (first === "--json") console.log(JSON.stringify(summary, null, 2))
 else {

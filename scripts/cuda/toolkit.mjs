@@ -13,6 +13,10 @@ export const version = "13.0"
 export const folder = join(cache, "chatlm", "cuda")
 export const toolkit = join(folder, `toolkit-${version}`)
 const stubs = join(toolkit, "lib", "stubs")
+/** Where the stubs have their sonames. */
+export const loadable = join(stubs, "loadable")
+/** CUDA's runtime, which the package holds. */
+export const runtime = "libcudart.so.13"
 
 // Pinned by hash, so that what is built today is built next year.
 const wheels = [
@@ -23,7 +27,7 @@ const wheels = [
   ["c5f41ffeb6466944a026dfa5317d7d85355c119bbec279205d22f1869d1054e0", "15/b0/ee41e6d1108d959b5097163e7190c2d0f7857dea75606ce358f0275891b4/nvidia_nvvm-13.0.88-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl"]
 ]
 
-/** The libraries that the addon loads on the user's machine, and where cudarc binds to each. */
+/** CUDA's libraries on the user's machine, and where cudarc binds to each. */
 export const libraries = [
   { name: "cuda", soname: "libcuda.so.1", bindings: "driver" },
   { name: "nvrtc", soname: "libnvrtc.so.13", bindings: "nvrtc" },
@@ -100,6 +104,7 @@ const makeStubs = () => {
   }))
   const cudarc = metadata.packages.find((one) => one.name === "cudarc")
   if (!cudarc) fail("TOOLKIT", "cudarc is not among this workspace's packages", "run cargo fetch, then this again")
+  rmSync(stubs, { recursive: true, force: true })
   mkdirSync(stubs, { recursive: true })
   for (const { name, soname, bindings } of libraries) {
     const symbols = functions(dirname(cudarc.manifest_path), bindings)
@@ -109,10 +114,18 @@ const makeStubs = () => {
     const { status } = spawnSync("cc", ["-shared", "-nostdlib", "-fPIC", `-Wl,-soname,${soname}`, "-o", join(stubs, `lib${name}.so`), source], { stdio: "inherit" })
     if (status !== 0) fail("TOOLKIT", `cc makes no stub of ${soname}`, "install a C compiler (Debian: build-essential)")
   }
-  // No libcudart.so beside it: so the linker takes the static one, and the user needs none.
-  rmSync(join(stubs, "libcudart.a"), { force: true })
-  symlinkSync("../libcudart_static.a", join(stubs, "libcudart.a"))
+  // The runtime that candle's kernels call travels with the addon. Not the static one: its 4096 bytes of
+  // thread-local memory, aligned to as much, do not fit into what a program keeps for libraries that it
+  // loads late, and the addon (whose allocator wants that memory) would load nowhere.
+  symlinkSync(`../${runtime}`, join(stubs, "libcudart.so"))
+  // The stubs by the names that a program loads, to see whether the addon can be loaded at all.
+  mkdirSync(loadable)
+  for (const { name, soname } of libraries) symlinkSync(`../lib${name}.so`, join(loadable, soname))
 }
+
+/** The functions of a stub. */
+export const functionsOf = (name) =>
+  [...readFileSync(join(stubs, `${name}.c`), "utf8").matchAll(/^void (\w+)\(/gm)].map(([, symbol]) => symbol)
 
 /** Brings the compiler and the stubs to where they are; what is complete is left alone. */
 export const prepare = async () => {

@@ -133,7 +133,7 @@ describe("the program", () => {
       const { status, stdout, stderr } = program((to) => writeFileSync(to, readFileSync(real)))
       expect({ status, stdout }).toEqual({ status: 0, stdout: "string unset\n" })
       expect(stderr).toMatch(
-        /processor is used: lib(cuda|nvrtc|curand|cublas|cublasLt)\.so\.\d+: cannot open/
+        /processor is used: lib(cuda|cudart|nvrtc|curand|cublas|cublasLt)\.so\.\d+: cannot open/
       )
     }
   )

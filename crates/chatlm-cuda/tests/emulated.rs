@@ -1,6 +1,9 @@
 //! The kernels' own files, run by the processor, against what their definitions say in f64, in several
 //! orders of threads. Needs a C++ compiler, no GPU.
-#![expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests")]
+#![cfg_attr(
+    emulated,
+    expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests")
+)]
 
 #[cfg(emulated)]
 mod common;

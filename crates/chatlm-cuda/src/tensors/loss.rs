@@ -8,6 +8,9 @@ fn rows_a_chunk(width: usize) -> usize {
     ((1 << 25) / width.max(1)).max(256)
 }
 
+/// Gradients of the hidden states, and in f32 of the weight; `None` where nobody asked for them.
+pub type ProjectedGradients = Option<(Tensor, Tensor)>;
+
 /// What a projection's loss is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Projected<'a> {
@@ -38,7 +41,7 @@ impl Projected<'_> {
         hidden: &Tensor,
         gradients: bool,
         mut score: impl FnMut(&Session, &Tensor, usize, usize) -> Result<()>,
-    ) -> Result<Option<(Tensor, Tensor)>> {
+    ) -> Result<ProjectedGradients> {
         let ((rows, inner), (width, columns)) = (hidden.dims2()?, self.weight.dims2()?);
         if inner != columns || self.targets.len() != rows {
             bail!(
@@ -81,7 +84,7 @@ pub fn projected_cross_entropy(
     with: Projected<'_>,
     smoothing: f64,
     factor: Option<f64>,
-) -> Result<(f64, Option<(Tensor, Tensor)>)> {
+) -> Result<(f64, ProjectedGradients)> {
     let mut losses = Vec::new();
     let gradients = with.chunks(hidden, factor.is_some(), |on, logits, from, count| {
         let out = on.empty(count, DType::F32)?;
@@ -111,7 +114,7 @@ pub fn log_probabilities(
     hidden: &Tensor,
     with: Projected<'_>,
     by: Option<&Tensor>,
-) -> Result<(Vec<f32>, Option<(Tensor, Tensor)>)> {
+) -> Result<(Vec<f32>, ProjectedGradients)> {
     let mut scores = Vec::new();
     let gradients = with.chunks(hidden, by.is_some(), |on, logits, from, count| {
         let out = on.empty(count, DType::F32)?;

@@ -18,6 +18,8 @@ pub use embedding::{embedding, embedding_backward};
 pub use feedforward::{
     Places, dropout, gated_gelu, gated_gelu_backward, relu, relu_backward, residual,
 };
-pub use loss::{Projected, cross_entropy, log_probabilities, projected_cross_entropy};
+pub use loss::{
+    Projected, ProjectedGradients, cross_entropy, log_probabilities, projected_cross_entropy,
+};
 pub use norm::{Normed, rms_norm, rms_norm_backward};
 pub use optim::{AdafactorMoments, adafactor, adamw, squared_norms};
