@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use chatlm_job::{Error, Result};
-use chatlm_t5::{Cache, Config, Model, Pass, Precision, Sequences, Session, Tape};
+use chatlm_t5::{Cache, Config, Model, Pass, Precision, Sequences, Session, Tape, best};
 
 /// Rows that have each read a prompt and are writing an answer, one token a step.
 pub trait Decoder {
@@ -80,6 +80,21 @@ impl<'a> Plain<'a> {
     }
 }
 
+impl Plain<'_> {
+    /// One step: scores `(rows, vocabulary)` on the model's device.
+    fn scores(&mut self, tokens: &[u32]) -> Result<Tensor> {
+        let Some(cache) = &mut self.cache else {
+            return Err(Error::internal("a step without rows"));
+        };
+        let ids = Tensor::new(tokens, self.model.device()).map_err(Error::internal)?;
+        let ids = ids.reshape((tokens.len(), 1)).map_err(Error::internal)?;
+        let hidden = self.model.step_hidden(&ids, cache, &self.pass)?;
+        let scores = self.model.logits(&hidden)?;
+        self.hidden = Some(hidden);
+        Ok(scores)
+    }
+}
+
 impl Decoder for Plain<'_> {
     fn config(&self) -> &Config {
         self.model.config()
@@ -121,19 +136,14 @@ impl Decoder for Plain<'_> {
     }
 
     fn step(&mut self, tokens: &[u32], logits: &mut Vec<f32>) -> Result<()> {
-        let Some(cache) = &mut self.cache else {
-            return Err(Error::internal("a step without rows"));
-        };
-        let ids = Tensor::new(tokens, self.model.device()).map_err(Error::internal)?;
-        let ids = ids.reshape((tokens.len(), 1)).map_err(Error::internal)?;
-        let hidden = self.model.step_hidden(&ids, cache, &self.pass)?;
-        *logits = self
-            .model
-            .logits(&hidden)?
-            .flatten_all()
-            .and_then(|logits| logits.to_vec1())
-            .map_err(Error::internal)?;
-        self.hidden = Some(hidden);
+        let scores = self.scores(tokens)?;
+        let values = scores.flatten_all().and_then(|scores| scores.to_vec1());
+        *logits = values.map_err(Error::internal)?;
+        Ok(())
+    }
+
+    fn step_best(&mut self, tokens: &[u32], found: &mut Vec<Option<u32>>) -> Result<()> {
+        *found = best(&self.scores(tokens)?).map_err(Error::internal)?;
         Ok(())
     }
 

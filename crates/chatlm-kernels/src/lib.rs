@@ -44,7 +44,7 @@ pub use linear::linear;
 pub use norm::rms_norm;
 pub use projected::Projection;
 pub use rows::write;
-pub use softmax::attention_probabilities;
+pub use softmax::{attention_probabilities, best};
 pub use step::{
     Kept, Seen, Slots, add_rows, attend, gated_gelu_rows, keep, relu_rows, rms_norm_rows,
     stored_linear,

@@ -7,6 +7,23 @@ use crate::math::{exp_in_place, max};
 use crate::plain;
 use crate::rows::{fused, new_rows, read};
 
+/// The place of the first of the largest of each row of `scores (rows, vocabulary)`, `None` where one is
+/// not finite: a greedy step. From a GPU four bytes a row come back.
+pub fn best(scores: &Tensor) -> Result<Vec<Option<u32>>> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(&[scores]) {
+        return chatlm_cuda::tensors::argmax(scores);
+    }
+    let rows: Vec<Vec<f32>> = scores.to_vec2()?;
+    let first = |row: Vec<f32>| {
+        let finite = row.iter().all(|score| score.is_finite());
+        let largest = max(&row);
+        let place = row.iter().position(|&score| score >= largest);
+        place.filter(|_| finite).map(|place| place as u32)
+    };
+    Ok(rows.into_iter().map(first).collect())
+}
+
 /// Attention probabilities of `scores (batch, heads, queries, keys)`: plus `bias (1, heads, queries,
 /// keys)`, without the keys whose `mask (batch, keys)` is 0; softmax over the keys. A query that may
 /// see nothing gets zeros. No gradient flows through it.

@@ -1,7 +1,8 @@
 //! The updates on tensors of any device, by candle's operators: the path of devices whose weights the
 //! slices of this crate cannot reach. The same formulas in the same order, rounded by the device.
 //!
-//! [`update`] is the one place where a device's own kernel would slot in.
+//! [`update`] and [`squared_norm_of`] are where a device's own kernels take over: NVIDIA's, under the
+//! feature `cuda`.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
@@ -90,6 +91,10 @@ pub(crate) fn update(
     if weights.elem_count() == 0 {
         return Ok(());
     }
+    #[cfg(feature = "cuda")]
+    if weights.device().is_cuda() {
+        return crate::cuda::update(rule, weights, gradient, kept, ask);
+    }
     match (rule, kept) {
         (Rule::AdamW(rule), Kept::Moments { first, second }) => {
             adamw(rule, weights, gradient, (first, second), ask)
@@ -167,6 +172,16 @@ fn adafactor(
 /// `Σ values²` over all tensors, fetched from their device at once; what is not finite is carried
 /// through.
 pub fn squared_norm_of<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<f64> {
+    let tensors: Vec<&Tensor> = tensors.into_iter().collect();
+    #[cfg(feature = "cuda")]
+    if tensors
+        .first()
+        .is_some_and(|tensor| tensor.device().is_cuda())
+    {
+        return Ok(chatlm_cuda::tensors::squared_norms(&tensors)?
+            .into_iter()
+            .sum());
+    }
     let sums = tensors
         .into_iter()
         .map(|tensor| tensor.flatten_all()?.sqr()?.sum_all())

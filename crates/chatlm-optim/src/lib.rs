@@ -11,6 +11,8 @@
 mod adafactor;
 mod adamw;
 mod clip;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 mod optimizer;
 mod schedule;
