@@ -88,27 +88,24 @@ pub fn save_int8(from: &Path, to: &Path) -> Result<()> {
     for (name, (weight, values)) in &all {
         let (out, inner) = weight.shape();
         let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
-        let whole = match weight.int8() {
-            Some((bytes, scales)) => {
-                let (shape, values) = (vec![out, inner], scales);
-                let scale = Piece::Values {
-                    shape: vec![out],
-                    values,
-                };
-                pieces.insert(format!("{name}.scale"), scale);
-                let values = bytes;
-                pieces.insert(name.clone(), Piece::Bytes { shape, values });
-                finite(scales)
-            }
-            None => {
-                let shape = if out == 1 {
-                    vec![inner]
-                } else {
-                    vec![out, inner]
-                };
-                pieces.insert(name.clone(), Piece::Values { shape, values });
-                finite(values)
-            }
+        let whole = if let Some((bytes, scales)) = weight.int8() {
+            let (shape, values) = (vec![out, inner], scales);
+            let scale = Piece::Values {
+                shape: vec![out],
+                values,
+            };
+            pieces.insert(format!("{name}.scale"), scale);
+            let values = bytes;
+            pieces.insert(name.clone(), Piece::Bytes { shape, values });
+            finite(scales)
+        } else {
+            let shape = if out == 1 {
+                vec![inner]
+            } else {
+                vec![out, inner]
+            };
+            pieces.insert(name.clone(), Piece::Values { shape, values });
+            finite(values)
         };
         if !whole {
             return Err(not_finite(from, name));

@@ -1,6 +1,6 @@
 //! Teacher forcing through the engine that answers: what another precision does to given responses.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use chatlm_checkpoint::load_weights;
@@ -34,11 +34,7 @@ pub(crate) struct Forced {
 }
 
 impl Forced {
-    pub(crate) fn load(
-        model: &PathBuf,
-        dtype: Option<&str>,
-        compare: Option<&str>,
-    ) -> Result<Self> {
+    pub(crate) fn load(model: &Path, dtype: Option<&str>, compare: Option<&str>) -> Result<Self> {
         let mut weights = vec![load_weights(model, precision(dtype)?)?.weights];
         if let Some(compare) = compare {
             weights.push(load_weights(model, precision(Some(compare))?)?.weights);

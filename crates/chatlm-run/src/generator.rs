@@ -65,7 +65,7 @@ pub enum Engine {
     /// The processor's.
     Weights(Arc<Weights>),
     /// The training model's own steps, on any device.
-    Model(Model),
+    Model(Box<Model>),
 }
 
 impl Engine {
@@ -322,7 +322,7 @@ fn on_device(
         None => None,
     };
     let model = Model::new(&folder.config, &folder.parameters, lora.as_ref())?;
-    Ok((Engine::Model(model), folder.generation))
+    Ok((Engine::Model(Box::new(model)), folder.generation))
 }
 
 /// Every id the tokenizer can give must have a row in the embedding.

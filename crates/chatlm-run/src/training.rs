@@ -512,7 +512,7 @@ impl TrainingRun {
             let weights = Weights::of_parameters(config, parameters, lora, StoredKind::F32)?;
             Engine::Weights(Arc::new(weights))
         } else {
-            Engine::Model(model)
+            Engine::Model(Box::new(model))
         };
         let generator = Generator::around(engine, self.tokenizer.clone(), self.config.max_length);
         let settings: AnswerSettings = Settings {

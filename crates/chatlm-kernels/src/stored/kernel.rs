@@ -4,6 +4,10 @@
     unsafe_code,
     reason = "processor intrinsics over rows; every caller is in this module's parent"
 )]
+#![allow(
+    clippy::cast_ptr_alignment,
+    reason = "rows come as bytes, but lie as their numbers want it"
+)]
 
 use super::{StoredKind, TILE, WIDE};
 use crate::cpu::Cpu;

@@ -270,7 +270,7 @@ impl StoredBuilder {
 
 /// `x (rows, in)` by each of the weights, whose inner width must be x's: one pass of all threads.
 pub fn products(x: &[f32], rows: usize, jobs: &mut [Job<'_>]) -> Result<()> {
-    let inner = if rows == 0 { 0 } else { x.len() / rows };
+    let inner = x.len().checked_div(rows).unwrap_or(0);
     let mut plans = Vec::with_capacity(jobs.len());
     let mut tasks = 0;
     let mut input = Input::new(x, rows, inner);

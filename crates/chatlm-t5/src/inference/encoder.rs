@@ -29,21 +29,21 @@ pub(super) enum Kind {
 impl Kind {
     pub(super) fn wide(&self, layer: usize) -> Option<Seen<'_, f32>> {
         match self {
-            Self::Wide(layers) => whole(&layers[layer]),
+            Self::Wide(layers) => Some(whole(&layers[layer])),
             Self::Half(_) => None,
         }
     }
 
     pub(super) fn half(&self, layer: usize) -> Option<Seen<'_, u16>> {
         match self {
-            Self::Half(layers) => whole(&layers[layer]),
+            Self::Half(layers) => Some(whole(&layers[layer])),
             Self::Wide(_) => None,
         }
     }
 }
 
-fn whole<T>([keys, values]: &[Vec<T>; 2]) -> Option<Seen<'_, T>> {
-    Some(Seen::Whole { keys, values })
+fn whole<T>([keys, values]: &[Vec<T>; 2]) -> Seen<'_, T> {
+    Seen::Whole { keys, values }
 }
 
 struct Pass<'a> {
@@ -83,7 +83,7 @@ impl Weights {
         }
         let x = Tensor::from_vec(x, (rows.places(), config.d_model), &Device::Cpu);
         let mut x = Value::constant(x.map_err(tensor_error)?);
-        for layer in &self.encoder.layers {
+        for layer in &self.encoder.blocks {
             x = pass.block(layer, &x)?;
         }
         let x = pass.norm(&x, &self.encoder.final_norm.weight)?;
@@ -96,7 +96,7 @@ impl Weights {
     fn sources(&self, encoded: &Tensor, rows: &Rows) -> Result<Vec<Arc<Source>>> {
         let cross = self
             .decoder
-            .layers
+            .blocks
             .iter()
             .filter_map(|layer| layer.cross.as_ref());
         let matrices: Vec<&Stored> = cross.flat_map(|cross| [&cross.k, &cross.v]).collect();
@@ -111,25 +111,29 @@ impl Weights {
             let part = |values: &Vec<f32>| values[range.start * inner..range.end * inner].to_vec();
             let layers = projected.chunks(2);
             Arc::new(Source {
-                layers: match self.shared.kind() {
-                    StoredKind::F32 => Kind::Wide(
+                layers: if self.shared.kind() == StoredKind::F32 {
+                    Kind::Wide(
                         layers
                             .map(|pair| [part(&pair[0]), part(&pair[1])])
                             .collect(),
-                    ),
-                    _ => {
-                        let kept = |values| keep(&part(values));
-                        Kind::Half(
-                            layers
-                                .map(|pair| [kept(&pair[0]), kept(&pair[1])])
-                                .collect(),
-                        )
-                    }
+                    )
+                } else {
+                    let kept = |values| keep(&part(values));
+                    Kind::Half(
+                        layers
+                            .map(|pair| [kept(&pair[0]), kept(&pair[1])])
+                            .collect(),
+                    )
                 },
             })
         };
         Ok((0..rows.count()).map(source).collect())
     }
+}
+
+fn linear(x: &Value, weights: &[&Stored]) -> Result<Vec<Value>> {
+    let tensors = stored_linear(x.tensor(), weights)?;
+    Ok(tensors.into_iter().map(Value::constant).collect())
 }
 
 impl Pass<'_> {
@@ -143,11 +147,6 @@ impl Pass<'_> {
         .map_err(tensor_error)
     }
 
-    fn linear(&self, x: &Value, weights: &[&Stored]) -> Result<Vec<Value>> {
-        let tensors = stored_linear(x.tensor(), weights)?;
-        Ok(tensors.into_iter().map(Value::constant).collect())
-    }
-
     fn add(&self, x: &Value, y: &[Value]) -> Result<Value> {
         residual(&self.tape, x, &y[0], &self.rows, None).map_err(tensor_error)
     }
@@ -155,7 +154,7 @@ impl Pass<'_> {
     fn block(&self, layer: &Layer, x: &Value) -> Result<Value> {
         let (tape, rows) = (&self.tape, &self.rows);
         let own = &layer.attention;
-        let qkv = self.linear(&self.norm(x, &own.norm.weight)?, &[&own.q, &own.k, &own.v])?;
+        let qkv = linear(&self.norm(x, &own.norm.weight)?, &[&own.q, &own.k, &own.v])?;
         let heads = self.weights.config.num_heads;
         let seen = attention(
             tape,
@@ -168,14 +167,14 @@ impl Pass<'_> {
             None,
         )
         .map_err(tensor_error)?;
-        let x = self.add(x, &self.linear(&seen, &[&own.o])?)?;
+        let x = self.add(x, &linear(&seen, &[&own.o])?)?;
         let ff = &layer.feed_forward;
         let inputs: Vec<&Stored> = ff.inputs.iter().collect();
-        let inner = self.linear(&self.norm(&x, &ff.norm.weight)?, &inputs)?;
+        let inner = linear(&self.norm(&x, &ff.norm.weight)?, &inputs)?;
         let inner = match inner.get(1) {
             Some(gate) => gated_gelu(tape, &inner[0], gate, rows, None),
             None => relu(tape, &inner[0], rows, None),
         };
-        self.add(&x, &self.linear(&inner.map_err(tensor_error)?, &[&ff.wo])?)
+        self.add(&x, &linear(&inner.map_err(tensor_error)?, &[&ff.wo])?)
     }
 }

@@ -47,7 +47,7 @@ pub struct Session {
 impl Session {
     pub fn new(weights: Arc<Weights>) -> Self {
         let inner = weights.config.inner();
-        let layers = 0..weights.decoder.layers.len();
+        let layers = 0..weights.decoder.blocks.len();
         let cache = match weights.shared.kind() {
             StoredKind::F32 => Cache::Wide(layers.map(|_| Slots::new(inner)).collect()),
             _ => Cache::Half(layers.map(|_| Slots::new(inner)).collect()),
@@ -197,7 +197,7 @@ impl Session {
             projected: vec![0.0; tokens.len() * d],
             x,
         };
-        for (place, layer) in weights.decoder.layers.iter().enumerate() {
+        for (place, layer) in weights.decoder.blocks.iter().enumerate() {
             self.attend(&mut step, place, &layer.attention)?;
             if let Some(cross) = &layer.cross {
                 self.look(&mut step, place, cross)?;

@@ -60,7 +60,7 @@ impl Layer {
 
 #[derive(Debug)]
 pub(super) struct Layers {
-    pub(super) layers: Vec<Layer>,
+    pub(super) blocks: Vec<Layer>,
     /// (buckets, heads)
     pub(super) bias: Vec<f32>,
     pub(super) final_norm: Norm,
@@ -70,7 +70,7 @@ impl Layers {
     /// Takes what lies in a mapped file out of this process's memory, until it is read again. Not f32:
     /// who takes that has the memory, and four times the pages would have to be asked for again.
     pub(super) fn release(&self) {
-        for layer in &self.layers {
+        for layer in &self.blocks {
             let small = |matrix: &&Stored| matrix.kind() != StoredKind::F32;
             layer.matrices().filter(small).for_each(Stored::release);
         }
@@ -148,7 +148,7 @@ impl WeightSource for FromParameters<'_> {
         let get = |name: &str| {
             self.parameters
                 .get(name)
-                .map(|var| var.as_detached_tensor())
+                .map(candle_core::Var::as_detached_tensor)
         };
         let missing = || chatlm_job::Error::internal(format!("the weight {name} is missing"));
         let tensor = get(name).ok_or_else(missing)?;
@@ -272,14 +272,14 @@ impl Builder<'_> {
                 feed_forward: self.feed_forward(&at(if decoder { 2 } else { 1 }))?,
             })
         });
-        let layers = layers.collect::<Result<_>>()?;
+        let blocks = layers.collect::<Result<_>>()?;
         let bias = format!("{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
         let shape = (
             self.config.relative_attention_num_buckets,
             self.config.num_heads,
         );
         Ok(Layers {
-            layers,
+            blocks,
             bias: self.source.weight(&bias, shape)?.to_f32()?,
             final_norm: self.norm(&format!("{name}.final_layer_norm"))?,
         })
