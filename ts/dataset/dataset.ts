@@ -1,18 +1,20 @@
 /** Tables: joining, splitting, text for a tokenizer, looking inside. */
 import * as Effect from "effect/Effect"
+import * as Stream from "effect/Stream"
 
 import { Native } from "../native/index.ts"
 import type {
   ChatlmError,
   InspectOptions,
   Inspection,
+  PromptOptions,
   SplitOptions,
   SplitReport,
   TableOptions,
   TableReport
 } from "../native/index.ts"
 
-export type { InspectOptions, Inspection, SplitOptions, SplitReport, TableOptions, TableReport }
+export type { InspectOptions, Inspection, PromptOptions, SplitOptions, SplitReport, TableOptions, TableReport }
 
 /** The shares of the reference. */
 export const splitDefaults = { train: 0.91, valid: 0.0025, test: 0.0875 } as const
@@ -32,3 +34,10 @@ export const corpus = (options: TableOptions): Effect.Effect<TableReport, Chatlm
 /** Rows, columns, a histogram of lengths, a few rows. */
 export const inspect = (options: InspectOptions): Effect.Effect<Inspection, ChatlmError, Native> =>
   Effect.flatMap(Native, (native) => native.inspect(options))
+
+/** The prompts of rows (or the lines of text files), `count` at a time: files of any size in bounded memory. */
+export const prompts = (
+  options: PromptOptions,
+  count: number
+): Stream.Stream<ReadonlyArray<string>, ChatlmError, Native> =>
+  Stream.unwrap(Effect.map(Native, (native) => native.prompts(options, count)))

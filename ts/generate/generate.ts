@@ -24,7 +24,11 @@ export type {
   TextPiece
 }
 
-export const searches = ["greedy", "sample"] as const
+export const searches = ["greedy", "beam", "beam-sample", "sample", "contrastive"] as const
+/** The reference program's ways to search. */
+export const presets = ["chatlm-beam", "chatlm-sample"] as const
+/** When beams are content with the answers that have ended. */
+export const earlyStoppings = ["true", "false", "never"] as const
 /** Prompts answered together where nothing else is asked for. */
 export const defaultBatch = 16
 /** New tokens an answer where neither a flag nor the model says. */

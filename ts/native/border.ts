@@ -22,6 +22,7 @@ import type {
   MergeLoraReport,
   PerplexityOptions,
   PerplexityReport,
+  PromptOptions,
   RejectOptions,
   RejectReport,
   SplitOptions,
@@ -56,6 +57,7 @@ export type {
   MergeLoraReport,
   PerplexityOptions,
   PerplexityReport,
+  PromptOptions,
   RejectOptions,
   RejectReport,
   SplitOptions,
@@ -97,6 +99,10 @@ export interface Inspection {
     buckets: Array<{ upTo: number; rows: number }>
   }>
   samples: Array<Record<string, unknown>>
+}
+
+export interface PromptReader {
+  next(count: number): Promise<Array<string>>
 }
 
 export interface Tokenizer {
@@ -156,7 +162,9 @@ export interface Generator {
     settings: GenerationSettings,
     batch: number,
     onProgress?: OnProgress,
-    cancel?: CancelToken | null
+    cancel?: CancelToken | null,
+    /** How many prompts came before these. */
+    first?: number | null
   ): Promise<Array<Answer>>
   stream(prompt: string, settings: GenerationSettings): TokenStream
   close(): void
@@ -178,6 +186,7 @@ export interface Border {
   corpus: LongCall<TableOptions, TableReport>
   split: LongCall<SplitOptions, SplitReport>
   inspect: LongCall<InspectOptions, Inspection>
+  PromptReader: { open(options: PromptOptions): PromptReader }
   trainTokenizer: LongCall<TokenizerTrainOptions, TokenizerTrainReport>
   Tokenizer: { load(folder: string): Tokenizer }
   TrainingRun: {

@@ -48,7 +48,7 @@ class MemoryGenerator implements B.Generator {
   }
   async generate(
     prompts: Array<string>,
-    _settings: B.GenerationSettings,
+    settings: B.GenerationSettings,
     _batch: number,
     onProgress?: B.OnProgress,
     token?: B.CancelToken | null
@@ -56,11 +56,16 @@ class MemoryGenerator implements B.Generator {
     await new Promise((done) => setImmediate(done))
     if (token?.cancelled) throw cancelled()
     onProgress?.({ stage: "generate", done: prompts.length, total: prompts.length, unit: "answers" })
-    return prompts.map((prompt) => ({
-      prompt,
-      response: `你说：${prompt}`,
-      tokens: [...new MemoryTokenizer().encode(`你说：${prompt}`).ids, 1]
-    }))
+    const beams = (settings.beams ?? 1) > 1
+    return prompts.flatMap((prompt) =>
+      Array.from({ length: settings.answers ?? 1 }, (_, place) => ({
+        prompt,
+        response: `你说：${prompt}`,
+        tokens: [...new MemoryTokenizer().encode(`你说：${prompt}`).ids, 1],
+        finishReason: "stop",
+        ...(beams ? { score: -place - 0.5 } : {})
+      }))
+    )
   }
   stream(prompt: string): B.TokenStream {
     let open = true
@@ -165,6 +170,12 @@ export const memoryBorder = (): B.Border => ({
       response: `答${row}`
     }))
   })),
+  PromptReader: {
+    open: ({ inputs }) => {
+      const prompts = inputs.flatMap((path) => [`${path} 问0`, `${path} 问1`, `${path} 问2`])
+      return { next: async (count) => prompts.splice(0, count) }
+    }
+  },
   trainTokenizer: later("merge", (options) => ({
     vocabSize: options.vocabSize,
     merges: options.vocabSize - 7,

@@ -42,7 +42,9 @@ export interface Generator {
   readonly generate: (
     prompts: ReadonlyArray<string>,
     settings: B.GenerationSettings,
-    batch: number
+    batch: number,
+    /** How many prompts came before these (0 where left out). */
+    first?: number
   ) => Effect.Effect<ReadonlyArray<B.Answer>, ChatlmError>
   readonly stream: (prompt: string, settings: B.GenerationSettings) => Stream.Stream<B.TextPiece, ChatlmError>
 }
@@ -56,6 +58,11 @@ export interface NativeService {
   readonly corpus: Call<B.TableOptions, B.TableReport>
   readonly split: Call<B.SplitOptions, B.SplitReport>
   readonly inspect: Call<B.InspectOptions, B.Inspection>
+  /** The prompts of rows, `count` at a time, in bounded memory. */
+  readonly prompts: (
+    options: B.PromptOptions,
+    count: number
+  ) => Stream.Stream<ReadonlyArray<string>, ChatlmError>
   readonly trainTokenizer: Call<B.TokenizerTrainOptions, B.TokenizerTrainReport>
   readonly tokenizer: (folder: string) => Effect.Effect<Tokenizer, ChatlmError>
   /** Opens a run; it is closed with the scope, without saving. */
@@ -110,11 +117,11 @@ const tokenizer = (raw: B.Tokenizer): Tokenizer => ({
 
 const generator = (border: B.Border, raw: B.Generator): Generator => ({
   info: raw.info,
-  generate: (prompts, settings, batch) =>
+  generate: (prompts, settings, batch, first = 0) =>
     Effect.gen(function* () {
       const report = yield* ProgressReporter
       const token = new border.CancelToken()
-      return yield* awaiting(token, () => raw.generate([...prompts], settings, batch, report, token))
+      return yield* awaiting(token, () => raw.generate([...prompts], settings, batch, report, token, first))
     }),
   stream: (prompt, settings) =>
     Stream.unwrap(
@@ -160,6 +167,15 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
     corpus: call("corpus"),
     split: call("split"),
     inspect: call("inspect"),
+    prompts: (options, count) =>
+      Stream.unwrap(
+        Effect.gen(function* () {
+          const module = yield* border
+          const reader = yield* immediate(() => module.PromptReader.open(options))
+          const next = awaiting(undefined, () => reader.next(count))
+          return Stream.fromEffectRepeat(next).pipe(Stream.takeWhile((prompts) => prompts.length > 0))
+        })
+      ),
     trainTokenizer: call("trainTokenizer"),
     tokenizer: (folder) =>
       Effect.flatMap(border, (module) => immediate(() => tokenizer(module.Tokenizer.load(folder)))),

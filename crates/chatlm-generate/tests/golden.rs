@@ -6,19 +6,8 @@ mod common;
 
 use std::collections::HashSet;
 
-use chatlm_generate::{End, Search, Settings};
-use common::{DECODERS, json, requests, run, tiny, tokens};
-use serde::Deserialize;
-
-/// One set of `answers.json`; `make.py` says what its fields are.
-#[derive(Deserialize)]
-struct Set {
-    settings: Settings,
-    rows: usize,
-    answers: Vec<Vec<Vec<u32>>>,
-    sure: Vec<usize>,
-    scores: Option<Vec<Vec<f32>>>,
-}
+use chatlm_generate::{Search, Settings};
+use common::{DECODERS, Set, json, requests, run, tiny, tokens};
 
 /// Runs every set of a file over every decoder; how many answers were compared whole.
 fn compare(file: &str) -> usize {
@@ -27,40 +16,12 @@ fn compare(file: &str) -> usize {
     let mut whole = 0;
     for (name, make) in DECODERS {
         for set in &sets {
-            let got = run(make(&model).as_mut(), &requests(set.rows), &set.settings);
-            let at = |row: usize| format!("{name}, row {row}, {:?}", set.settings);
-            for (row, answers) in got.iter().enumerate() {
-                let (want, sure) = (&set.answers[row], set.sure[row]);
-                if set.settings.search.has_beams() && sure == 0 {
-                    continue;
-                }
-                assert_eq!(answers.len(), want.len(), "{}", at(row));
-                for (place, (got, want)) in answers.iter().zip(want).enumerate() {
-                    let end = sure.min(want.len());
-                    assert_eq!(got.tokens[..end], want[..end], "{}", at(row));
-                    if end < want.len() {
-                        continue;
-                    }
-                    assert_eq!(got.tokens, *want, "{}", at(row));
-                    let last = got.tokens.last().unwrap();
-                    let ends = set.settings.end_tokens.as_slice();
-                    let stopped = *last == 1 || ends.contains(last);
-                    assert_eq!(got.end == End::Stop, stopped, "{}", at(row));
-                    if let Some(scores) = &set.scores {
-                        let (got, want) = (got.score.unwrap(), scores[row][place]);
-                        let close = (got - want).abs() < 1e-5 * want.abs().max(1.0);
-                        assert!(close, "{got} {want} {}", at(row));
-                    }
-                    whole += 1;
-                }
-            }
+            whole += set.compare(name, make(&model).as_mut(), &requests(set.rows));
         }
     }
     let all: usize = sets.iter().flat_map(|set| &set.answers).map(Vec::len).sum();
-    assert!(
-        whole * 100 >= all * DECODERS.len() * 90,
-        "{whole} of {all} were sure"
-    );
+    let enough = all * DECODERS.len() * 9 / 10;
+    assert!(whole >= enough, "{whole} of {all} were sure");
     whole
 }
 

@@ -1,13 +1,15 @@
 //! Tables: merging, splitting, text for a tokenizer, looking inside.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use chatlm_dataset::{InputOptions, corpus as run_corpus, inspect as run_inspect};
+use chatlm_dataset::{InputOptions, Prompts, corpus as run_corpus, inspect as run_inspect};
 use chatlm_dataset::{merge as run_merge, split as run_split};
+use chatlm_job::Error;
 use napi_derive::napi;
 
-use crate::error::{blocking, json};
+use crate::error::{blocking, json, to_napi};
 use crate::job::{CancelHandle, OnProgress, job};
 
 #[napi(object)]
@@ -174,4 +176,46 @@ pub async fn inspect(
         )?)
     })
     .await
+}
+
+#[napi(object)]
+pub struct PromptOptions {
+    /// Rows with a field `prompt`, or text files; `-` is standard input.
+    pub inputs: Vec<String>,
+    pub encoding: Option<String>,
+}
+
+/// Reads prompts a few at a time: files of any size in bounded memory.
+#[napi]
+pub struct PromptReader {
+    prompts: Arc<Mutex<Prompts>>,
+}
+
+#[napi]
+impl PromptReader {
+    /// Finds the inputs; throws `INPUT_NOT_FOUND`.
+    #[napi(factory, catch_unwind)]
+    pub fn open(options: PromptOptions) -> napi::Result<Self> {
+        let input = InputOptions {
+            encoding: options.encoding,
+            keep_going: false,
+        };
+        let prompts = Prompts::open(&options.inputs, &input).map_err(|e| to_napi(&e))?;
+        Ok(Self {
+            prompts: Arc::new(Mutex::new(prompts)),
+        })
+    }
+
+    /// The next `count` prompts, none at the end; rejects with `INPUT_ROW` where a row has none.
+    #[napi]
+    pub async fn next(&self, count: u32) -> napi::Result<Vec<String>> {
+        let prompts = self.prompts.clone();
+        blocking(move || {
+            let mut prompts = prompts
+                .lock()
+                .map_err(|_| Error::internal("a reader panicked"))?;
+            prompts.next(count as usize)
+        })
+        .await
+    }
 }

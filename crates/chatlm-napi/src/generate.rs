@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use chatlm_job::{Cancel, Error, Job};
 use chatlm_run::{
-    Answer as CoreAnswer, FinishReason, Generator as Core, GeneratorOptions as CoreOptions,
-    GivenSettings, Piece, RejectOptions as CoreReject, Worker, reject as run_reject,
+    Answer as CoreAnswer, Generator as Core, GeneratorOptions as CoreOptions, GivenSettings, Piece,
+    RejectOptions as CoreReject, Worker, reject as run_reject,
 };
 use napi::bindgen_prelude::AsyncGenerator;
 use napi::tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
@@ -31,13 +31,21 @@ pub struct GeneratorOptions {
 #[napi(object)]
 #[derive(Default)]
 pub struct GenerationSettings {
-    /// `greedy` (default) or `sample`.
+    /// The reference program's ways: `chatlm-beam` (5 drawn beams, top-k 50, top-p 0.95, no 4-gram
+    /// twice, length penalty -2, early stopping) or `chatlm-sample` (top-k 50, top-p 0.8, temperature
+    /// 0.98, no 4-gram twice). Beats the model's file; the other settings beat it.
+    pub preset: Option<String>,
+    /// `greedy` (default), `beam`, `beam-sample`, `sample` or `contrastive`. Left out, `beams` above 1
+    /// means beams and `penaltyAlpha` contrastive search.
     pub search: Option<String>,
     /// Default 320.
     pub max_new_tokens: Option<u32>,
+    /// Tokens before which no answer ends; default 0.
+    pub min_new_tokens: Option<u32>,
     /// Above 0; default 1.
     pub temperature: Option<f64>,
-    /// 0 switches it off (default).
+    /// 0 switches it off (default). In contrastive search the number of candidates, at least 2
+    /// (default 4).
     pub top_k: Option<u32>,
     /// Above 0 and at most 1; default 1.
     pub top_p: Option<f64>,
@@ -45,20 +53,42 @@ pub struct GenerationSettings {
     pub repetition_penalty: Option<f64>,
     /// 0 switches it off (default).
     pub no_repeat_ngram: Option<u32>,
+    /// 1 to 512; default 5 where the search has beams.
+    pub beams: Option<u32>,
+    /// Beams: above 0 favours long answers, below 0 short ones; default 1.
+    pub length_penalty: Option<f64>,
+    /// Beams: `true` ends with as many answers as beams, `false` (default) once the best beam could
+    /// not beat them as it is, `never` once no beam could at any length.
+    pub early_stopping: Option<String>,
+    /// Answers a prompt: at most as many as beams, or that many drawn ones; default 1.
+    pub answers: Option<u32>,
+    /// Contrastive search: the weight of being unlike what is there, 0 to 1; default 0.6.
+    pub penalty_alpha: Option<f64>,
+    /// Texts before which an answer ends.
+    pub stop: Option<Vec<String>>,
     /// Sampling with the same seed gives the same answers.
     pub seed: Option<f64>,
 }
 
 impl From<GenerationSettings> for GivenSettings {
     fn from(given: GenerationSettings) -> Self {
+        let count = |value: Option<u32>| value.map(|n| n as usize);
         Self {
+            preset: given.preset,
             search: given.search,
-            max_new_tokens: given.max_new_tokens.map(|n| n as usize),
+            max_new_tokens: count(given.max_new_tokens),
+            min_new_tokens: count(given.min_new_tokens),
             temperature: given.temperature,
-            top_k: given.top_k.map(|n| n as usize),
+            top_k: count(given.top_k),
             top_p: given.top_p,
             repetition_penalty: given.repetition_penalty,
-            no_repeat_ngram: given.no_repeat_ngram.map(|n| n as usize),
+            no_repeat_ngram: count(given.no_repeat_ngram),
+            beams: count(given.beams),
+            length_penalty: given.length_penalty,
+            early_stopping: given.early_stopping,
+            answers: count(given.answers),
+            penalty_alpha: given.penalty_alpha,
+            stop: given.stop,
             seed: given.seed.map(|n| n as u64),
         }
     }
@@ -67,9 +97,15 @@ impl From<GenerationSettings> for GivenSettings {
 #[napi(object)]
 pub struct Answer {
     pub prompt: String,
+    /// Up to the first stop text, if there is one.
     pub response: String,
-    /// Ids without `[PAD]`, with `[EOS]` where it was reached.
+    /// Ids without `[PAD]`, with `[EOS]` where it was reached; those of a stop text are there.
     pub tokens: Vec<u32>,
+    /// Where beams gave one: the sum of the tokens' logarithms of probabilities, divided by the length
+    /// to the power of the length penalty.
+    pub score: Option<f64>,
+    /// `stop` or `length`.
+    pub finish_reason: String,
 }
 
 impl From<CoreAnswer> for Answer {
@@ -78,6 +114,8 @@ impl From<CoreAnswer> for Answer {
             prompt: answer.prompt,
             response: answer.response,
             tokens: answer.tokens,
+            score: answer.score,
+            finish_reason: answer.finish_reason.as_str().to_owned(),
         }
     }
 }
@@ -175,7 +213,9 @@ impl Generator {
         }
     }
 
-    /// Answers all prompts in their order, `batch` of them together.
+    /// Answers all prompts in their order, `batch` of them together; several answers of one prompt follow
+    /// each other, best first. `first` (default 0) is how many prompts came before these: with it, answers
+    /// that are drawn are the same however the prompts are handed over.
     #[napi]
     pub async fn generate(
         &self,
@@ -185,12 +225,19 @@ impl Generator {
         #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")]
         on_progress: Option<OnProgress>,
         #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
+        first: Option<f64>,
     ) -> napi::Result<Vec<Answer>> {
         let job = job(on_progress, cancel);
         let given = GivenSettings::from(settings);
         self.ask(move |core| {
             let settings = core.settings(&given)?;
-            core.answer(&prompts, &settings, batch as usize, &job)
+            core.answer_from(
+                first.unwrap_or(0.0) as u64,
+                &prompts,
+                &settings,
+                batch as usize,
+                &job,
+            )
         })
         .await
         .map(|answers| answers.into_iter().map(Answer::from).collect())
@@ -254,14 +301,7 @@ impl From<Piece> for TextPiece {
             text: piece.text,
             tokens: piece.tokens as u32,
             done: piece.done,
-            finish_reason: piece.finish_reason.map(|reason| {
-                match reason {
-                    FinishReason::Stop => "stop",
-                    FinishReason::Length => "length",
-                    FinishReason::Cancelled => "cancelled",
-                }
-                .to_owned()
-            }),
+            finish_reason: piece.finish_reason.map(|reason| reason.as_str().to_owned()),
         }
     }
 }

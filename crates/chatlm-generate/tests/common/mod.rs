@@ -3,18 +3,24 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     clippy::unwrap_used,
     reason = "each test file uses its part"
 )]
+
+mod fake;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
-use chatlm_generate::{Answer, Decoder, Observer, Plain, Request, Search, Settings, generate};
+use chatlm_generate::{Answer, Decoder, End, Observer, Plain, Request, Search, Settings, generate};
 use chatlm_job::{Cancel, mix};
 use chatlm_t5::{Config, Model, Parameters};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+
+pub use fake::{Fake, Heard};
 
 /// Makes a decoder of a model.
 pub type Make = for<'a> fn(&'a Model) -> Box<dyn Decoder + 'a>;
@@ -114,95 +120,45 @@ pub fn searches() -> Vec<Settings> {
     ]
 }
 
-/// A decoder whose scores are a pure function of the prompt and what a row has read: quick, of any
-/// size, and its rows come and go at any time.
-pub struct Fake {
-    config: Config,
-    rows: Vec<(u64, Vec<u32>)>,
-    /// How unlike the scores are.
-    pub spread: f32,
+/// One set of golden answers; `make.py` says what its fields are.
+#[derive(Deserialize)]
+pub struct Set {
+    pub settings: Settings,
+    pub rows: usize,
+    pub answers: Vec<Vec<Vec<u32>>>,
+    pub sure: Vec<usize>,
+    pub scores: Option<Vec<Vec<f32>>>,
 }
 
-impl Fake {
-    pub fn new(vocabulary: usize) -> Self {
-        Self {
-            config: Config {
-                vocab_size: vocabulary,
-                ..Config::default()
-            },
-            rows: Vec::new(),
-            spread: 3.0,
+impl Set {
+    /// Answers the requests and compares as far as it is sure; how many answers were compared whole.
+    pub fn compare(&self, name: &str, decoder: &mut dyn Decoder, requests: &[Request]) -> usize {
+        let mut whole = 0;
+        for (row, answers) in run(decoder, requests, &self.settings).iter().enumerate() {
+            let (want, sure) = (&self.answers[row], self.sure[row]);
+            let at = format!("{name}, row {row}, {:?}", self.settings);
+            if self.settings.search.has_beams() && sure == 0 {
+                continue;
+            }
+            assert_eq!(answers.len(), want.len(), "{at}");
+            for (place, (got, want)) in answers.iter().zip(want).enumerate() {
+                let end = sure.min(want.len());
+                assert_eq!(got.tokens[..end], want[..end], "{at}");
+                if end < want.len() {
+                    continue;
+                }
+                assert_eq!(got.tokens, *want, "{at}");
+                let last = got.tokens[got.tokens.len() - 1];
+                let stopped = last == 1 || self.settings.end_tokens.contains(&last);
+                assert_eq!(got.end == End::Stop, stopped, "{at}");
+                if let Some(scores) = &self.scores {
+                    let (got, want) = (got.score.unwrap(), scores[row][place]);
+                    let close = (got - want).abs() < 1e-5 * want.abs().max(1.0);
+                    assert!(close, "{got} {want} {at}");
+                }
+                whole += 1;
+            }
         }
-    }
-
-    fn random(row: &(u64, Vec<u32>)) -> chatlm_job::Random {
-        let key = row.1.iter().fold(row.0, |key, &id| mix(key, u64::from(id)));
-        chatlm_job::Random::new(key)
-    }
-}
-
-impl Decoder for Fake {
-    fn config(&self) -> &Config {
-        &self.config
-    }
-
-    fn rows(&self) -> usize {
-        self.rows.len()
-    }
-
-    fn add(&mut self, prompts: &[&[u32]]) -> chatlm_job::Result<()> {
-        for prompt in prompts {
-            let key = prompt.iter().fold(9, |key, &id| mix(key, u64::from(id)));
-            self.rows.push((key, Vec::new()));
-        }
-        Ok(())
-    }
-
-    fn select(&mut self, rows: &[usize]) -> chatlm_job::Result<()> {
-        self.rows = rows.iter().map(|&row| self.rows[row].clone()).collect();
-        Ok(())
-    }
-
-    fn step(&mut self, tokens: &[u32], logits: &mut Vec<f32>) -> chatlm_job::Result<()> {
-        assert_eq!(tokens.len(), self.rows.len());
-        logits.clear();
-        for (row, &token) in self.rows.iter_mut().zip(tokens) {
-            row.1.push(token);
-            let mut random = Self::random(row);
-            logits
-                .extend((0..self.config.vocab_size).map(|_| random.normal() as f32 * self.spread));
-        }
-        Ok(())
-    }
-
-    fn hidden(&self) -> chatlm_job::Result<Vec<f32>> {
-        let state = |row| {
-            let mut random = Self::random(row);
-            (0..4).map(move |_| random.normal() as f32 + 0.5)
-        };
-        Ok(self.rows.iter().flat_map(state).collect())
-    }
-}
-
-/// What an observer heard, by request and answer; ends answers at a pair of tokens where it has one.
-#[derive(Default)]
-pub struct Heard {
-    pub written: std::collections::BTreeMap<(usize, usize), Vec<u32>>,
-    pub calls: usize,
-    pub stop: Option<[u32; 2]>,
-}
-
-impl Observer for Heard {
-    fn wrote(&mut self, place: usize, answer: usize, tokens: &[u32]) {
-        assert!(!tokens.is_empty());
-        self.written
-            .entry((place, answer))
-            .or_default()
-            .extend(tokens);
-        self.calls += 1;
-    }
-
-    fn ends(&mut self, _place: usize, tokens: &[u32]) -> bool {
-        self.stop.is_some_and(|stop| tokens.ends_with(&stop))
+        whole
     }
 }
