@@ -172,7 +172,8 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
         Effect.gen(function* () {
           const module = yield* border
           const reader = yield* immediate(() => module.PromptReader.open(options))
-          const next = awaiting(undefined, () => reader.next(count))
+          // Not waited for when interrupted: a read leaves nothing half-done, and standard input may never come.
+          const next = Effect.tryPromise({ try: () => reader.next(count), catch: fromBorder })
           return Stream.fromEffectRepeat(next).pipe(Stream.takeWhile((prompts) => prompts.length > 0))
         })
       ),
