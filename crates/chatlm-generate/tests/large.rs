@@ -34,6 +34,6 @@ fn the_large_model_answers_as_in_transformers() {
             let rows = &requests[..set.rows];
             set.compare(name, decoder.as_mut(), rows)
         });
-        assert!(counts.sum::<usize>() > 30);
+        assert!(counts.sum::<usize>() > 20);
     }
 }

@@ -18,7 +18,10 @@ import make
 make.LONGEST = 32
 # Random weights say the token just read again and again (at first [PAD]): bans make them speak.
 BANS = {"suppress": [0], "noRepeatNgram": 1}
-SETS = [(8, BANS), (8, {**BANS, "noRepeatNgram": 2}), (8, make.beam(**BANS)), (8, make.beam(**BANS, lengthPenalty=0.5, answers=2))]
+SETS = [
+    (8, BANS), (3, {**BANS, "noRepeatNgram": 2}),
+    (8, make.beam(**BANS)), (3, make.beam(**BANS, lengthPenalty=0.5, answers=2)),
+]
 
 
 if __name__ == "__main__":
