@@ -31,12 +31,24 @@ export declare class Generator {
   /** Loads a model; rejects with `MODEL_INVALID`, `TOKENIZER_INVALID` or `NOT_FINITE`. */
   static load(options: GeneratorOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<Generator>
   get info(): GeneratorInfo
-  /** Answers all prompts in their order, `batch` of them together. */
-  generate(prompts: Array<string>, settings: GenerationSettings, batch: number, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<Array<Answer>>
+  /**
+   * Answers all prompts in their order, `batch` of them together; several answers of one prompt follow
+   * each other, best first. `first` (default 0) is how many prompts came before these: with it, answers
+   * that are drawn are the same however the prompts are handed over.
+   */
+  generate(prompts: Array<string>, settings: GenerationSettings, batch: number, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null, first?: number | undefined | null): Promise<Array<Answer>>
   /** Answers one prompt as a stream of text; `close()` or leaving the loop stops it within a token. */
   stream(prompt: string, settings: GenerationSettings): TokenStream
   /** Frees the model once running answers have ended. */
   close(): void
+}
+
+/** Reads prompts a few at a time: files of any size in bounded memory. */
+export declare class PromptReader {
+  /** Finds the inputs; throws `INPUT_NOT_FOUND`. */
+  static open(options: PromptOptions): PromptReader
+  /** The next `count` prompts, none at the end; rejects with `INPUT_ROW` where a row has none. */
+  next(count: number): Promise<Array<string>>
 }
 
 /** A tokenizer folder, loaded. */
@@ -84,9 +96,17 @@ export declare class TrainingRun {
 
 export interface Answer {
   prompt: string
+  /** Up to the first stop text, if there is one. */
   response: string
-  /** Ids without `[PAD]`, with `[EOS]` where it was reached. */
+  /** Ids without `[PAD]`, with `[EOS]` where it was reached; those of a stop text are there. */
   tokens: Array<number>
+  /**
+   * Where beams gave one: the sum of the tokens' logarithms of probabilities, divided by the length
+   * to the power of the length penalty.
+   */
+  score?: number
+  /** `stop` or `length`. */
+  finishReason: string
 }
 
 /** Whole training steps of a T5 on random ids: forward, backward, clip, update. */
@@ -260,13 +280,27 @@ export declare function evaluatePerplexity(options: PerplexityOptions, onProgres
 
 /** What is left out comes from the model's generation_config.json, then from the defaults. */
 export interface GenerationSettings {
-  /** `greedy` (default) or `sample`. */
+  /**
+   * The reference program's ways: `chatlm-beam` (5 drawn beams, top-k 50, top-p 0.95, no 4-gram
+   * twice, length penalty -2, early stopping) or `chatlm-sample` (top-k 50, top-p 0.8, temperature
+   * 0.98, no 4-gram twice). Beats the model's file; the other settings beat it.
+   */
+  preset?: string
+  /**
+   * `greedy` (default), `beam`, `beam-sample`, `sample` or `contrastive`. Left out, `beams` above 1
+   * means beams and `penaltyAlpha` contrastive search.
+   */
   search?: string
   /** Default 320. */
   maxNewTokens?: number
+  /** Tokens before which no answer ends; default 0. */
+  minNewTokens?: number
   /** Above 0; default 1. */
   temperature?: number
-  /** 0 switches it off (default). */
+  /**
+   * 0 switches it off (default). In contrastive search the number of candidates, at least 2
+   * (default 4).
+   */
   topK?: number
   /** Above 0 and at most 1; default 1. */
   topP?: number
@@ -274,6 +308,21 @@ export interface GenerationSettings {
   repetitionPenalty?: number
   /** 0 switches it off (default). */
   noRepeatNgram?: number
+  /** 1 to 512; default 5 where the search has beams. */
+  beams?: number
+  /** Beams: above 0 favours long answers, below 0 short ones; default 1. */
+  lengthPenalty?: number
+  /**
+   * Beams: `true` ends with as many answers as beams, `false` (default) once the best beam could
+   * not beat them as it is, `never` once no beam could at any length.
+   */
+  earlyStopping?: string
+  /** Answers a prompt: at most as many as beams, or that many drawn ones; default 1. */
+  answers?: number
+  /** Contrastive search: the weight of being unlike what is there, 0 to 1; default 0.6. */
+  penaltyAlpha?: number
+  /** Texts before which an answer ends. */
+  stop?: Array<string>
   /** Sampling with the same seed gives the same answers. */
   seed?: number
 }
@@ -354,6 +403,12 @@ export interface Progress {
   total?: number
   /** What is counted, such as `rows`. */
   unit: string
+}
+
+export interface PromptOptions {
+  /** Rows with a field `prompt`, or text files; `-` is standard input. */
+  inputs: Array<string>
+  encoding?: string
 }
 
 /** Writes the model's own answers as `rejected` beside the true ones as `chosen`. */

@@ -773,9 +773,10 @@ if (
   }
 }
 
-const { CancelToken, Generator, Tokenizer, TokenStream, TrainingRun, benchTrainStep, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, inspect, merge, mergeLora, reject, setThreads, split, trainTokenizer, verifyResume } = nativeBinding
+const { CancelToken, Generator, PromptReader, Tokenizer, TokenStream, TrainingRun, benchTrainStep, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, inspect, merge, mergeLora, reject, setThreads, split, trainTokenizer, verifyResume } = nativeBinding
 export { CancelToken }
 export { Generator }
+export { PromptReader }
 export { Tokenizer }
 export { TokenStream }
 export { TrainingRun }

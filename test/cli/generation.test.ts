@@ -143,7 +143,12 @@ describe("generate", () => {
                 parts += 1
                 if (parts === 1) return ["一", "二"]
                 throw new Error(
-                  JSON.stringify({ code: "INPUT_ROW", message: "a.jsonl, row 2: …", help: "mend it", context: {} })
+                  JSON.stringify({
+                    code: "INPUT_ROW",
+                    message: "a.jsonl, row 2: …",
+                    help: "mend it",
+                    context: {}
+                  })
                 )
               }
             }

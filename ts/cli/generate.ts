@@ -71,7 +71,11 @@ export const command = verb(
         ),
         // How many a file holds is known only at its end.
         Effect.provideService(ProgressReporter, (progress) =>
-          report(flags.inputs.length === 0 || progress.stage !== "generate" ? progress : { ...progress, total: null })
+          report(
+            flags.inputs.length === 0 || progress.stage !== "generate"
+              ? progress
+              : { ...progress, total: null }
+          )
         )
       )
     }),

@@ -14,7 +14,15 @@ import type {
   TableReport
 } from "../native/index.ts"
 
-export type { InspectOptions, Inspection, PromptOptions, SplitOptions, SplitReport, TableOptions, TableReport }
+export type {
+  InspectOptions,
+  Inspection,
+  PromptOptions,
+  SplitOptions,
+  SplitReport,
+  TableOptions,
+  TableReport
+}
 
 /** The shares of the reference. */
 export const splitDefaults = { train: 0.91, valid: 0.0025, test: 0.0875 } as const

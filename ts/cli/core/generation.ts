@@ -24,20 +24,33 @@ export const generationFlags = {
   topK: integer("top-k", "Drawing: only the K likeliest tokens; 0 is all (default). Contrastive: candidates"),
   topP: finite("top-p", "Drawing: only the likeliest tokens that make up this probability (default 1)"),
   noRepeatNgram: integer("no-repeat-ngram", "No run of N tokens twice; 0 is off (default)"),
-  repetitionPenalty: finite("repetition-penalty", "Above 1 discourages tokens that are there already (default 1)"),
-  lengthPenalty: finite("length-penalty", "Beams: above 0 favours long answers, below 0 short ones (default 1)"),
+  repetitionPenalty: finite(
+    "repetition-penalty",
+    "Above 1 discourages tokens that are there already (default 1)"
+  ),
+  lengthPenalty: finite(
+    "length-penalty",
+    "Beams: above 0 favours long answers, below 0 short ones (default 1)"
+  ),
   earlyStopping: oneOf(
     "early-stopping",
     earlyStoppings,
     "Beams: end with as many answers as beams (true), once they look best (false, default) or are (never)"
   ),
-  penaltyAlpha: finite("penalty-alpha", "Contrastive: the weight of being unlike what is there (default 0.6)"),
+  penaltyAlpha: finite(
+    "penalty-alpha",
+    "Contrastive: the weight of being unlike what is there (default 0.6)"
+  ),
   maxNewTokens: integer("max-new-tokens", "The longest answer in tokens (default 320)", 1),
   stop: Flags.text("stop", "Answers end before this text; may be given several times").pipe(Flag.atLeast(0))
 } as const
 
 /** Answers a prompt, for verbs that print all of them. */
-export const answersFlag = integer("n-best", "Answers a prompt: the best beams, or that many drawn ones (default 1)", 1)
+export const answersFlag = integer(
+  "n-best",
+  "Answers a prompt: the best beams, or that many drawn ones (default 1)",
+  1
+)
 
 type Value<F> = F extends Flag.Flag<infer A> ? A : never
 type Values = { readonly [Key in keyof typeof generationFlags]: Value<(typeof generationFlags)[Key]> }
