@@ -46,9 +46,10 @@ mod tests {
     fn prompts_come_in_order_and_a_wrong_one_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
-        let rows: String = (0..5)
-            .map(|n| format!("{{\"prompt\":\"问{n}\"}}\n"))
+        let rows: Vec<String> = (0..5)
+            .map(|n| format!("{{\"prompt\":\"问{n}\"}}"))
             .collect();
+        let rows = rows.join("\n");
         fs::write(path("a.jsonl"), rows).unwrap();
         fs::write(path("b.txt"), "一\n\n二\n").unwrap();
         fs::write(path("c.jsonl"), "{\"prompt\":\"\"}\n").unwrap();

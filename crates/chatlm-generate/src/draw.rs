@@ -152,9 +152,8 @@ mod tests {
             }
             assert!(fits(&counts, &shares), "{settings:?} {counts:?} {shares:?}");
             // The test sees a distribution that is off by a twentieth.
-            let mut wrong = shares.clone();
+            let mut wrong: Vec<f64> = shares.iter().map(|share| share * 0.95).collect();
             let likely = best(&scores).unwrap() as usize;
-            wrong.iter_mut().for_each(|share| *share *= 0.95);
             wrong[likely] += 0.05;
             if shares[likely] < 0.9 {
                 assert!(!fits(&counts, &wrong), "{settings:?} {counts:?} {wrong:?}");

@@ -15,14 +15,14 @@ struct Line {
 /// One request's answers: one, or several drawn ones.
 pub(crate) struct Lines {
     task: Task,
-    lines: Vec<Line>,
+    all: Vec<Line>,
     /// Whether all lines still stand at the one row that has read the start token.
     together: bool,
 }
 
 impl Lines {
     pub(crate) fn new(task: Task) -> Self {
-        let lines = (0..task.settings.answers.max(1))
+        let all = (0..task.settings.answers.max(1))
             .map(|answer| Line {
                 history: vec![task.start],
                 // The first answer is the same however many are asked for.
@@ -35,7 +35,7 @@ impl Lines {
             .collect();
         Self {
             task,
-            lines,
+            all,
             together: true,
         }
     }
@@ -51,7 +51,7 @@ impl Writer for Lines {
     }
 
     fn read(&mut self, read: Read<'_>) -> Result<()> {
-        let live = self.lines.iter_mut().filter(|line| line.end.is_none());
+        let live = self.all.iter_mut().filter(|line| line.end.is_none());
         match read {
             Read::Best(tokens) => {
                 let mut row = 0;
@@ -89,7 +89,7 @@ impl Writer for Lines {
     fn go_on(&mut self, observer: &mut dyn Observer) -> Next {
         let mut next = Next::default();
         let mut row = 0;
-        for (answer, line) in self.lines.iter_mut().enumerate() {
+        for (answer, line) in self.all.iter_mut().enumerate() {
             if line.end.is_some() {
                 continue;
             }
@@ -107,7 +107,7 @@ impl Writer for Lines {
     }
 
     fn answers(&mut self) -> Vec<Answer> {
-        self.lines
+        self.all
             .drain(..)
             .map(|line| {
                 let end = line.end.unwrap_or(End::Length);

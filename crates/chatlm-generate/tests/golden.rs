@@ -1,7 +1,5 @@
 //! Searches against transformers' own answers on the tiny model of `test/golden/generate`.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 mod common;
 
 use std::collections::HashSet;

@@ -141,5 +141,6 @@ fn ids(value: Option<&Value>) -> Vec<u32> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 #[path = "settings_tests.rs"]
 mod tests;

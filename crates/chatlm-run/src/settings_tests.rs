@@ -1,3 +1,5 @@
+//! What the sources of settings make together.
+
 use super::*;
 use serde_json::json;
 

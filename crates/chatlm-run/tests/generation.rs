@@ -33,7 +33,7 @@ impl Folder {
             "hello world",
         ];
         let texts = texts.into_iter().map(|text| Ok(text.to_owned()));
-        let report = train(texts, &options, &path, false, &Job::default()).unwrap();
+        let report = train(texts, &options, &path, false, &Job::quiet()).unwrap();
         let config = Config {
             vocab_size: report.vocab_size as usize,
             d_model: 32,
@@ -52,7 +52,7 @@ impl Folder {
     fn generator(&self) -> Generator {
         let options = json!({"model": self.0.path().join("model"), "dtype": "f32"});
         let options: GeneratorOptions = serde_json::from_value(options).unwrap();
-        Generator::load(&options, &Job::default()).unwrap()
+        Generator::load(&options, &Job::quiet()).unwrap()
     }
 }
 
@@ -78,7 +78,7 @@ fn searches() -> Vec<Value> {
 
 fn answer(generator: &Generator, prompt: &str, settings: &AnswerSettings) -> Answer {
     let prompts = [prompt.to_owned()];
-    let answers = generator.answer(&prompts, settings, 1, &Job::default());
+    let answers = generator.answer(&prompts, settings, 1, &Job::quiet());
     answers.unwrap().remove(0)
 }
 
@@ -138,14 +138,25 @@ fn a_stream_is_the_answer_and_never_takes_a_word_back() {
 fn answers_are_the_same_in_any_parts_and_batches() {
     let folder = Folder::new(&json!({}));
     let generator = folder.generator();
-    let (prompts, job) = (prompts(5), Job::default());
+    let (prompts, job) = (prompts(5), Job::quiet());
     for fields in searches() {
         let settings = settings(&generator, &fields);
         let whole = generator.answer(&prompts, &settings, 8, &job).unwrap();
         let mut parts = generator.answer(&prompts[..2], &settings, 1, &job).unwrap();
         let rest = generator.answer_from(2, &prompts[2..], &settings, 2, &job);
         parts.extend(rest.unwrap());
-        assert_eq!(whole, parts, "{fields}");
+        // The plain decoder pads prompts to one length, which moves a score's last digits.
+        let rounded = |answers: Vec<Answer>| -> Vec<Answer> {
+            let round = |score: f64| (score * 1e4).round();
+            answers
+                .into_iter()
+                .map(|answer| Answer {
+                    score: answer.score.map(round),
+                    ..answer
+                })
+                .collect()
+        };
+        assert_eq!(rounded(whole), rounded(parts), "{fields}");
     }
 }
 
@@ -155,7 +166,7 @@ fn several_answers_follow_each_other_best_first() {
         "num_beams": 4, "no_repeat_ngram_size": 1, "max_new_tokens": 9,
     }));
     let generator = folder.generator();
-    let (prompts, job) = (prompts(3), Job::default());
+    let (prompts, job) = (prompts(3), Job::quiet());
     let settings = settings(&generator, &json!({"answers": 3}));
     let answers = generator.answer(&prompts, &settings, 2, &job).unwrap();
     assert_eq!(answers.len(), 9);
