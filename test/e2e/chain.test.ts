@@ -183,6 +183,45 @@ describe("the chain", () => {
       dir.at("split/valid.parquet")
     )
     expect(Math.exp(perplexity.loss)).toBeCloseTo(perplexity.perplexity, 6)
+    // Every search over rows from standard input; all answers of a prompt follow each other.
+    for (const search of ["greedy", "beam", "beam-sample", "sample", "contrastive"]) {
+      const several = search === "greedy" || search === "contrastive" ? 1 : 3
+      const { child, ran } = startChatlm(
+        ...[
+          "generate",
+          "--model",
+          dir.at("merged"),
+          "--in",
+          "-",
+          "--json",
+          "--batch",
+          "1",
+          "--search",
+          search
+        ],
+        ...["--max-new-tokens", "24", "--n-best", String(several), "--stop", "又"]
+      )
+      child.stdin?.end(
+        rows(20)
+          .map(({ prompt }) => `${JSON.stringify({ prompt })}\n`)
+          .join("")
+      )
+      const { status, out } = await ran
+      expect(status).toBe(0)
+      const answers = out
+        .trim()
+        .split("\n")
+        .map((line): { prompt: string; response: string; score?: number } => JSON.parse(line))
+      expect(answers.map(({ prompt }) => prompt)).toEqual(
+        rows(20).flatMap(({ prompt }) => Array.from({ length: several }, () => prompt))
+      )
+      expect(answers.every(({ response }) => !response.includes("又"))).toBe(true)
+      expect(answers.every(({ score }) => (score !== undefined) === search.startsWith("beam"))).toBe(true)
+      for (let at = 0; search.startsWith("beam") && at < answers.length; at += several) {
+        const scores = answers.slice(at, at + several).map(({ score }) => score ?? 0)
+        expect(scores).toEqual(scores.toSorted((a, b) => b - a))
+      }
+    }
     const { child, ran } = startChatlm("chat", "--model", dir.at("merged"))
     child.stdin?.end(`${question}\nexit\n`)
     const chat = await ran
