@@ -186,21 +186,8 @@ describe("the chain", () => {
     // Every search over rows from standard input; all answers of a prompt follow each other.
     for (const search of ["greedy", "beam", "beam-sample", "sample", "contrastive"]) {
       const several = search === "greedy" || search === "contrastive" ? 1 : 3
-      const { child, ran } = startChatlm(
-        ...[
-          "generate",
-          "--model",
-          dir.at("merged"),
-          "--in",
-          "-",
-          "--json",
-          "--batch",
-          "1",
-          "--search",
-          search
-        ],
-        ...["--max-new-tokens", "24", "--n-best", String(several), "--stop", "又"]
-      )
+      const line = `--in - --json --batch 1 --search ${search} --max-new-tokens 24 --n-best ${several} --stop 又`
+      const { child, ran } = startChatlm("generate", "--model", dir.at("merged"), ...line.split(" "))
       child.stdin?.end(
         rows(20)
           .map(({ prompt }) => `${JSON.stringify({ prompt })}\n`)
