@@ -2,7 +2,7 @@
 // stub libraries to link against: the real ones are the user's, and are found when the addon loads.
 import { execFileSync, spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
-import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { basename, dirname, join } from "node:path"
 
 import { cache, root } from "../lib.mjs"
@@ -12,9 +12,6 @@ import { unpack } from "./zip.mjs"
 export const version = "13.0"
 export const folder = join(cache, "chatlm", "cuda")
 export const toolkit = join(folder, `toolkit-${version}`)
-const stubs = join(toolkit, "lib", "stubs")
-/** Where the stubs have their sonames. */
-export const loadable = join(stubs, "loadable")
 /** CUDA's runtime, which the package holds. */
 export const runtime = "libcudart.so.13"
 
@@ -36,12 +33,19 @@ export const libraries = [
   { name: "cublasLt", soname: "libcublasLt.so.13", bindings: "cublaslt" }
 ]
 
+const sha256 = (data) => createHash("sha256").update(data).digest("hex")
+
+// Stubs lie in a folder named by what they are made from, so that two checkouts never change each other's.
+const cudarc = /name = "cudarc"\nversion = "([^"]+)"/.exec(readFileSync(join(root, "Cargo.lock"), "utf8"))?.[1]
+const links = join(folder, `links-${sha256(JSON.stringify([version, libraries, cudarc, "layout 2"])).slice(0, 12)}`)
+const stubs = join(links, "lib")
+/** Where the stubs have the names that a program loads. */
+export const loadable = join(links, "loadable")
+
 export const fail = (code, what, help) => {
   console.error(`\nerror[${code}]: ${what}\nhelp: ${help}`)
   process.exit(3)
 }
-
-const sha256 = (data) => createHash("sha256").update(data).digest("hex")
 
 /** One wheel's bytes: from the cache folder, or from PyPI. A file that is not the pinned one never stays. */
 const wheel = async ([hash, path]) => {
@@ -98,57 +102,64 @@ const functions = (source, bindings) => {
   return [...found].toSorted()
 }
 
-const makeStubs = () => {
+const makeStubs = (to) => {
   const metadata = JSON.parse(execFileSync("cargo", ["metadata", "--format-version=1", "--locked", "--all-features", "--filter-platform=x86_64-unknown-linux-gnu"], {
     cwd: root, encoding: "utf8", maxBuffer: 256 << 20, stdio: ["ignore", "pipe", "inherit"]
   }))
-  const cudarc = metadata.packages.find((one) => one.name === "cudarc")
-  if (!cudarc) fail("TOOLKIT", "cudarc is not among this workspace's packages", "run cargo fetch, then this again")
-  rmSync(stubs, { recursive: true, force: true })
-  mkdirSync(stubs, { recursive: true })
+  const found = metadata.packages.find((one) => one.name === "cudarc")
+  if (!found) fail("TOOLKIT", "cudarc is not among this workspace's packages", "run cargo fetch, then this again")
+  mkdirSync(join(to, "lib"), { recursive: true })
+  mkdirSync(join(to, "loadable"))
   for (const { name, soname, bindings } of libraries) {
-    const symbols = functions(dirname(cudarc.manifest_path), bindings)
-    if (symbols.length === 0) fail("TOOLKIT", `no function of ${soname} is found in cudarc ${cudarc.version}`, "its source moved: look at functions() in scripts/cuda/toolkit.mjs")
-    const source = join(stubs, `${name}.c`)
+    const symbols = functions(dirname(found.manifest_path), bindings)
+    if (symbols.length === 0) fail("TOOLKIT", `no function of ${soname} is found in cudarc ${found.version}`, "its source moved: look at functions() in scripts/cuda/toolkit.mjs")
+    const source = join(to, "lib", `${name}.c`)
     writeFileSync(source, `${symbols.map((symbol) => `void ${symbol}(void) {}`).join("\n")}\n`)
-    const { status } = spawnSync("cc", ["-shared", "-nostdlib", "-fPIC", `-Wl,-soname,${soname}`, "-o", join(stubs, `lib${name}.so`), source], { stdio: "inherit" })
+    const { status } = spawnSync("cc", ["-shared", "-nostdlib", "-fPIC", `-Wl,-soname,${soname}`, "-o", join(to, "lib", `lib${name}.so`), source], { stdio: "inherit" })
     if (status !== 0) fail("TOOLKIT", `cc makes no stub of ${soname}`, "install a C compiler (Debian: build-essential)")
+    symlinkSync(`../lib/lib${name}.so`, join(to, "loadable", soname))
   }
   // The runtime that candle's kernels call travels with the addon. Not the static one: its 4096 bytes of
   // thread-local memory, aligned to as much, do not fit into what a program keeps for libraries that it
   // loads late, and the addon (whose allocator wants that memory) would load nowhere.
-  symlinkSync(`../${runtime}`, join(stubs, "libcudart.so"))
-  // The stubs by the names that a program loads, to see whether the addon can be loaded at all.
-  mkdirSync(loadable)
-  for (const { name, soname } of libraries) symlinkSync(`../lib${name}.so`, join(loadable, soname))
+  symlinkSync(join(toolkit, "lib", runtime), join(to, "lib", "libcudart.so"))
 }
 
 /** The functions of a stub. */
 export const functionsOf = (name) =>
   [...readFileSync(join(stubs, `${name}.c`), "utf8").matchAll(/^void (\w+)\(/gm)].map(([, symbol]) => symbol)
 
+/** Puts a finished folder in its place; another process may have been faster. */
+const settle = (made, place) => {
+  rmSync(place, { recursive: true, force: true })
+  renameSync(made, place)
+}
+
 /** Brings the compiler and the stubs to where they are; what is complete is left alone. */
 export const prepare = async () => {
   if (process.platform !== "linux" || process.arch !== "x64")
     fail("PLATFORM", `the CUDA addon is built on Linux x64, this is ${process.platform} ${process.arch}`, "build it there")
-  const stamp = join(toolkit, "complete")
-  const wanted = sha256(JSON.stringify([wheels, libraries, readFileSync(new URL(import.meta.url), "utf8"), readFileSync(join(root, "Cargo.lock"), "utf8")]))
-  if (existsSync(stamp) && readFileSync(stamp, "utf8") === wanted) return
   const started = Date.now()
-  const unpacked = join(toolkit, "unpacked")
-  const hashes = wheels.map(([hash]) => hash).join("\n")
+  const [hashes, unpacked] = [wheels.map(([hash]) => hash).join("\n"), join(toolkit, "unpacked")]
   if (!existsSync(unpacked) || readFileSync(unpacked, "utf8") !== hashes) {
-    rmSync(toolkit, { recursive: true, force: true })
+    const to = `${toolkit}.${process.pid}`
     for (const one of wheels) {
-      const count = unpack(await wheel(one), "nvidia/cu13/", toolkit)
+      const count = unpack(await wheel(one), "nvidia/cu13/", to)
       if (count === 0) fail("TOOLKIT", `${basename(one[1])} holds nothing below nvidia/cu13`, "its layout changed: look at scripts/cuda/toolkit.mjs")
     }
-    writeFileSync(unpacked, hashes)
+    writeFileSync(join(to, "unpacked"), hashes)
+    settle(to, toolkit)
+    console.error(`cuda: compiler unpacked in ${((Date.now() - started) / 1000).toFixed(0)} s at ${toolkit}`)
   }
-  makeStubs()
-  writeFileSync(join(toolkit, "bin", "nvcc-keeping"), KEEPING, { mode: 0o755 })
-  writeFileSync(stamp, wanted)
-  console.error(`cuda: compiler ready in ${((Date.now() - started) / 1000).toFixed(0)} s at ${toolkit}`)
+  const keeping = join(toolkit, "bin", "nvcc-keeping")
+  if (!existsSync(keeping) || readFileSync(keeping, "utf8") !== KEEPING) {
+    writeFileSync(`${keeping}.${process.pid}`, KEEPING, { mode: 0o755 })
+    renameSync(`${keeping}.${process.pid}`, keeping)
+  }
+  if (!existsSync(links)) {
+    makeStubs(`${links}.${process.pid}`)
+    settle(`${links}.${process.pid}`, links)
+  }
 }
 
 /** What cargo, candle's build scripts and ours need to find the compiler. */
@@ -156,15 +167,12 @@ export const environment = () => ({
   ...process.env,
   NVCC: join(toolkit, "bin", "nvcc-keeping"),
   CHATLM_NVCC: join(toolkit, "bin", "nvcc"),
-  CUDA_HOME: toolkit,
-  CUDA_PATH: toolkit,
+  // cudarc looks for libraries there, and for nothing else.
+  CUDA_HOME: links,
+  CUDA_PATH: links,
   PATH: `${join(toolkit, "bin")}:${process.env.PATH}`,
   // The lowest: candle's kernels are PTX, which the driver compiles for every newer GPU as it loads them.
   CUDA_COMPUTE_CAP: "80",
   CUDARC_CUDA_VERSION: "13000",
   CARGO_TARGET_DIR: process.env.CHATLM_CUDA_TARGET || join(folder, "target")
 })
-
-/** Bytes of a folder. */
-export const bytesOf = (path) =>
-  statSync(path).isDirectory() ? readdirSync(path).reduce((sum, name) => sum + bytesOf(join(path, name)), 0) : statSync(path).size
