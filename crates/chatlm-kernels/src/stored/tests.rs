@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use proptest::prelude::*;
 
@@ -157,43 +157,4 @@ fn mapped_memory_gives_the_bits_of_its_own() {
     assert!(Stored::mapped(&map, (24, 32), StoredKind::F32, 0, None).is_none());
     assert!(Stored::mapped(&map, (2, 2), StoredKind::F32, 2, None).is_none());
     std::fs::remove_file(folder).unwrap();
-}
-
-#[test]
-#[ignore = "a measurement"]
-fn rates() {
-    use std::time::Instant;
-    for kind in KINDS {
-        for (out, inner) in [(768, 768), (3072, 768), (768, 3072), (29298, 768)] {
-            // As many weights as a model has: more than any cache holds.
-            let copies = (100_000_000 / (out * inner)).max(1);
-            let w = values(out * inner, 3);
-            let all: Vec<Stored> = (0..copies)
-                .map(|_| Stored::rounded(&w, (out, inner), kind))
-                .collect();
-            for rows in [1, 5, 8, 64] {
-                let x = values(rows * inner, 5);
-                let mut y = vec![0.0; rows * out];
-                let mut best = f64::MAX;
-                rayon::scope(|_| {
-                    for _ in 0..3 {
-                        let started = Instant::now();
-                        for weight in &all {
-                            let job = Job {
-                                weight,
-                                scale: 1.0,
-                                out: &mut y,
-                            };
-                            products(&x, rows, &mut [job]).unwrap();
-                        }
-                        best = best.min(started.elapsed().as_secs_f64());
-                    }
-                });
-                let count = (copies * out * inner) as f64;
-                let bytes = count * kind.size() as f64;
-                let (rate, flops) = (bytes / best / 1e9, 2.0 * count * rows as f64 / best / 1e9);
-                eprintln!("{kind:?} ({out}, {inner}) × {rows}: {rate:.1} GB/s {flops:.0} GFLOP/s");
-            }
-        }
-    }
 }
