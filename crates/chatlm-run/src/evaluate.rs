@@ -1,9 +1,7 @@
 //! Measuring a model: perplexity of given answers, BLEU-4 of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use candle_core::Device;
-use chatlm_checkpoint::{load_adapter, load_model};
 use chatlm_dataset::{Cursor, InputOptions, Loader, Rows};
 use chatlm_job::{Cancel, Code, Error, Job, Result};
 use chatlm_t5::Model;
@@ -13,7 +11,7 @@ use serde::Serialize;
 
 use crate::device::open_device;
 use crate::forced::Forced;
-use crate::generator::{Generator, GeneratorOptions, check_vocabulary};
+use crate::generator::{Generator, GeneratorOptions, check_vocabulary, load_plain};
 use crate::given::GivenSettings;
 use crate::settings::AnswerSettings;
 use crate::setup::open_evaluation_rows;
@@ -121,29 +119,14 @@ pub fn evaluate_perplexity(options: &PerplexityOptions, job: &Job) -> Result<Per
         return forced.measure(&mut rows, job);
     }
     let device = open_device(options.device.as_deref())?;
-    let (model, tokenizer) = load_plain(&options.model, options.adapter.as_deref(), &device)?;
+    let (model, _) = load_plain(&options.model, options.adapter.as_deref(), &device)?;
+    let tokenizer = Tokenizer::load(&options.model)?;
+    check_vocabulary(model.config(), &tokenizer, &options.model)?;
     let mut rows = open_evaluation_rows(&options.inputs, batch, longest, &tokenizer, &job.cancel)?;
     let mut progress = |done, total| {
         job.progress.report("evaluate", done, Some(total), "rows");
     };
     mean_loss(&model, &mut rows, u64::MAX, &job.cancel, &mut progress)
-}
-
-/// The training model of a folder, and its tokenizer.
-fn load_plain(dir: &Path, adapter: Option<&Path>, device: &Device) -> Result<(Model, Tokenizer)> {
-    let mut folder = load_model(dir, device)?;
-    let tokenizer = Tokenizer::load(dir)?;
-    check_vocabulary(&folder.config, &tokenizer, dir)?;
-    let lora = match adapter {
-        Some(adapter) => Some(load_adapter(
-            adapter,
-            &folder.config,
-            &mut folder.parameters,
-        )?),
-        None => None,
-    };
-    let model = Model::new(&folder.config, &folder.parameters, lora.as_ref())?;
-    Ok((model, tokenizer))
 }
 
 /// BLEU-4 by characters: the mean over rows of greedy answers, or of predictions in a file.

@@ -312,6 +312,16 @@ fn on_device(
         let help = "use --dtype f32, or --device cpu";
         return Err(Error::new(Code::PrecisionUnavailable, what, help));
     }
+    let (model, generation) = load_plain(dir, adapter, device)?;
+    Ok((Engine::Model(Box::new(model)), generation))
+}
+
+/// The training model of a float folder, and the folder's generation settings.
+pub(crate) fn load_plain(
+    dir: &Path,
+    adapter: Option<&Path>,
+    device: &Device,
+) -> Result<(Model, Value)> {
     let mut folder = load_model(dir, device)?;
     let lora = match adapter {
         Some(adapter) => Some(load_adapter(
@@ -322,7 +332,7 @@ fn on_device(
         None => None,
     };
     let model = Model::new(&folder.config, &folder.parameters, lora.as_ref())?;
-    Ok((Engine::Model(Box::new(model)), folder.generation))
+    Ok((model, folder.generation))
 }
 
 /// Every id the tokenizer can give must have a row in the embedding.
