@@ -58,6 +58,7 @@ export interface Value {
   readonly perplexity: number
   readonly equal: boolean
   readonly parts: Record<string, boolean>
+  readonly dtype?: string
 }
 
 export const ok = async (...args: ReadonlyArray<string>): Promise<Value> => {
