@@ -227,7 +227,7 @@ describe("runs gc", () => {
   it("removes what the newest run does not use", async () => {
     const root = newRoot()
     await run(root, chain([]))
-    await new Promise((done) => setTimeout(done, 1100))
+    await new Promise((done) => setTimeout(done, 5))
     await run(root, chain([], { end: "9" }))
     const collect = (dry: boolean) =>
       Effect.runPromise(collectGarbage(1, dry).pipe(Effect.provide(Ledger.layer(root))))

@@ -86,7 +86,8 @@ export const listRecords: Effect.Effect<ReadonlyArray<RunRecord>, ChatlmError, L
       const record = yield* Files.readJson(join(root, "runs", name))
       if (isRecord(record)) records.push(record)
     }
-    return records.toReversed()
+    // By the millisecond: names of one second end by chance.
+    return records.toSorted((a, b) => (a.startedAt < b.startedAt ? 1 : a.startedAt > b.startedAt ? -1 : 0))
   }
 )
 
