@@ -29,6 +29,7 @@ fn trained(folder: &Path, preset: Preset, vocab_size: usize) -> Tokenizer {
         preset,
         vocab_size,
         min_frequency: 2,
+        max_memory: None,
     };
     let report = train(texts.into_iter(), &options, folder, false, &Job::quiet()).unwrap();
     assert_eq!(report.texts, 60);
@@ -142,6 +143,7 @@ fn nothing_is_written_without_text_or_when_stopped() {
         preset: Preset::CharBpe,
         vocab_size: 100,
         min_frequency: 1,
+        max_memory: None,
     };
     let error = train(std::iter::empty(), &options, &out, false, &Job::quiet()).unwrap_err();
     assert_eq!(error.code(), Code::InputFormat);
