@@ -51,7 +51,10 @@ pub(crate) fn count(
             let batch = batch?;
             job.cancel.check()?;
             let pieces: Vec<&str> = batch.iter().flat_map(|text| pieces(text)).collect();
-            let share = pieces.len().div_ceil(4 * rayon::current_num_threads()).max(1);
+            let share = pieces
+                .len()
+                .div_ceil(4 * rayon::current_num_threads())
+                .max(1);
             let counted: Vec<Batch> = pieces
                 .par_chunks(share)
                 .map(|texts| {

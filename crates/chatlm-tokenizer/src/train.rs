@@ -69,7 +69,14 @@ pub fn train(
     }
     let memory = Memory::new(options.max_memory)?;
     let spill = AtomicDir::create(out, force)?;
-    let counted = count(texts, options.preset, &tokenizer, &memory, spill.path(), job)?;
+    let counted = count(
+        texts,
+        options.preset,
+        &tokenizer,
+        &memory,
+        spill.path(),
+        job,
+    )?;
     let symbols = match options.preset {
         Preset::CharBpe => Symbols::Characters,
         Preset::ByteBpe => Symbols::Bytes,
@@ -81,7 +88,14 @@ pub fn train(
         memory: memory.bytes(),
     };
     let alphabet = &counted.alphabet;
-    let merges = learn(counted.counter, symbols, alphabet, &mut vocabulary, &settings, job)?;
+    let merges = learn(
+        counted.counter,
+        symbols,
+        alphabet,
+        &mut vocabulary,
+        &settings,
+        job,
+    )?;
     drop(spill);
     tokenizer.with_model(model(options.preset, &vocabulary, &merges)?);
     tokenizer
