@@ -142,7 +142,7 @@ impl<'a, S: Slot> Learner<'a, S> {
         let (what, bytes) = match why {
             NoRound::TooSmall(places) => (
                 "words of the most frequent pair",
-                places * size_of::<u32>() * 4,
+                places * size_of::<u32>() * 3,
             ),
             NoRound::TooManyPairs => ("many different pairs of this text", self.options.memory * 2),
         };

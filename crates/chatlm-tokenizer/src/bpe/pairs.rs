@@ -185,7 +185,7 @@ impl Round {
                 let needed = counts
                     .iter()
                     .take_while(|(count, _, _)| *count == over)
-                    .map(|(_, _, places)| places)
+                    .map(|(_, _, places)| places + 32)
                     .sum();
                 return Ok(Err(NoRound::TooSmall(needed)));
             }

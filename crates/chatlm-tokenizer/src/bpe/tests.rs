@@ -138,7 +138,7 @@ fn rounds_change_nothing() {
         max_token_length: None,
     };
     let expected = crates(&words, &settings);
-    for memory in [600_000, 2 << 20, 1 << 26] {
+    for memory in [3 << 20, 5 << 20, 1 << 26] {
         let got = ours(&words, &settings, memory, false);
         assert_eq!(got.0, expected.0, "{memory}");
         assert_eq!(got.1, expected.1, "{memory}");
