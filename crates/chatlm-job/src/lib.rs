@@ -8,9 +8,11 @@ mod error;
 mod hash;
 mod job;
 mod random;
+mod work;
 
 pub use atomic::{AtomicDir, AtomicFile, check_target};
 pub use error::{Code, Error, Kind, Result};
 pub use hash::{sha256_bytes, sha256_file};
 pub use job::{Cancel, Job, Progress, Reporter};
 pub use random::{Permutation, Random, mix};
+pub use work::WorkFolder;

@@ -12,6 +12,7 @@ mod stream;
 mod tokenizer;
 mod train;
 mod words;
+mod work;
 
 pub use preset::{Preset, SPECIAL_TOKENS};
 pub use stream::DecodeStream;

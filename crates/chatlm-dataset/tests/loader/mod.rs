@@ -18,6 +18,7 @@ fn tokenizer() -> Tokenizer {
             vocab_size: 300,
             min_frequency: 2,
             max_memory: None,
+            files: None,
         };
         let texts = ["提问 prompt", "回答 response"].map(|text| Ok(text.repeat(20)));
         train(
