@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use chatlm_clean::{CleanOptions, Purpose, Source, clean};
+use chatlm_clean::{CleanOptions, Purpose, Source, Turns, clean};
 use chatlm_dataset::{InputOptions, Row, Rows};
 use chatlm_job::{Code, Job};
 
@@ -13,25 +13,14 @@ struct Case {
 }
 
 /// A cleaning of one file of these bytes.
-fn case(source: Source, purpose: Purpose, name: &str, bytes: impl AsRef<[u8]>) -> Case {
+fn case(source: &str, purpose: Purpose, name: &str, bytes: impl AsRef<[u8]>) -> Case {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join(name);
     std::fs::write(&input, bytes).unwrap();
-    let options = CleanOptions {
-        source,
-        purpose,
-        inputs: vec![input.display().to_string()],
-        output: folder.path().join("out.parquet"),
-        rejects: Some(folder.path().join("rejects.jsonl")),
-        compat: false,
-        prompt_column: None,
-        response_column: None,
-        chosen_column: None,
-        rejected_column: None,
-        encoding: None,
-        keep_going: false,
-        force: false,
-    };
+    let inputs = vec![input.display().to_string()];
+    let output = folder.path().join("out.parquet");
+    let mut options = CleanOptions::new(source.parse().unwrap(), purpose, inputs, output);
+    options.rejects = Some(folder.path().join("rejects.jsonl"));
     Case { folder, options }
 }
 
@@ -73,7 +62,7 @@ impl Case {
 #[test]
 fn alpaca_joins_instruction_and_input() {
     let case = case(
-        Source::Alpaca,
+        "alpaca",
         Purpose::Sft,
         "a.json",
         r#"[{"instruction": "改写句子", "input": "我很 好", "output": "class,  success！！"},
@@ -90,7 +79,7 @@ fn alpaca_joins_instruction_and_input() {
 #[test]
 fn dropped_rows_keep_their_columns_and_say_why() {
     let case = case(
-        Source::Belle,
+        "belle",
         Purpose::Pretrain,
         "b.json",
         "{\"instruction\": \"翻译\", \"input\": \"\", \"output\": \"hello world\", \"n\": 1}\n\
@@ -134,7 +123,7 @@ fn medical_dialogue_is_read_as_what_it_is() {
         内科,只有标题\n\
         内科,问题是,什么,太短\n";
     let bytes: Vec<u8> = gb18030(text);
-    let case = case(Source::MedicalDialogue, Purpose::Pretrain, "m.csv", bytes);
+    let case = case("medical-dialogue", Purpose::Pretrain, "m.csv", bytes);
     assert_eq!(
         case.pairs(),
         [
@@ -162,7 +151,7 @@ fn gb18030(text: &str) -> Vec<u8> {
 #[test]
 fn pairs_take_named_columns() {
     let mut case = case(
-        Source::Pairs,
+        "pairs",
         Purpose::Sft,
         "p.csv",
         "问,答,x\n床前,\"月　光 \",1\n,空,2\n",
@@ -175,7 +164,7 @@ fn pairs_take_named_columns() {
 #[test]
 fn preference_pairs_from_columns_and_from_alpaca() {
     let mut pairs = case(
-        Source::RlhfPairs,
+        "rlhf-pairs",
         Purpose::Dpo,
         "r.jsonl",
         "{\"prompt\": \"问\", \"good\": \"甲\\\\n乙\", \"rejected\": \"丙\"}\n\
@@ -188,7 +177,7 @@ fn preference_pairs_from_columns_and_from_alpaca() {
     );
 
     let alpaca = case(
-        Source::Alpaca,
+        "alpaca",
         Purpose::Dpo,
         "a.json",
         r#"[{"instruction": "问", "input": "", "output": ["好", "坏"]},
@@ -198,7 +187,7 @@ fn preference_pairs_from_columns_and_from_alpaca() {
     assert_eq!(alpaca.texts(&["prompt", "chosen", "rejected"]), expected);
 
     let plain = "{\"instruction\": \"问\", \"input\": \"\", \"output\": \"答\"}\n";
-    let error = case(Source::Alpaca, Purpose::Dpo, "a.jsonl", plain).fails();
+    let error = case("alpaca", Purpose::Dpo, "a.jsonl", plain).fails();
     assert_eq!(error.code(), Code::InputRow);
     assert!(error.help().contains("chatlm reject"));
 }
@@ -206,7 +195,7 @@ fn preference_pairs_from_columns_and_from_alpaca() {
 #[test]
 fn a_row_without_a_prompt_is_named_or_counted() {
     let text = "{\"response\": \"答\"}\n{\"prompt\": \"问\", \"response\": \"答\"}\n";
-    let mut case = case(Source::Pairs, Purpose::Sft, "p.jsonl", text);
+    let mut case = case("pairs", Purpose::Sft, "p.jsonl", text);
     let error = case.fails();
     assert_eq!(error.code(), Code::InputRow);
     assert!(
@@ -227,33 +216,39 @@ fn wrong_usage_is_refused_before_anything_is_read() {
         change(&mut case.options);
         case.fails().code()
     };
-    assert_eq!(with(Source::Belle, Purpose::Dpo, &|_| ()), Code::Usage);
-    assert_eq!(with(Source::RlhfPairs, Purpose::Sft, &|_| ()), Code::Usage);
+    assert_eq!(with("belle", Purpose::Dpo, &|_| ()), Code::Usage);
+    assert_eq!(with("rlhf-pairs", Purpose::Sft, &|_| ()), Code::Usage);
     assert_eq!(
-        with(Source::Alpaca, Purpose::Sft, &|o| o.compat = true),
+        with("sharegpt", Purpose::Sft, &|o| o.compat = true),
         Code::Usage
     );
     assert_eq!(
-        with(Source::Alpaca, Purpose::Sft, &|o| o.prompt_column =
+        with("alpaca", Purpose::Sft, &|o| o.prompt_column =
             Some("p".into())),
         Code::Usage
     );
     assert_eq!(
-        with(Source::Alpaca, Purpose::Sft, &|o| o.rejects =
+        with("alpaca", Purpose::Sft, &|o| o.rejects =
             Some(o.output.clone())),
         Code::Usage
     );
     assert_eq!(
-        with(Source::Pairs, Purpose::Sft, &|o| o.rejects =
-            Some("r.csv".into())),
+        with("pairs", Purpose::Sft, &|o| o.rejects = Some("r.csv".into())),
         Code::Usage
     );
     assert_eq!(
-        with(Source::Pairs, Purpose::Sft, &|o| o.output =
-            (&o.inputs[0]).into()),
+        with("pairs", Purpose::Sft, &|o| o.output = (&o.inputs[0]).into()),
         Code::TargetExists
     );
-    assert_eq!("zhwiki".parse::<Source>().unwrap_err().code(), Code::Usage);
+    assert_eq!(
+        with("alpaca", Purpose::Sft, &|o| o.turns = Turns::Each),
+        Code::Usage
+    );
+    assert_eq!(
+        with("belle", Purpose::Sft, &|o| o.report =
+            Some(o.output.clone())),
+        Code::Usage
+    );
     assert!(
         "wiki"
             .parse::<Source>()
@@ -266,7 +261,7 @@ fn wrong_usage_is_refused_before_anything_is_read() {
 #[test]
 fn an_interrupted_run_leaves_nothing() {
     let case = case(
-        Source::Pairs,
+        "pairs",
         Purpose::Sft,
         "p.jsonl",
         "{\"prompt\": \"问\", \"response\": \"答\"}\n",

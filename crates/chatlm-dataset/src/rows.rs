@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::input::{InputOptions, Layout, Opened, expand, open};
 use crate::parquet::ParquetTable;
-use crate::{json, lines, separated};
+use crate::{json, lines, mended, separated};
 
 /// One row: its fields by name, and where it came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,6 +85,8 @@ pub struct Rows {
     files: std::vec::IntoIter<PathBuf>,
     options: InputOptions,
     ragged: bool,
+    mending: bool,
+    mended: Arc<AtomicU64>,
     file: Arc<str>,
     current: Option<FileRows>,
     row: u64,
@@ -105,6 +107,8 @@ impl Rows {
             files: files.into_iter(),
             options: options.clone(),
             ragged: false,
+            mending: false,
+            mended: Arc::default(),
             file: Arc::from(""),
             current: None,
             row: 0,
@@ -126,6 +130,19 @@ impl Rows {
     pub fn ragged(mut self, ragged: bool) -> Self {
         self.ragged = ragged;
         self
+    }
+
+    /// Takes a csv quote that is never closed for a plain sign instead of calling the rest of the file
+    /// broken.
+    #[must_use]
+    pub fn mending(mut self, mending: bool) -> Self {
+        self.mending = mending;
+        self
+    }
+
+    /// Csv rows whose broken quote was taken for a plain sign (`mending`).
+    pub fn mended(&self) -> u64 {
+        self.mended.load(Ordering::Relaxed)
     }
 
     /// Rows skipped because they could not be read (`keep_going`).
@@ -154,6 +171,12 @@ impl Rows {
                 layout: Layout::Lines,
                 reader,
             } => Box::new(lines::lines(path, reader)),
+            Opened::Text {
+                layout: Layout::Separated(separator),
+                reader,
+            } if self.mending => {
+                mended::rows(path, reader, separator, self.ragged, self.mended.clone())?
+            }
             Opened::Text {
                 layout: Layout::Separated(separator),
                 reader,

@@ -9,54 +9,66 @@ use chatlm_dataset::Row;
 use chatlm_job::Result;
 use serde_json::Value;
 
-use super::Recipe;
-use crate::rules::{characters, length, punctuation, similarity, spaces};
-use crate::sample::{Rule, Sample};
+use super::{ANSWERS, for_purpose};
+use crate::compat::{CsvRows, Layout, REST};
+use crate::options::{CleanOptions, Purpose};
+use crate::rules::similarity::{Same, join};
+use crate::rules::{characters, columns, length, punctuation, spaces};
+use crate::sample::Sample;
+use crate::source::{Kind, Raw, Recipe, open_mended};
 
 const COLUMNS: usize = 4;
 const SHORTEST_PROMPT: usize = 3;
 const SHORTEST_ANSWER: usize = 15;
 
-pub(super) fn recipe() -> Recipe {
-    let rules = vec![
-        few_columns(),
-        characters::characters(),
-        spaces::spaces(),
-        punctuation::repeats(),
-        length::short_prompt(SHORTEST_PROMPT),
-        length::short_response(SHORTEST_ANSWER),
-    ];
-    Recipe {
-        sample: Box::new(sample),
-        rules,
+const LAYOUT: Layout = Layout {
+    names: ["department", "title", "ask", "answer"],
+    unicode_lines: false,
+    encoding: "gb2312",
+};
+
+pub(super) static KIND: Kind = Kind {
+    name: "medical-dialogue",
+    purposes: ANSWERS,
+    compat: &[Purpose::Pretrain],
+    columns: false,
+    turns: false,
+    recipe,
+    open,
+};
+
+fn open(options: &CleanOptions) -> Result<Box<dyn Raw>> {
+    if options.compat {
+        return Ok(Box::new(CsvRows::open(options, &LAYOUT)?));
     }
+    open_mended(options)
 }
 
-/// The reference program bug for bug, for rows of [`crate::compat::CsvRows`].
-pub(super) fn reference() -> Recipe {
-    let rules = vec![
-        few_columns(),
-        length::short_field("short-answer", "answer", SHORTEST_ANSWER),
-        characters::no_carriage_returns(),
-        punctuation::reference(),
-        length::short_prompt(SHORTEST_PROMPT),
-        length::short_response(SHORTEST_ANSWER),
-    ];
-    let sample = |row: &Row| {
-        let answer = format!("{}{}", field(row, "answer"), field(row, "rest"));
-        Ok(Sample::new(
-            similarity::join(field(row, "title"), field(row, "ask")),
-            [answer],
-        ))
-    };
-    Recipe {
-        sample: Box::new(sample),
-        rules,
+fn recipe(options: &CleanOptions) -> Recipe {
+    if options.compat {
+        return Recipe::one(
+            reference,
+            vec![
+                columns::few_columns(COLUMNS),
+                length::short_field("short-answer", "answer", SHORTEST_ANSWER),
+                characters::no_carriage_returns(),
+                punctuation::reference(),
+                length::short_prompt(SHORTEST_PROMPT),
+                length::short_response(SHORTEST_ANSWER),
+            ],
+        );
     }
-}
-
-fn few_columns() -> Rule {
-    Rule::drop_row("few-columns", |row| row.fields.len() < COLUMNS)
+    Recipe::one(
+        sample,
+        vec![
+            columns::few_columns(COLUMNS),
+            characters::characters(),
+            spaces::spaces(),
+            for_purpose(options.purpose),
+            length::short_prompt(SHORTEST_PROMPT),
+            length::short_response(SHORTEST_ANSWER),
+        ],
+    )
 }
 
 fn field<'a>(row: &'a Row, name: &str) -> &'a str {
@@ -66,22 +78,30 @@ fn field<'a>(row: &'a Row, name: &str) -> &'a str {
         .unwrap_or_default()
 }
 
+/// For rows of [`CsvRows`].
+fn reference(row: &Row) -> Result<Sample> {
+    let answer = format!("{}{}", field(row, "answer"), field(row, REST));
+    Ok(Sample::new(
+        join(field(row, "title"), field(row, "ask"), Same::Second),
+        [answer],
+    ))
+}
+
 fn sample(row: &Row) -> Result<Sample> {
     if row.fields.len() < COLUMNS && row.fields.contains_key("department") {
         // A short row of the right file: few-columns drops it.
         return Ok(Sample::new("", [String::new()]));
     }
     let (title, ask) = (row.text("title")?, row.text("ask")?);
-    row.text("answer")?;
-    let answer: Vec<&str> = row
+    let mut answer = row.text("answer")?.to_owned();
+    // Fields beyond the header's are called column5 and so on.
+    for (_, value) in row
         .fields
         .iter()
-        // Fields beyond the header's are called column5 and so on.
-        .filter(|(name, _)| *name == "answer" || name.starts_with("column"))
-        .filter_map(|(_, value)| value.as_str())
-        .collect();
-    Ok(Sample::new(
-        similarity::join(title, ask),
-        [answer.join("，")],
-    ))
+        .filter(|(name, _)| name.starts_with("column"))
+    {
+        answer.push('，');
+        answer.push_str(value.as_str().unwrap_or_default());
+    }
+    Ok(Sample::new(join(title, ask, Same::Second), [answer]))
 }

@@ -1,0 +1,112 @@
+//! Finance questions: csv with `title`, `prompt`, `reply` and mostly `is_best`. The prompt is title and
+//! prompt, or the longer of the two where both say the same.
+//!
+//! By default the last column may be missing and lengths are those of the cleaned text. The
+//! reference program demands four columns, and its longer one is always the second.
+
+use chatlm_dataset::Row;
+use chatlm_job::Result;
+use serde_json::Value;
+
+use super::{ANSWERS, for_purpose};
+use crate::compat::{CsvRows, Layout};
+use crate::options::{CleanOptions, Purpose};
+use crate::rules::similarity::{Same, join};
+use crate::rules::{characters, columns, length, markup, punctuation, spaces};
+use crate::sample::{Rule, Sample};
+use crate::source::{Kind, Raw, Recipe, open_mended};
+
+const SHORTEST_PROMPT: usize = 10;
+const SHORTEST_ANSWER: usize = 15;
+
+const LAYOUT: Layout = Layout {
+    names: ["title", "prompt", "reply", "is_best"],
+    unicode_lines: true,
+    encoding: "utf-8",
+};
+
+pub(super) static KIND: Kind = Kind {
+    name: "finance-qa",
+    purposes: ANSWERS,
+    compat: &[Purpose::Pretrain],
+    columns: false,
+    turns: false,
+    recipe,
+    open,
+};
+
+fn open(options: &CleanOptions) -> Result<Box<dyn Raw>> {
+    if options.compat {
+        return Ok(Box::new(CsvRows::open(options, &LAYOUT)?));
+    }
+    open_mended(options)
+}
+
+fn recipe(options: &CleanOptions) -> Recipe {
+    if options.compat {
+        return Recipe::one(
+            reference,
+            vec![
+                columns::few_columns(4),
+                short_question(),
+                length::short_field("short-reply", "reply", SHORTEST_ANSWER),
+                characters::no_carriage_returns(),
+                punctuation::reference(),
+                length::short_prompt(SHORTEST_PROMPT),
+                length::short_response(SHORTEST_ANSWER),
+            ],
+        );
+    }
+    Recipe::one(
+        sample,
+        vec![
+            columns::few_columns(3),
+            characters::characters(),
+            markup::markup(),
+            spaces::spaces(),
+            for_purpose(options.purpose),
+            length::short_prompt(SHORTEST_PROMPT),
+            length::short_response(SHORTEST_ANSWER),
+        ],
+    )
+}
+
+/// The reference program counts title and prompt before it joins them.
+fn short_question() -> Rule {
+    Rule::drop_row("short-question", |row| {
+        let length = |name| field(row, name).chars().count();
+        length("title") + length("prompt") < SHORTEST_PROMPT
+    })
+}
+
+fn field<'a>(row: &'a Row, name: &str) -> &'a str {
+    row.fields
+        .get(name)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+fn reference(row: &Row) -> Result<Sample> {
+    Ok(Sample::new(
+        join(field(row, "title"), field(row, "prompt"), Same::Second),
+        [field(row, "reply").to_owned()],
+    ))
+}
+
+fn sample(row: &Row) -> Result<Sample> {
+    if row.fields.len() < 3 && row.fields.contains_key("title") {
+        // A short row of the right file: few-columns drops it.
+        return Ok(Sample::new("", [String::new()]));
+    }
+    row.text("reply")?;
+    // An unquoted comma in the reply made further columns of it; is_best stays the last.
+    let after = row.fields.iter().skip_while(|(name, _)| *name != "reply");
+    let mut reply: Vec<&str> = after.filter_map(|(_, value)| value.as_str()).collect();
+    if row.fields.contains_key("is_best") {
+        reply.pop();
+    }
+    Ok(Sample::new(
+        join(row.text("title")?, row.text("prompt")?, Same::Longer),
+        [reply.join("，")],
+    ))
+}
