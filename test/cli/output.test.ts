@@ -11,7 +11,14 @@ describe("output", () => {
     expect(text.status).toBe(0)
     expect(text.out).toMatch(/kept +2/)
     const json = await chatlm([...args, "--json"])
-    expect(JSON.parse(json.out)).toEqual({ read: 3, kept: 2, dropped: { short: 1 }, broken: 0, seconds: 0.5 })
+    expect(JSON.parse(json.out)).toEqual({
+      read: 3,
+      kept: 2,
+      dropped: { short: 1 },
+      broken: 0,
+      undecodable: 0,
+      seconds: 0.5
+    })
     expect(lines(json.out)).toHaveLength(1)
     expect(json.error).toBe("")
   })

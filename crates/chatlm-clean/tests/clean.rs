@@ -258,6 +258,190 @@ fn wrong_usage_is_refused_before_anything_is_read() {
     );
 }
 
+/// A table of these questions and answers.
+fn parquet(path: &Path, rows: usize) {
+    use chatlm_dataset::{Cell, ColumnKind, TableWriter};
+    let columns = ["INSTRUCTION", "RESPONSE"].map(|name| (name, ColumnKind::Text));
+    let mut table = TableWriter::create(path, &columns, true).unwrap();
+    for row in 0..rows {
+        let answer = format!("这是第{row}个回答，写得足够长。");
+        let cells = [Cell::Text("怎么看待早起？"), Cell::Text(&answer)];
+        table.push(&cells).unwrap();
+    }
+    table.finish().unwrap();
+}
+
+#[test]
+fn broken_rows_are_named_or_passed_over_in_every_format() {
+    let row = |text: &str| format!("{{\"title\": \"问题在此\", \"answer\": \"{text}\"}}");
+    let answer = row("这是一个足够长的回答，留得下来。");
+    let cut = &answer[..answer.len() - 5];
+    for (name, bytes, place, kept) in [
+        ("a.jsonl", format!("{answer}\n{cut}\n{answer}\n"), 1, 2),
+        ("b.jsonl", format!("{answer}\n3\n{answer}\n"), 1, 2),
+        ("c.jsonl", format!("{{\"x\": 1}}\n{answer}\n"), 0, 1),
+        (
+            "d.json",
+            format!("[{answer},\n{{\"title\" 1}},\n{answer}]"),
+            1,
+            2,
+        ),
+        ("e.json", format!("[{answer}, {answer}, {cut}"), 2, 2),
+        (
+            "f.csv",
+            "title,answer\n问题在此,一个逗号,两个\n问题在此,这是一个足够长的回答，留得下来。\n"
+                .to_owned(),
+            0,
+            1,
+        ),
+        (
+            "g.csv",
+            "title,answer\n问题在此,这是一个足够长的回答，留得下来。\n问题,\"没有合上".to_owned(),
+            1,
+            1,
+        ),
+    ] {
+        let mut case = case("baike-qa2019", Purpose::Pretrain, name, bytes);
+        let error = case.fails();
+        assert_eq!(error.code(), Code::InputRow, "{name}");
+        let named = format!("{name}, row {place}");
+        assert!(error.message().contains(&named), "{}", error.message());
+        assert_eq!(error.context()["row"], place);
+        case.options.keep_going = true;
+        let report = clean(&case.options, &Job::quiet()).unwrap();
+        assert_eq!((report.kept, report.broken), (kept, 1), "{name}");
+        assert_eq!(report.read, report.kept + report.broken);
+    }
+}
+
+#[test]
+fn a_file_cut_short_does_not_take_the_others_with_it() {
+    let mut case = case("zhihu-kol", Purpose::Pretrain, "b.parquet", "");
+    let at = |name: &str| case.folder.path().join(name);
+    for name in ["a.parquet", "b.parquet", "c.parquet"] {
+        parquet(&at(name), 3);
+    }
+    let whole = std::fs::read(at("b.parquet")).unwrap();
+    std::fs::write(at("b.parquet"), &whole[..whole.len() / 2]).unwrap();
+    case.options.inputs = vec![case.folder.path().display().to_string()];
+    case.options.output = at("out/out.parquet");
+    case.options.rejects = None;
+    let error = clean(&case.options, &Job::quiet()).unwrap_err();
+    assert_eq!(error.code(), Code::InputFormat);
+    assert!(error.message().contains("b.parquet"), "{}", error.message());
+    case.options.keep_going = true;
+    let report = clean(&case.options, &Job::quiet()).unwrap();
+    assert_eq!((report.read, report.kept, report.broken), (7, 6, 1));
+}
+
+#[test]
+fn nothing_depends_on_the_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in.csv");
+    let mut text = "department,title,ask,answer\n".to_owned();
+    for row in 0..3000 {
+        let line = match row % 5 {
+            0 => format!("内科,第{row}问,怎么办？？,太短"),
+            1 => format!("内科,第{row}问"),
+            2 => format!("内科,第{row}问,\"怎么\n办\",多喝水，好好休息，三天以后就好了。"),
+            3 => format!("内科,第{row}问,\"怎么办,多喝水，好好休息，{row}天以后就好了！！"),
+            _ => format!("内科,第{row}问,怎么　办,\"多喝水，\r好好休息，{row}天以后就好了。\""),
+        };
+        text.push_str(&line);
+        text.push('\n');
+    }
+    std::fs::write(&input, gb18030(&text)).unwrap();
+    let results = [1, 2, 5].map(|threads| {
+        let at = |name: &str| folder.path().join(format!("{threads}-{name}"));
+        let inputs = vec![input.display().to_string()];
+        let source = "medical-dialogue".parse().unwrap();
+        let mut options = CleanOptions::new(source, Purpose::Pretrain, inputs, at("o.parquet"));
+        options.rejects = Some(at("r.parquet"));
+        options.report = Some(at("r.json"));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let report = pool
+            .build()
+            .unwrap()
+            .install(|| clean(&options, &Job::quiet()));
+        let report = report.unwrap();
+        assert_eq!((report.read, report.kept), (3000, 1800));
+        ["o.parquet", "r.parquet", "r.json"].map(|name| std::fs::read(at(name)).unwrap())
+    });
+    assert!(results[0] == results[1] && results[1] == results[2]);
+    let report: serde_json::Value = serde_json::from_slice(&results[0][2]).unwrap();
+    assert_eq!(report["mended"], 600);
+    assert_eq!(report["rejects"].as_array().unwrap().len(), 10);
+}
+
+#[test]
+fn the_report_is_laid_out_as_the_page_says() {
+    let rows = [
+        ("改得客气一些", "把门关上！！", "请您把门关上，好吗？？"),
+        ("请中译英", "你好", "Hello there"),
+        ("短答", "", "好"),
+    ];
+    let line = |(instruction, input, output): (&str, &str, &str)| {
+        serde_json::json!({"instruction": instruction, "input": input, "output": output})
+            .to_string()
+    };
+    let text = rows.map(line).join("\n") + "\nno json\n";
+    let mut case = case("belle", Purpose::Pretrain, "b.jsonl", text);
+    case.options.keep_going = true;
+    let path = case.folder.path().join("report.json");
+    case.options.report = Some(path.clone());
+    clean(&case.options, &Job::quiet()).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let rows = serde_json::json!({"read": 4, "kept": 1, "dropped": 2, "broken": 1});
+    assert_eq!(
+        (&report["kind"], &report["version"]),
+        (&"clean".into(), &1.into())
+    );
+    assert_eq!(report["rows"], rows);
+    let funnel: Vec<String> = report["funnel"].as_array().unwrap()[1..6]
+        .iter()
+        .map(|rule| {
+            ["rule", "action", "reached", "dropped", "changed"]
+                .map(|key| rule[key].to_string().replace('"', ""))
+                .join(" ")
+        })
+        .collect();
+    assert_eq!(
+        funnel,
+        [
+            "translation drop 3 1 0",
+            "table drop 2 0 0",
+            "characters rewrite 2 0 0",
+            "spaces rewrite 2 0 0",
+            "punctuation rewrite 2 0 1",
+        ]
+    );
+    assert_eq!(report["lengths"]["prompt"]["max"], 12);
+    assert_eq!(report["lengths"]["response"]["mean"], 10.0);
+    assert_eq!(report["characters"]["total"], 22);
+    let reject = &report["rejects"][0];
+    assert_eq!(
+        (&reject["rule"], &reject["row"]),
+        (&"translation".into(), &1.into())
+    );
+    assert_eq!(reject["fields"]["output"], "Hello there");
+    // Every key of the page's example is there.
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reports.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, example) = page.split_once("```json\n").unwrap();
+    let example: serde_json::Value =
+        serde_json::from_str(example.split_once("```").unwrap().0).unwrap();
+    let keys = |value: &serde_json::Value| -> Vec<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    };
+    assert_eq!(keys(&report), keys(&example));
+    assert_eq!(keys(&report["rows"]), keys(&example["rows"]));
+    assert_eq!(keys(&report["characters"]), keys(&example["characters"]));
+    assert_eq!(keys(&report["funnel"][0]), keys(&example["funnel"][0]));
+    assert_eq!(keys(&report["rejects"][0]), keys(&example["rejects"][0]));
+    let prompt = |report: &serde_json::Value| keys(&report["lengths"]["prompt"]);
+    assert_eq!(prompt(&report), prompt(&example));
+}
+
 #[test]
 fn an_interrupted_run_leaves_nothing() {
     let case = case(
@@ -272,5 +456,20 @@ fn an_interrupted_run_leaves_nothing() {
         clean(&case.options, &job).unwrap_err().code(),
         Code::Cancelled
     );
+    assert_eq!(std::fs::read_dir(case.folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_run_interrupted_midway_leaves_nothing() {
+    let rows = "{\"prompt\": \"问\", \"response\": \"答\"}\n".repeat(20_000);
+    let mut case = case("pairs", Purpose::Sft, "p.jsonl", rows);
+    case.options.report = Some(case.folder.path().join("report.json"));
+    let cancel = chatlm_job::Cancel::default();
+    let flag = cancel.clone();
+    // Told with the first rows in hand; the files are open by then.
+    let progress = chatlm_job::Reporter::new(move |_| flag.cancel());
+    let job = Job { cancel, progress };
+    let code = clean(&case.options, &job).unwrap_err().code();
+    assert_eq!(code, Code::Cancelled);
     assert_eq!(std::fs::read_dir(case.folder.path()).unwrap().count(), 1);
 }

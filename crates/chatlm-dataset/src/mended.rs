@@ -231,7 +231,9 @@ mod tests {
         let mut writer = csv::WriterBuilder::new()
             .flexible(true)
             .from_writer(Vec::new());
-        records.iter().for_each(|r| writer.write_record(r).unwrap());
+        for record in records {
+            writer.write_record(record).unwrap();
+        }
         String::from_utf8(writer.into_inner().unwrap()).unwrap()
     }
 

@@ -145,7 +145,8 @@ impl Rows {
         self.mended.load(Ordering::Relaxed)
     }
 
-    /// Rows skipped because they could not be read (`keep_going`).
+    /// Rows skipped because they could not be read (`keep_going`); what is left of a file that is
+    /// damaged as a whole, such as parquet cut short, counts as one.
     pub fn broken(&self) -> u64 {
         self.broken
     }
@@ -153,6 +154,13 @@ impl Rows {
     /// Byte sequences that were no text in the file's encoding and became U+FFFD.
     pub fn undecodable(&self) -> u64 {
         self.replaced.load(Ordering::Relaxed)
+    }
+
+    /// Whether a file that cannot be read on is counted as a broken row and left.
+    fn passes_over(&mut self, error: &Error) -> bool {
+        let over = self.options.keep_going && error.code() == Code::InputFormat;
+        self.broken += u64::from(over);
+        over
     }
 
     fn begin(&mut self, path: &Path) -> Result<()> {
@@ -193,11 +201,14 @@ impl Iterator for Rows {
         while !self.stopped {
             let Some(current) = &mut self.current else {
                 let path = self.files.next()?;
-                if let Err(error) = self.begin(&path) {
-                    self.stopped = true;
-                    return Some(Err(error));
+                match self.begin(&path) {
+                    Ok(()) => continue,
+                    Err(error) if self.passes_over(&error) => continue,
+                    Err(error) => {
+                        self.stopped = true;
+                        return Some(Err(error));
+                    }
                 }
-                continue;
             };
             let Some(next) = current.next() else {
                 self.current = None;
@@ -218,6 +229,7 @@ impl Iterator for Rows {
                     self.stopped = true;
                     return Some(Err(row_error(&self.file, row, &what)));
                 }
+                Err(Fault::File(error)) if self.passes_over(&error) => self.current = None,
                 Err(Fault::File(error)) => {
                     self.stopped = true;
                     return Some(Err(error.with("row", row)));

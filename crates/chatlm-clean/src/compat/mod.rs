@@ -171,3 +171,40 @@ impl Raw for CsvRows {
         self.undecodable
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// All that a file becomes, before it is split into fields.
+    fn lines(bytes: &[u8], charset: Charset, unicode: bool) -> Result<Vec<String>> {
+        let mut records = csv::Reader::new();
+        let mut repaired = Vec::new();
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, _) = decode(line, charset);
+            for line in csv::lines(&text, unicode) {
+                let record = records.line("x".as_ref(), line)?;
+                repaired.extend(record.iter().flat_map(|record| csv::repaired(record)));
+            }
+        }
+        let rest = records.end();
+        repaired.extend(rest.iter().flat_map(|record| csv::repaired(record)));
+        Ok(repaired)
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes: Vec<u8>, signs in "[\",\n\ra]{0,40}") {
+            for bytes in [bytes.as_slice(), signs.as_bytes()] {
+                for charset in [Charset::Gb2312, Charset::Gb18030] {
+                    for unicode in [false, true] {
+                        if let Ok(lines) = lines(bytes, charset, unicode) {
+                            prop_assert!(lines.iter().all(|line| line.ends_with('\n')));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 /// How many of the most frequent characters are told.
 const FREQUENT: usize = 50;
 
-const CLASSES: [(&str, fn(char) -> bool); 6] = [
+type Class = (&'static str, fn(char) -> bool);
+
+/// A character belongs to the first that holds it.
+const CLASSES: [Class; 6] = [
     ("han", is_han),
     ("latin", is_latin),
     ("digit", char::is_numeric),
@@ -48,12 +51,12 @@ impl Characters {
             let class = CLASSES.iter().position(|(_, holds)| holds(*c));
             classes[class.unwrap_or(CLASSES.len() - 1)] += count;
         }
-        let class = |((name, _), count): (&(&str, fn(char) -> bool), u64)| {
+        let class = |((name, _), count): (&Class, u64)| {
             let share = count as f64 / total.max(1) as f64;
             json!({ "class": name, "count": count, "share": share })
         };
         // Equally frequent ones stand in the order of their code points.
-        seen.sort_by(|a, b| b.1.cmp(&a.1));
+        seen.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         let frequent = seen.iter().take(FREQUENT);
         json!({
             "total": total,

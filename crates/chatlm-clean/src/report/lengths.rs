@@ -38,11 +38,14 @@ fn least(place: usize) -> usize {
     (EXACT + step * (EXACT / STEPS)) << doublings
 }
 
+/// More than any length needs.
+const EDGES: usize = 57;
+
 /// The histogram's edges: 0, 1, 2, 5, 10, 20, 50, …
 fn edge(number: usize) -> usize {
     match number.checked_sub(1) {
         None => 0,
-        Some(power) => [1, 2, 5][power % 3] * 10usize.pow((power / 3).min(18) as u32),
+        Some(power) => [1, 2, 5][power % 3] * 10usize.pow((power / 3) as u32),
     }
 }
 
@@ -60,8 +63,8 @@ impl Lengths {
 
     pub(super) fn add(&mut self, length: usize) {
         count(&mut self.places, place(length));
-        let after = (1..).find(|number| edge(*number) > length);
-        count(&mut self.buckets, after.unwrap_or(1) - 1);
+        let after = (1..=EDGES).find(|number| edge(*number) > length);
+        count(&mut self.buckets, after.unwrap_or(EDGES) - 1);
         self.count += 1;
         self.sum += length as u64;
         self.min = self.min.min(length);

@@ -6,9 +6,8 @@
 
 use chatlm_dataset::Row;
 use chatlm_job::Result;
-use serde_json::Value;
 
-use super::{ANSWERS, for_purpose};
+use super::{ANSWERS, field, for_purpose};
 use crate::compat::{CsvRows, Layout};
 use crate::options::{CleanOptions, Purpose};
 use crate::rules::similarity::{Same, join};
@@ -45,7 +44,7 @@ fn open(options: &CleanOptions) -> Result<Box<dyn Raw>> {
 fn recipe(options: &CleanOptions) -> Recipe {
     if options.compat {
         return Recipe::one(
-            reference,
+            |row| Ok(reference(row)),
             vec![
                 columns::few_columns(4),
                 short_question(),
@@ -79,18 +78,11 @@ fn short_question() -> Rule {
     })
 }
 
-fn field<'a>(row: &'a Row, name: &str) -> &'a str {
-    row.fields
-        .get(name)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-}
-
-fn reference(row: &Row) -> Result<Sample> {
-    Ok(Sample::new(
+fn reference(row: &Row) -> Sample {
+    Sample::new(
         join(field(row, "title"), field(row, "prompt"), Same::Second),
         [field(row, "reply").to_owned()],
-    ))
+    )
 }
 
 fn sample(row: &Row) -> Result<Sample> {

@@ -7,9 +7,8 @@
 
 use chatlm_dataset::Row;
 use chatlm_job::Result;
-use serde_json::Value;
 
-use super::{ANSWERS, for_purpose};
+use super::{ANSWERS, field, for_purpose};
 use crate::compat::{CsvRows, Layout, REST};
 use crate::options::{CleanOptions, Purpose};
 use crate::rules::similarity::{Same, join};
@@ -47,7 +46,7 @@ fn open(options: &CleanOptions) -> Result<Box<dyn Raw>> {
 fn recipe(options: &CleanOptions) -> Recipe {
     if options.compat {
         return Recipe::one(
-            reference,
+            |row| Ok(reference(row)),
             vec![
                 columns::few_columns(COLUMNS),
                 length::short_field("short-answer", "answer", SHORTEST_ANSWER),
@@ -71,20 +70,13 @@ fn recipe(options: &CleanOptions) -> Recipe {
     )
 }
 
-fn field<'a>(row: &'a Row, name: &str) -> &'a str {
-    row.fields
-        .get(name)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-}
-
 /// For rows of [`CsvRows`].
-fn reference(row: &Row) -> Result<Sample> {
+fn reference(row: &Row) -> Sample {
     let answer = format!("{}{}", field(row, "answer"), field(row, REST));
-    Ok(Sample::new(
+    Sample::new(
         join(field(row, "title"), field(row, "ask"), Same::Second),
         [answer],
-    ))
+    )
 }
 
 fn sample(row: &Row) -> Result<Sample> {

@@ -49,6 +49,14 @@ fn for_purpose(purpose: Purpose) -> Rule {
     }
 }
 
+/// The text of a field of csv, where a short row may lack it.
+fn field<'a>(row: &'a Row, name: &str) -> &'a str {
+    row.fields
+        .get(name)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
 /// The text of a field that may be missing or null.
 fn optional<'a>(row: &'a Row, field: &str) -> Result<&'a str> {
     match row.fields.get(field) {
