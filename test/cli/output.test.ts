@@ -58,9 +58,15 @@ describe("output", () => {
       inputs: ["a", "b", "-", "c"],
       output: "d",
       force: true,
-      purpose: "pretrain"
+      purpose: "pretrain",
+      turns: "first",
+      seed: 23_333
     })
     expect(seen).not.toHaveProperty("rejects")
+    expect(seen).not.toHaveProperty("report")
+    const more = ["--report", "r.json", "--turns", "each", "--seed", "7"]
+    await chatlm(["clean", "--in", "a", "--source", "belle", "--out", "d", ...more], { border })
+    expect(seen).toMatchObject({ report: "r.json", turns: "each", seed: 7 })
   })
 
   it("dedup's defaults are the contract's", async () => {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chatlm_job::{Error, Result};
+use chatlm_job::{Code, Error, Result};
 
 use crate::rows::{Fault, FileRows};
 use crate::separated::{fields, names};
@@ -40,6 +40,17 @@ pub(crate) fn rows(
     let Some(header) = records.next().map_err(|e| fail(&e))? else {
         return Ok(Box::new(std::iter::empty()));
     };
+    if header.iter().any(|name| name.contains('\r')) {
+        return Err(Error::new(
+            Code::InputFormat,
+            format!(
+                "the lines of {} end in carriage returns alone",
+                path.display()
+            ),
+            "write newlines instead, such as by tr '\\r' '\\n'",
+        )
+        .with("file", path.display().to_string()));
+    }
     let names = names(path, header.iter().map(String::as_str))?;
     let mut stopped = false;
     Ok(Box::new(std::iter::from_fn(move || {
@@ -258,6 +269,16 @@ mod tests {
         let (rows, mended) = read("说\"好\"的,\"他说\"\"好\"\"\",\"头\"痛\n\"\"\n");
         assert_eq!(rows, [vec!["说\"好\"的", "他说\"好\"", "头痛"], vec![""]]);
         assert_eq!(mended, 0);
+    }
+
+    #[test]
+    fn line_ends_of_old_macs_are_told_and_not_taken_for_an_empty_table() {
+        let read = |text: &'static [u8]| {
+            let mended = Arc::default();
+            rows("x.csv".as_ref(), Box::new(text), b',', true, mended).map(Iterator::count)
+        };
+        assert_eq!(read(b"a,b\r1,2\r").unwrap_err().code(), Code::InputFormat);
+        assert_eq!(read(b"a,b\r\n1,2\r\n").unwrap(), 1);
     }
 
     #[test]

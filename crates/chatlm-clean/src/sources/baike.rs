@@ -7,46 +7,31 @@
 use chatlm_dataset::Row;
 use chatlm_job::Result;
 
-use super::{ANSWERS, for_purpose, optional};
-use crate::options::{CleanOptions, Purpose};
+use super::{Shortest, optional, questions, reference, tidied};
+use crate::options::CleanOptions;
+use crate::rules::length;
 use crate::rules::similarity::{Same, join};
-use crate::rules::{characters, length, markup, punctuation, spaces};
 use crate::sample::Sample;
-use crate::source::{Kind, Recipe, open_rows};
+use crate::source::{Kind, Recipe};
 
-const SHORTEST_PROMPT: usize = 3;
-const SHORTEST_ANSWER: usize = 15;
-
-pub(super) static KIND: Kind = Kind {
-    name: "baike-qa2019",
-    purposes: ANSWERS,
-    compat: &[Purpose::Pretrain],
-    columns: false,
-    turns: false,
-    recipe,
-    open: open_rows,
+const SHORTEST: Shortest = Shortest {
+    prompt: 3,
+    response: 15,
 };
 
+pub(super) static KIND: Kind = questions("baike-qa2019", recipe);
+
 fn recipe(options: &CleanOptions) -> Recipe {
-    let rules = if options.compat {
-        vec![
-            length::short_field("short-answer", "answer", SHORTEST_ANSWER),
-            characters::no_carriage_returns(),
-            punctuation::reference(),
-            length::short_prompt(SHORTEST_PROMPT),
-            length::short_response(SHORTEST_ANSWER),
-        ]
-    } else {
-        vec![
-            characters::characters(),
-            markup::markup(),
-            spaces::spaces(),
-            for_purpose(options.purpose),
-            length::short_prompt(SHORTEST_PROMPT),
-            length::short_response(SHORTEST_ANSWER),
-        ]
-    };
-    Recipe::one(sample, rules)
+    if options.compat {
+        let mut rules = vec![length::short_field(
+            "short-answer",
+            "answer",
+            SHORTEST.response,
+        )];
+        rules.extend(reference(SHORTEST));
+        return Recipe::one(sample, rules);
+    }
+    Recipe::one(sample, tidied(options.purpose, SHORTEST).into())
 }
 
 fn sample(row: &Row) -> Result<Sample> {

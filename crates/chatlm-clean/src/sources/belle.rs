@@ -10,22 +10,18 @@ use chatlm_dataset::Row;
 use chatlm_job::Result;
 
 use super::conversation::{answered, draw, list, listed, written};
-use super::{ANSWERS, LONGEST, for_purpose, instruction};
+use super::{ANSWERS, LONGEST, for_purpose, instruction, questions};
 use crate::options::{CleanOptions, Purpose, Turns};
 use crate::rules::{characters, exchange, length, punctuation, spaces, table, translation};
 use crate::sample::Sample;
-use crate::source::{Kind, Recipe, open_rows};
+use crate::source::{Kind, Recipe};
 
 const SHORTEST: usize = 5;
 
 pub(super) static KIND: Kind = Kind {
-    name: "belle",
-    purposes: ANSWERS,
     compat: ANSWERS,
-    columns: false,
     turns: true,
-    recipe,
-    open: open_rows,
+    ..questions("belle", recipe)
 };
 
 fn recipe(options: &CleanOptions) -> Recipe {

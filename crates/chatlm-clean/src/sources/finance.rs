@@ -7,16 +7,18 @@
 use chatlm_dataset::Row;
 use chatlm_job::Result;
 
-use super::{ANSWERS, field, for_purpose};
-use crate::compat::{CsvRows, Layout};
-use crate::options::{CleanOptions, Purpose};
+use super::{Shortest, field, open_csv, questions, reference, tidied};
+use crate::compat::Layout;
+use crate::options::CleanOptions;
 use crate::rules::similarity::{Same, join};
-use crate::rules::{characters, columns, length, markup, punctuation, spaces};
+use crate::rules::{columns, length};
 use crate::sample::{Rule, Sample};
-use crate::source::{Kind, Raw, Recipe, open_mended};
+use crate::source::{Kind, Recipe};
 
-const SHORTEST_PROMPT: usize = 10;
-const SHORTEST_ANSWER: usize = 15;
+const SHORTEST: Shortest = Shortest {
+    prompt: 10,
+    response: 15,
+};
 
 const LAYOUT: Layout = Layout {
     names: ["title", "prompt", "reply", "is_best"],
@@ -25,60 +27,34 @@ const LAYOUT: Layout = Layout {
 };
 
 pub(super) static KIND: Kind = Kind {
-    name: "finance-qa",
-    purposes: ANSWERS,
-    compat: &[Purpose::Pretrain],
-    columns: false,
-    turns: false,
-    recipe,
-    open,
+    open: |options| open_csv(options, &LAYOUT),
+    ..questions("finance-qa", recipe)
 };
-
-fn open(options: &CleanOptions) -> Result<Box<dyn Raw>> {
-    if options.compat {
-        return Ok(Box::new(CsvRows::open(options, &LAYOUT)?));
-    }
-    open_mended(options)
-}
 
 fn recipe(options: &CleanOptions) -> Recipe {
     if options.compat {
-        return Recipe::one(
-            |row| Ok(reference(row)),
-            vec![
-                columns::few_columns(4),
-                short_question(),
-                length::short_field("short-reply", "reply", SHORTEST_ANSWER),
-                characters::no_carriage_returns(),
-                punctuation::reference(),
-                length::short_prompt(SHORTEST_PROMPT),
-                length::short_response(SHORTEST_ANSWER),
-            ],
-        );
+        let mut rules = vec![
+            columns::few_columns(4),
+            short_question(),
+            length::short_field("short-reply", "reply", SHORTEST.response),
+        ];
+        rules.extend(reference(SHORTEST));
+        return Recipe::one(|row| Ok(reference_sample(row)), rules);
     }
-    Recipe::one(
-        sample,
-        vec![
-            columns::few_columns(3),
-            characters::characters(),
-            markup::markup(),
-            spaces::spaces(),
-            for_purpose(options.purpose),
-            length::short_prompt(SHORTEST_PROMPT),
-            length::short_response(SHORTEST_ANSWER),
-        ],
-    )
+    let mut rules = vec![columns::few_columns(3)];
+    rules.extend(tidied(options.purpose, SHORTEST));
+    Recipe::one(sample, rules)
 }
 
 /// The reference program counts title and prompt before it joins them.
 fn short_question() -> Rule {
     Rule::drop_row("short-question", |row| {
         let length = |name| field(row, name).chars().count();
-        length("title") + length("prompt") < SHORTEST_PROMPT
+        length("title") + length("prompt") < SHORTEST.prompt
     })
 }
 
-fn reference(row: &Row) -> Sample {
+fn reference_sample(row: &Row) -> Sample {
     Sample::new(
         join(field(row, "title"), field(row, "prompt"), Same::Second),
         [field(row, "reply").to_owned()],

@@ -8,17 +8,19 @@
 use chatlm_dataset::Row;
 use chatlm_job::Result;
 
-use super::{ANSWERS, field, for_purpose};
-use crate::compat::{CsvRows, Layout, REST};
-use crate::options::{CleanOptions, Purpose};
+use super::{Shortest, field, open_csv, questions, reference, tidied};
+use crate::compat::{Layout, REST};
+use crate::options::CleanOptions;
 use crate::rules::similarity::{Same, join};
-use crate::rules::{characters, columns, length, punctuation, spaces};
+use crate::rules::{columns, length};
 use crate::sample::Sample;
-use crate::source::{Kind, Raw, Recipe, open_mended};
+use crate::source::{Kind, Recipe};
 
 const COLUMNS: usize = 4;
-const SHORTEST_PROMPT: usize = 3;
-const SHORTEST_ANSWER: usize = 15;
+const SHORTEST: Shortest = Shortest {
+    prompt: 3,
+    response: 15,
+};
 
 const LAYOUT: Layout = Layout {
     names: ["department", "title", "ask", "answer"],
@@ -27,51 +29,27 @@ const LAYOUT: Layout = Layout {
 };
 
 pub(super) static KIND: Kind = Kind {
-    name: "medical-dialogue",
-    purposes: ANSWERS,
-    compat: &[Purpose::Pretrain],
-    columns: false,
-    turns: false,
-    recipe,
-    open,
+    open: |options| open_csv(options, &LAYOUT),
+    ..questions("medical-dialogue", recipe)
 };
 
-fn open(options: &CleanOptions) -> Result<Box<dyn Raw>> {
-    if options.compat {
-        return Ok(Box::new(CsvRows::open(options, &LAYOUT)?));
-    }
-    open_mended(options)
-}
-
 fn recipe(options: &CleanOptions) -> Recipe {
+    let mut rules = vec![columns::few_columns(COLUMNS)];
     if options.compat {
-        return Recipe::one(
-            |row| Ok(reference(row)),
-            vec![
-                columns::few_columns(COLUMNS),
-                length::short_field("short-answer", "answer", SHORTEST_ANSWER),
-                characters::no_carriage_returns(),
-                punctuation::reference(),
-                length::short_prompt(SHORTEST_PROMPT),
-                length::short_response(SHORTEST_ANSWER),
-            ],
-        );
+        rules.push(length::short_field(
+            "short-answer",
+            "answer",
+            SHORTEST.response,
+        ));
+        rules.extend(reference(SHORTEST));
+        return Recipe::one(|row| Ok(reference_sample(row)), rules);
     }
-    Recipe::one(
-        sample,
-        vec![
-            columns::few_columns(COLUMNS),
-            characters::characters(),
-            spaces::spaces(),
-            for_purpose(options.purpose),
-            length::short_prompt(SHORTEST_PROMPT),
-            length::short_response(SHORTEST_ANSWER),
-        ],
-    )
+    rules.extend(tidied(options.purpose, SHORTEST));
+    Recipe::one(sample, rules)
 }
 
-/// For rows of [`CsvRows`].
-fn reference(row: &Row) -> Sample {
+/// For rows of [`crate::compat::CsvRows`].
+fn reference_sample(row: &Row) -> Sample {
     let answer = format!("{}{}", field(row, "answer"), field(row, REST));
     Sample::new(
         join(field(row, "title"), field(row, "ask"), Same::Second),

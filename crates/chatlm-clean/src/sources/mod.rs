@@ -15,10 +15,11 @@ use chatlm_dataset::Row;
 use chatlm_job::Result;
 use serde_json::Value;
 
-use crate::options::Purpose;
-use crate::rules::{length, punctuation};
+use crate::compat::{CsvRows, Layout};
+use crate::options::{CleanOptions, Purpose};
+use crate::rules::{characters, length, markup, punctuation, spaces};
 use crate::sample::Rule;
-use crate::source::Kind;
+use crate::source::{Kind, Raw, Recipe, open_mended, open_rows};
 
 /// Every source; a new one is a line here and a file.
 pub(crate) static KINDS: &[&Kind] = &[
@@ -47,6 +48,56 @@ fn for_purpose(purpose: Purpose) -> Rule {
     } else {
         punctuation::repeats()
     }
+}
+
+/// A source of questions and answers in rows of any format, which the reference program trains on.
+const fn questions(name: &'static str, recipe: fn(&CleanOptions) -> Recipe) -> Kind {
+    Kind {
+        name,
+        purposes: ANSWERS,
+        compat: &[Purpose::Pretrain],
+        columns: false,
+        turns: false,
+        recipe,
+        open: open_rows,
+    }
+}
+
+/// The fewest characters of either side.
+#[derive(Clone, Copy)]
+struct Shortest {
+    prompt: usize,
+    response: usize,
+}
+
+/// What questions and answers pass after the rules of their own.
+fn tidied(purpose: Purpose, shortest: Shortest) -> [Rule; 6] {
+    [
+        characters::characters(),
+        markup::markup(),
+        spaces::spaces(),
+        for_purpose(purpose),
+        length::short_prompt(shortest.prompt),
+        length::short_response(shortest.response),
+    ]
+}
+
+/// What they pass in the reference program.
+fn reference(shortest: Shortest) -> [Rule; 4] {
+    [
+        characters::no_carriage_returns(),
+        punctuation::reference(),
+        length::short_prompt(shortest.prompt),
+        length::short_response(shortest.response),
+    ]
+}
+
+/// Csv, read as the reference program does or mended.
+fn open_csv(options: &CleanOptions, layout: &'static Layout) -> Result<Box<dyn Raw>> {
+    if options.compat {
+        return Ok(Box::new(CsvRows::open(options, layout)?));
+    }
+    open_mended(options)
 }
 
 /// The text of a field of csv, where a short row may lack it.

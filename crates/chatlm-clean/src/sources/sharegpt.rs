@@ -7,20 +7,16 @@
 use chatlm_dataset::Row;
 
 use super::conversation::{draw, list, listed};
-use super::{ANSWERS, for_purpose};
+use super::{for_purpose, questions};
 use crate::options::CleanOptions;
 use crate::rules::{characters, exchange, length, spaces};
 use crate::sample::Sample;
-use crate::source::{Kind, Recipe, open_rows};
+use crate::source::{Kind, Recipe};
 
 pub(super) static KIND: Kind = Kind {
-    name: "sharegpt",
-    purposes: ANSWERS,
     compat: &[],
-    columns: false,
     turns: true,
-    recipe,
-    open: open_rows,
+    ..questions("sharegpt", recipe)
 };
 
 fn recipe(options: &CleanOptions) -> Recipe {

@@ -7,24 +7,16 @@
 use chatlm_dataset::Row;
 use chatlm_job::Result;
 
-use super::{ANSWERS, for_purpose};
-use crate::options::{CleanOptions, Purpose};
+use super::{for_purpose, questions};
+use crate::options::CleanOptions;
 use crate::rules::{characters, length, markup, punctuation, spaces, star};
 use crate::sample::Sample;
-use crate::source::{Kind, Recipe, open_rows};
+use crate::source::{Kind, Recipe};
 
 const STARS: f64 = 5.0;
 const SHORTEST: usize = 15;
 
-pub(super) static KIND: Kind = Kind {
-    name: "webtext2019zh",
-    purposes: ANSWERS,
-    compat: &[Purpose::Pretrain],
-    columns: false,
-    turns: false,
-    recipe,
-    open: open_rows,
-};
+pub(super) static KIND: Kind = questions("webtext2019zh", recipe);
 
 fn recipe(options: &CleanOptions) -> Recipe {
     let rules = if options.compat {

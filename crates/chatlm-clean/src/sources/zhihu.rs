@@ -3,42 +3,23 @@
 use chatlm_dataset::Row;
 use chatlm_job::Result;
 
-use super::{ANSWERS, for_purpose};
-use crate::options::{CleanOptions, Purpose};
-use crate::rules::{characters, length, markup, punctuation, spaces};
+use super::{Shortest, questions, reference, tidied};
+use crate::options::CleanOptions;
 use crate::sample::Sample;
-use crate::source::{Kind, Recipe, open_rows};
+use crate::source::{Kind, Recipe};
 
-const SHORTEST_PROMPT: usize = 4;
-const SHORTEST_ANSWER: usize = 10;
-
-pub(super) static KIND: Kind = Kind {
-    name: "zhihu-kol",
-    purposes: ANSWERS,
-    compat: &[Purpose::Pretrain],
-    columns: false,
-    turns: false,
-    recipe,
-    open: open_rows,
+const SHORTEST: Shortest = Shortest {
+    prompt: 4,
+    response: 10,
 };
+
+pub(super) static KIND: Kind = questions("zhihu-kol", recipe);
 
 fn recipe(options: &CleanOptions) -> Recipe {
     let rules = if options.compat {
-        vec![
-            characters::no_carriage_returns(),
-            punctuation::reference(),
-            length::short_prompt(SHORTEST_PROMPT),
-            length::short_response(SHORTEST_ANSWER),
-        ]
+        reference(SHORTEST).into()
     } else {
-        vec![
-            characters::characters(),
-            markup::markup(),
-            spaces::spaces(),
-            for_purpose(options.purpose),
-            length::short_prompt(SHORTEST_PROMPT),
-            length::short_response(SHORTEST_ANSWER),
-        ]
+        tidied(options.purpose, SHORTEST).into()
     };
     Recipe::one(sample, rules)
 }
