@@ -315,11 +315,21 @@ export interface DedupOptions {
   ngram: number
   /** MinHash permutations, at least 16. */
   numPerm: number
-  /** Where the dropped rows and their clusters go. */
+  /** Where the dropped rows and their clusters go, as a table. */
   clusters?: string
-  /** Also drops what resembles a row of this set. */
-  against?: string
+  /** Where a report goes, as JSON. */
+  report?: string
+  /** Also drops what resembles a row of these sets. */
+  against: Array<string>
+  /**
+   * Where the work of a broken off run lies until it is gone on with; `.NAME.dedup` beside the output
+   * where left out.
+   */
+  work?: string
+  /** Repeats the reference program; threshold, ngram and numPerm are not looked at. */
   compat: boolean
+  /** Bytes that the whole process may hold; half of what is free, at most 4 GiB, where left out. */
+  maxMemory?: number
   encoding?: string
   keepGoing: boolean
   force: boolean

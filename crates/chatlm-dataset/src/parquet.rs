@@ -146,7 +146,7 @@ impl ParquetTable {
     }
 }
 
-fn reader(bytes: &ParquetBytes) -> PolarsResult<ParquetReader<Box<dyn MmapBytesReader>>> {
+pub(crate) fn reader(bytes: &ParquetBytes) -> PolarsResult<ParquetReader<Box<dyn MmapBytesReader>>> {
     let source: Box<dyn MmapBytesReader> = match bytes {
         ParquetBytes::File(file) => Box::new(file.try_clone()?),
         ParquetBytes::Memory(bytes) => Box::new(Cursor::new(Arc::clone(bytes))),
@@ -164,7 +164,7 @@ pub(crate) fn format_error(path: &Path, what: &str) -> Error {
 }
 
 /// A file that was cut off is told before polars sees it.
-fn check_end(path: &Path, bytes: &ParquetBytes) -> Result<()> {
+pub(crate) fn check_end(path: &Path, bytes: &ParquetBytes) -> Result<()> {
     let mut end = [0u8; 4];
     let whole = match bytes {
         ParquetBytes::File(file) => {
@@ -192,7 +192,7 @@ fn check_end(path: &Path, bytes: &ParquetBytes) -> Result<()> {
 }
 
 /// polars panics on some damaged files; a reader's panic is the file's fault, not the program's.
-fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
+pub(crate) fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(format_error(path, &error.to_string())),
@@ -233,7 +233,7 @@ fn texts(column: &Column) -> Result<Vec<Option<String>>, String> {
         .collect()
 }
 
-fn json(value: &AnyValue<'_>) -> Value {
+pub(crate) fn json(value: &AnyValue<'_>) -> Value {
     match value {
         AnyValue::Null => Value::Null,
         AnyValue::Boolean(value) => Value::Bool(*value),
