@@ -93,7 +93,10 @@ impl ColumnFile {
         let column = |field: &ArrowField| {
             Series::new_empty(field.name.clone(), &DataType::from_arrow_field(field)).into()
         };
-        Chunk(DataFrame::new_infer_height(self.fields.iter().map(column).collect()).unwrap_or_default())
+        Chunk(
+            DataFrame::new_infer_height(self.fields.iter().map(column).collect())
+                .unwrap_or_default(),
+        )
     }
 
     /// Whether its columns have the names, order and types of the other's.
@@ -142,8 +145,12 @@ impl ColumnFile {
             for part in parts {
                 let range = part.byte_range();
                 let mut bytes = vec![0; (range.end - range.start) as usize];
-                read_exact_at(&self.file, &mut bytes, range.start)
-                    .map_err(|e| PolarsError::IO { error: e.into(), msg: None })?;
+                read_exact_at(&self.file, &mut bytes, range.start).map_err(|e| {
+                    PolarsError::IO {
+                        error: e.into(),
+                        msg: None,
+                    }
+                })?;
                 let bytes = io::Cursor::new(Buffer::from_vec(bytes));
                 let reader = PageReader::new(bytes, part, Vec::new(), usize::MAX);
                 pages.push(BasicDecompressor::new(reader, Vec::new()));
@@ -173,7 +180,8 @@ impl ColumnFile {
         let values = match found.str() {
             Ok(strings) => Values::Plain(strings),
             Err(_) => Values::Made(
-                texts(found).map_err(|what| missing(first, format!("the field {column:?} {what}")))?,
+                texts(found)
+                    .map_err(|what| missing(first, format!("the field {column:?} {what}")))?,
             ),
         };
         Ok(Texts {
@@ -231,7 +239,10 @@ impl Chunk {
 
     /// Adds the rows of another chunk of the same columns.
     pub fn append(&mut self, other: &Self) -> Result<()> {
-        self.0.vstack_mut(&other.0).map(|_| ()).map_err(Error::internal)
+        self.0
+            .vstack_mut(&other.0)
+            .map(|_| ())
+            .map_err(Error::internal)
     }
 
     #[must_use]
@@ -259,4 +270,3 @@ pub fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<(
         Ok(())
     }
 }
-

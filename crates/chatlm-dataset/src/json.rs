@@ -175,7 +175,7 @@ mod tests {
             .map(|row| match row {
                 Ok(fields) => Ok(Value::Object(fields).to_string()),
                 Err(Fault::Row(what)) => Err(what),
-                Err(Fault::File(error)) => Err(error.to_string()),
+                Err(Fault::Rows(error, _) | Fault::File(error)) => Err(error.to_string()),
             })
             .collect()
     }

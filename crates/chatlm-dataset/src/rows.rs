@@ -73,6 +73,8 @@ fn kind(value: &Value) -> &'static str {
 pub(crate) enum Fault {
     /// This row is broken, the next may be fine.
     Row(String),
+    /// So many rows are lost, those behind them may be fine.
+    Rows(Error, u64),
     /// Nothing more can be read.
     File(Error),
 }
@@ -195,7 +197,11 @@ impl Iterator for Rows {
                     self.stopped = true;
                     return Some(Err(row_error(&self.file, row, &what)));
                 }
-                Err(Fault::File(error)) => {
+                Err(Fault::Rows(_, count)) if self.options.keep_going => {
+                    self.row = row + count;
+                    self.broken += count;
+                }
+                Err(Fault::Rows(error, _) | Fault::File(error)) => {
                     self.stopped = true;
                     return Some(Err(error.with("row", row)));
                 }

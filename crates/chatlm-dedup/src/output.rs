@@ -56,7 +56,8 @@ pub(crate) fn write_rows(
                 out.add(chunk)?;
             }
             out.put(false)?;
-            job.progress.report("write", done, Some(u64::from(rows)), "rows");
+            job.progress
+                .report("write", done, Some(u64::from(rows)), "rows");
             Ok(())
         },
     )?;
@@ -141,7 +142,9 @@ fn write_one_by_one(
             "float64" => ColumnKind::Float64,
             _ => ColumnKind::Text,
         };
-        (columns.iter()).map(|(name, of)| (name.as_str(), kind(of))).collect()
+        (columns.iter())
+            .map(|(name, of)| (name.as_str(), kind(of)))
+            .collect()
     });
     let mut schema = Schema::default();
     if known.is_none() {

@@ -30,7 +30,10 @@ impl Source {
     /// What a folder or a glob means is settled here, so that every pass sees the same.
     pub(crate) fn find(paths: &[String], options: InputOptions) -> Result<Self> {
         let files = expand(paths)?;
-        let stamps = files.iter().map(|file| stamp(file)).collect::<Result<_>>()?;
+        let stamps = files
+            .iter()
+            .map(|file| stamp(file))
+            .collect::<Result<_>>()?;
         Ok(Self {
             files,
             stamps,
@@ -166,7 +169,11 @@ impl Source {
                     pairs.map(|(row, (prompt, response))| {
                         let pair = prompt.zip(response);
                         if pair.is_none() && fault.is_none() && !self.options.keep_going {
-                            let of = if prompt.is_none() { &prompts } else { &responses };
+                            let of = if prompt.is_none() {
+                                &prompts
+                            } else {
+                                &responses
+                            };
                             fault = Some(of.null_error(row));
                         }
                         pair
