@@ -130,7 +130,7 @@ impl Rows {
         self
     }
 
-    /// Rows skipped because they could not be read (`keep_going`).
+    /// Rows skipped because they could not be read (`keep_going`); a file that is none counts as one.
     pub fn broken(&self) -> u64 {
         self.broken
     }
@@ -173,6 +173,10 @@ impl Iterator for Rows {
             let Some(current) = &mut self.current else {
                 let path = self.files.next()?;
                 if let Err(error) = self.begin(&path) {
+                    if self.options.keep_going && error.code() == Code::InputFormat {
+                        self.broken += 1;
+                        continue;
+                    }
                     self.stopped = true;
                     return Some(Err(error));
                 }
