@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 #![expect(clippy::format_collect, reason = "small inputs, written to be read")]
 
+mod bad;
 mod loader;
 
 use std::fs;

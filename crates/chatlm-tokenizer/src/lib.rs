@@ -4,6 +4,7 @@
 //! form that `transformers` and `tokenizers` load. Presets and special tokens follow the reference
 //! program's `train_tokenizer.py`; where they differ, `preset.rs` says why.
 
+mod direct;
 mod preset;
 mod stream;
 mod tokenizer;
