@@ -40,7 +40,5 @@ export const benchGenerate = (
   Effect.flatMap(Native, (native) => native.benchGenerate(options))
 
 /** Rows through read, shuffle, encode and batch, by the loader of every run. */
-export const benchLoad = (
-  options: BenchLoadOptions
-): Effect.Effect<BenchLoadReport, ChatlmError, Native> =>
+export const benchLoad = (options: BenchLoadOptions): Effect.Effect<BenchLoadReport, ChatlmError, Native> =>
   Effect.flatMap(Native, (native) => native.benchLoad(options))

@@ -103,9 +103,10 @@ impl Source {
         let options = InputOptions::default();
         // Standard input is opened once, by the rows; looking at it here would use it up.
         let stdin = path.as_os_str() == "-";
-        let opened = match stdin {
-            true => None,
-            false => Some(open(path, &options, Arc::default())?),
+        let opened = if stdin {
+            None
+        } else {
+            Some(open(path, &options, Arc::default())?)
         };
         let table = match opened {
             Some(Opened::Parquet(bytes)) => Some(ParquetTable::open(path, bytes)?),
