@@ -544,6 +544,8 @@ export interface SplitReport {
   train: number
   valid: number
   test: number
+  /** Rows that could not be read (`keep_going`). */
+  broken: number
   seconds: number
 }
 
@@ -557,6 +559,8 @@ export interface TableOptions {
 
 export interface TableReport {
   rows: number
+  /** Rows that could not be read (`keep_going`). */
+  broken: number
   seconds: number
 }
 

@@ -149,7 +149,7 @@ describe("progress", () => {
         onProgress?.({ stage: "read", done: n * 100, total: reports * 100, unit: "rows" })
         now.value += apart
       }
-      return { rows: 1, seconds: 1 }
+      return { rows: 1, broken: 0, seconds: 1 }
     }
   })
   const merge = ["merge", "--in", "a", "--out", "b"]

@@ -156,13 +156,14 @@ export const memoryBorder = (): B.Border => ({
     seconds: 0.5,
     peakRssBytes: 1024
   })),
-  merge: later("read", () => ({ rows: 3, seconds: 0.5 })),
-  corpus: later("read", () => ({ rows: 3, seconds: 0.5 })),
+  merge: later("read", () => ({ rows: 3, broken: 0, seconds: 0.5 })),
+  corpus: later("read", () => ({ rows: 3, broken: 0, seconds: 0.5 })),
   split: later("read", (options) => ({
     rows: 100,
     train: Math.round(options.train * 100),
     valid: Math.round(options.valid * 100),
     test: Math.round(options.test * 100),
+    broken: 0,
     seconds: 0.5
   })),
   inspect: later("read", (options) => ({
@@ -215,6 +216,16 @@ export const memoryBorder = (): B.Border => ({
     firstTokenSeconds: 0.125,
     loadSeconds: 0.25,
     peakRssBytes: 1024 ** 2,
+    cpu: "plain"
+  })),
+  benchLoad: later("bench", ({ batch, batches }) => ({
+    rowsPerSecond: (batch * batches) / 0.5,
+    tokensPerSecond: (batch * batches * 100) / 0.5,
+    paddingShare: 0.0625,
+    peakRssBytes: 1024 ** 2,
+    openSeconds: 0.125,
+    firstBatchSeconds: 0.25,
+    rows: batch * batches,
     cpu: "plain"
   })),
   doctor: () => ({

@@ -3,6 +3,9 @@
 //!
 //! Leaves cleaning and deduplication to their own crates and knows no tensors: a batch is token ids.
 
+mod chunks;
+mod columns;
+mod copying;
 mod encoding;
 mod input;
 mod inspect;
@@ -17,10 +20,12 @@ mod separated;
 mod table;
 mod writer;
 
+pub use chunks::{ChunkWriter, EncodedChunk};
+pub use columns::{Chunk, ColumnFile, Piece, read_exact_at};
 pub use input::{InputOptions, expand};
 pub use inspect::{Bucket, ColumnDescription, Inspection, Lengths, inspect};
-pub use loader::{Batch, Cursor, Loader, LoaderOptions, SetSpec};
+pub use loader::{Batch, Cursor, Loader, LoaderOptions, SetSpec, Shard};
 pub use prompts::Prompts;
 pub use rows::{Row, Rows};
-pub use table::{Cells, Schema, Split, corpus, merge, split, texts};
+pub use table::{Cells, Schema, Split, Written, corpus, merge, split, texts};
 pub use writer::{Cell, ColumnKind, TableWriter};

@@ -10,8 +10,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chatlm_job::{Code, Error, Result};
+use chatlm_job::{Error, Result};
 
+use crate::lines::Lines;
 use crate::rows::{Fault, FileRows};
 use crate::separated::{fields, names};
 
@@ -27,81 +28,93 @@ pub(crate) fn rows(
     ragged: bool,
     mended: Arc<AtomicU64>,
 ) -> Result<FileRows> {
-    let fail = {
-        let path = path.to_owned();
-        move |e: &io::Error| Error::io(e, "read", &path)
-    };
+    let path = path.to_owned();
     let mut records = Records {
-        reader,
+        lines: Lines::new(&path, reader),
         separator: char::from(separator),
-        lines: VecDeque::new(),
+        waiting: VecDeque::new(),
         mended,
     };
-    let Some(header) = records.next().map_err(|e| fail(&e))? else {
-        return Ok(Box::new(std::iter::empty()));
+    let header = match records.next() {
+        Ok(None) => return Ok(Box::new(std::iter::empty())),
+        Ok(Some(Ok(header))) => names(&path, header.into_iter())?,
+        Ok(Some(Err(what))) => {
+            return Err(crate::rows::row_error(
+                &path.display().to_string(),
+                0,
+                &what,
+            ));
+        }
+        Err(error) => return Err(Error::io(&error, "read", &path)),
     };
-    if header.iter().any(|name| name.contains('\r')) {
-        return Err(Error::new(
-            Code::InputFormat,
-            format!(
-                "the lines of {} end in carriage returns alone",
-                path.display()
-            ),
-            "write newlines instead, such as by tr '\\r' '\\n'",
-        )
-        .with("file", path.display().to_string()));
-    }
-    let names = names(path, header.iter().map(String::as_str))?;
     let mut stopped = false;
     Ok(Box::new(std::iter::from_fn(move || {
         if stopped {
             return None;
         }
         match records.next() {
-            Ok(record) => Some(fields(&names, record?.into_iter(), ragged)),
+            Ok(record) => Some(match record? {
+                Ok(record) if ragged || record.len() == header.len() => {
+                    Ok(fields(&header, record.into_iter()))
+                }
+                Ok(record) => Err(Fault::Row(format!(
+                    "it has {} fields where the first row names {}",
+                    record.len(),
+                    header.len()
+                ))),
+                Err(what) => Err(Fault::Row(what)),
+            }),
             Err(error) => {
                 stopped = true;
-                Some(Err(Fault::File(fail(&error))))
+                Some(Err(Fault::File(Error::io(&error, "read", &path))))
             }
         }
     })))
 }
 
+/// A line with its end, or what is wrong with it.
+type Line = Result<String, String>;
+
 struct Records {
-    reader: Box<dyn BufRead + Send>,
+    lines: Lines,
     separator: char,
     /// Read to see whether a quote is closed, not yet used.
-    lines: VecDeque<String>,
+    waiting: VecDeque<Line>,
     mended: Arc<AtomicU64>,
 }
 
 impl Records {
     /// The line after as many that wait; `None` at the end of the file.
-    fn line(&mut self, at: usize) -> io::Result<Option<&str>> {
-        while self.lines.len() <= at {
-            let mut line = String::new();
-            if self.reader.read_line(&mut line)? == 0 {
-                return Ok(None);
+    fn line(&mut self, at: usize) -> io::Result<Option<&Line>> {
+        while self.waiting.len() <= at {
+            match self.lines.line()? {
+                Some(line) => self.waiting.push_back(line),
+                None => return Ok(None),
             }
-            self.lines.push_back(line);
         }
-        Ok(self.lines.get(at).map(String::as_str))
+        Ok(self.waiting.get(at))
     }
 
-    fn next(&mut self) -> io::Result<Option<Vec<String>>> {
+    fn next(&mut self) -> io::Result<Option<Result<Vec<String>, String>>> {
         loop {
             let mut record = Record::new(self.separator);
-            let Some(line) = self.line(0)? else {
-                return Ok(None);
+            let line = match self.line(0)? {
+                None => return Ok(None),
+                Some(Ok(line)) if line.trim_end_matches(['\r', '\n']).is_empty() => {
+                    self.waiting.pop_front();
+                    continue;
+                }
+                Some(Err(what)) => {
+                    let what = what.clone();
+                    self.waiting.pop_front();
+                    return Ok(Some(Err(what)));
+                }
+                Some(Ok(line)) => line,
             };
-            if line.trim_end_matches(['\r', '\n']).is_empty() {
-                self.lines.pop_front();
-                continue;
-            }
             let mut end = record.line(line, &[]);
             let (mut used, mut bytes) = (1, line.len());
             while end == End::Open && used <= LINES && bytes <= BYTES {
-                let Some(line) = self.line(used)? else {
+                let Some(Ok(line)) = self.line(used)? else {
                     break;
                 };
                 bytes += line.len();
@@ -109,12 +122,12 @@ impl Records {
                 used += 1;
             }
             if end == End::Whole {
-                self.lines.drain(..used);
-                return Ok(Some(record.fields));
+                self.waiting.drain(..used);
+                return Ok(Some(Ok(record.fields)));
             }
             self.mended.fetch_add(1, Ordering::Relaxed);
-            let line = self.lines.pop_front().unwrap_or_default();
-            return Ok(Some(alone(&line, self.separator)));
+            let line = self.waiting.pop_front().and_then(Result::ok);
+            return Ok(Some(Ok(alone(&line.unwrap_or_default(), self.separator))));
         }
     }
 }
@@ -226,14 +239,14 @@ mod tests {
     fn read(text: &str) -> (Vec<Vec<String>>, u64) {
         let mended = Arc::new(AtomicU64::new(0));
         let mut records = Records {
-            reader: Box::new(io::Cursor::new(text.to_owned())),
+            lines: Lines::new("x".as_ref(), Box::new(io::Cursor::new(text.to_owned()))),
             separator: ',',
-            lines: VecDeque::new(),
+            waiting: VecDeque::new(),
             mended: mended.clone(),
         };
         let mut all = Vec::new();
         while let Some(record) = records.next().unwrap() {
-            all.push(record);
+            all.push(record.unwrap());
         }
         (all, mended.load(Ordering::Relaxed))
     }
@@ -269,16 +282,6 @@ mod tests {
         let (rows, mended) = read("说\"好\"的,\"他说\"\"好\"\"\",\"头\"痛\n\"\"\n");
         assert_eq!(rows, [vec!["说\"好\"的", "他说\"好\"", "头痛"], vec![""]]);
         assert_eq!(mended, 0);
-    }
-
-    #[test]
-    fn line_ends_of_old_macs_are_told_and_not_taken_for_an_empty_table() {
-        let read = |text: &'static [u8]| {
-            let mended = Arc::default();
-            rows("x.csv".as_ref(), Box::new(text), b',', true, mended).map(Iterator::count)
-        };
-        assert_eq!(read(b"a,b\r1,2\r").unwrap_err().code(), Code::InputFormat);
-        assert_eq!(read(b"a,b\r\n1,2\r\n").unwrap(), 1);
     }
 
     #[test]

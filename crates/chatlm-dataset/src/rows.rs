@@ -73,6 +73,8 @@ fn kind(value: &Value) -> &'static str {
 pub(crate) enum Fault {
     /// This row is broken, the next may be fine.
     Row(String),
+    /// So many rows are lost, those behind them may be fine.
+    Rows(Error, u64),
     /// Nothing more can be read.
     File(Error),
 }
@@ -132,7 +134,7 @@ impl Rows {
         self
     }
 
-    /// Takes a csv quote that is never closed for a plain sign instead of calling the rest of the file
+    /// Takes a csv quote that is never properly closed for a plain sign instead of calling its row
     /// broken.
     #[must_use]
     pub fn mending(mut self, mending: bool) -> Self {
@@ -145,8 +147,7 @@ impl Rows {
         self.mended.load(Ordering::Relaxed)
     }
 
-    /// Rows skipped because they could not be read (`keep_going`); what is left of a file that is
-    /// damaged as a whole, such as parquet cut short, counts as one.
+    /// Rows skipped because they could not be read (`keep_going`); a file that is none counts as one.
     pub fn broken(&self) -> u64 {
         self.broken
     }
@@ -154,13 +155,6 @@ impl Rows {
     /// Byte sequences that were no text in the file's encoding and became U+FFFD.
     pub fn undecodable(&self) -> u64 {
         self.replaced.load(Ordering::Relaxed)
-    }
-
-    /// Whether a file that cannot be read on is counted as a broken row and left.
-    fn passes_over(&mut self, error: &Error) -> bool {
-        let over = self.options.keep_going && error.code() == Code::InputFormat;
-        self.broken += u64::from(over);
-        over
     }
 
     fn begin(&mut self, path: &Path) -> Result<()> {
@@ -201,14 +195,15 @@ impl Iterator for Rows {
         while !self.stopped {
             let Some(current) = &mut self.current else {
                 let path = self.files.next()?;
-                match self.begin(&path) {
-                    Ok(()) => continue,
-                    Err(error) if self.passes_over(&error) => continue,
-                    Err(error) => {
-                        self.stopped = true;
-                        return Some(Err(error));
+                if let Err(error) = self.begin(&path) {
+                    if self.options.keep_going && error.code() == Code::InputFormat {
+                        self.broken += 1;
+                        continue;
                     }
+                    self.stopped = true;
+                    return Some(Err(error));
                 }
+                continue;
             };
             let Some(next) = current.next() else {
                 self.current = None;
@@ -229,8 +224,11 @@ impl Iterator for Rows {
                     self.stopped = true;
                     return Some(Err(row_error(&self.file, row, &what)));
                 }
-                Err(Fault::File(error)) if self.passes_over(&error) => self.current = None,
-                Err(Fault::File(error)) => {
+                Err(Fault::Rows(_, count)) if self.options.keep_going => {
+                    self.row = row + count;
+                    self.broken += count;
+                }
+                Err(Fault::Rows(error, _) | Fault::File(error)) => {
                     self.stopped = true;
                     return Some(Err(error.with("row", row)));
                 }
