@@ -12,6 +12,7 @@ export const sources = [
   "baike-qa2019",
   "medical-dialogue",
   "zhihu-kol",
+  "zhwiki",
   "belle",
   "finance-qa",
   "alpaca",

@@ -39,6 +39,7 @@ export const command = verb(
     responseColumn: column("response"),
     chosenColumn: column("chosen"),
     rejectedColumn: column("rejected"),
+    templates: Flags.text("templates", "Questions of zhwiki, one a line with {title}", "FILE").pipe(Flag.optional),
     encoding: Flags.encoding,
     keepGoing: Flags.keepGoing,
     force: Flags.force
@@ -62,6 +63,7 @@ export const command = verb(
         ...Flags.given("responseColumn", flags.responseColumn),
         ...Flags.given("chosenColumn", flags.chosenColumn),
         ...Flags.given("rejectedColumn", flags.rejectedColumn),
+        ...Flags.given("templates", flags.templates),
         ...Flags.given("encoding", flags.encoding)
       })
       const funnel = columns([

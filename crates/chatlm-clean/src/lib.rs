@@ -16,8 +16,10 @@ mod run;
 mod sample;
 mod source;
 mod sources;
+mod wiki;
 
 pub use options::{CleanOptions, CleanReport, Purpose, Turns};
 pub use run::clean;
 pub use sample::{Rule, Sample, Step};
 pub use source::Source;
+pub use wiki::{is_wiki, wiki_corpus};

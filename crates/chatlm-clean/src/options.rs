@@ -91,9 +91,11 @@ pub struct CleanOptions {
     pub response_column: Option<String>,
     pub chosen_column: Option<String>,
     pub rejected_column: Option<String>,
+    /// Question templates of `zhwiki`, one a line with `{title}`; our own where `None`.
+    pub templates: Option<PathBuf>,
     /// Detected where `None`.
     pub encoding: Option<String>,
-    /// Draws the report's samples.
+    /// Draws the report's samples and the questions of `zhwiki`.
     pub seed: u64,
     pub keep_going: bool,
     pub force: bool,
@@ -115,6 +117,7 @@ impl CleanOptions {
             response_column: None,
             chosen_column: None,
             rejected_column: None,
+            templates: None,
             encoding: None,
             seed: 0,
             keep_going: false,
@@ -156,6 +159,11 @@ impl CleanOptions {
                 "--turns each",
                 self.turns == Turns::Each,
                 kind.turns && !self.compat,
+            ),
+            (
+                "--templates",
+                self.templates.is_some(),
+                kind.name == "zhwiki",
             ),
         ];
         for (name, given, meant) in meant {

@@ -112,3 +112,56 @@ fn finance_with_and_without_the_fourth_column() {
         compare("finance-qa", Purpose::Pretrain, case, files, None);
     }
 }
+
+/// The reference reads WikiExtractor's text alone; its templates are in the golden folder.
+#[test]
+fn wikipedia() {
+    let Some(templates) = golden("zhwiki").map(|folder| folder.join("templates.txt")) else {
+        return;
+    };
+    for case in ["zhwiki", "zhwiki-page"] {
+        let Some(folder) = golden(case) else { return };
+        let out = tempfile::tempdir().unwrap();
+        let mut options = CleanOptions::new(
+            "zhwiki".parse().unwrap(),
+            Purpose::Pretrain,
+            vec![folder.join("input.txt").display().to_string()],
+            out.path().join("out.parquet"),
+        );
+        options.compat = true;
+        options.templates = Some(templates.clone());
+        clean(&options, &Job::quiet()).unwrap();
+        let (got, expected) = (
+            pairs(&options.output),
+            pairs(&folder.join("expected.parquet")),
+        );
+        for (place, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            assert_eq!(got, expected, "{case}, row {place}");
+        }
+        assert_eq!(got.len(), expected.len());
+    }
+}
+
+/// A real dump of one page becomes a row in plain, simplified text.
+#[test]
+fn a_real_dump() {
+    let Some(folder) = golden("zhwiki-page") else {
+        return;
+    };
+    let out = tempfile::tempdir().unwrap();
+    let options = CleanOptions::new(
+        "zhwiki".parse().unwrap(),
+        Purpose::Pretrain,
+        vec![folder.join("input.xml.bz2").display().to_string()],
+        out.path().join("out.parquet"),
+    );
+    let report = clean(&options, &Job::quiet()).unwrap();
+    assert_eq!((report.read, report.kept), (1, 1));
+    let rows = pairs(&options.output);
+    let (prompt, response) = &rows[0];
+    assert!(prompt.contains("数学"), "{prompt}");
+    let length = response.chars().count();
+    assert!((200..=512).contains(&length), "{length}");
+    assert!(response.ends_with(['。', '！', '？', '；']), "{response}");
+    assert!(!response.contains(['{', '[', '<', '|']), "{response}");
+}

@@ -28,9 +28,11 @@ pub struct CleanOptions {
     pub response_column: Option<String>,
     pub chosen_column: Option<String>,
     pub rejected_column: Option<String>,
+    /// Question templates of `zhwiki`, one a line with `{title}`.
+    pub templates: Option<String>,
     /// Such as `gb18030`; detected where left out.
     pub encoding: Option<String>,
-    /// Draws the report's samples of dropped rows.
+    /// Draws the report's samples of dropped rows and the questions of `zhwiki`.
     pub seed: f64,
     /// Counts broken rows instead of stopping at the first.
     pub keep_going: bool,
@@ -77,6 +79,7 @@ pub async fn clean(
                 response_column: options.response_column,
                 chosen_column: options.chosen_column,
                 rejected_column: options.rejected_column,
+                templates: options.templates.map(Into::into),
                 encoding: options.encoding,
                 seed: options.seed as u64,
                 keep_going: options.keep_going,

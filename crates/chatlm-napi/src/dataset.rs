@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use chatlm_clean::{is_wiki, wiki_corpus};
 use chatlm_dataset::{InputOptions, Prompts, corpus as run_corpus, inspect as run_inspect};
 use chatlm_dataset::{merge as run_merge, split as run_split};
 use chatlm_job::Error;
@@ -56,7 +57,8 @@ pub async fn merge(
     .await
 }
 
-/// Writes text for a tokenizer: `prompt[SEP]response[SEP]` a line, text files line by line.
+/// Writes text for a tokenizer: `prompt[SEP]response[SEP]` a line, text files line by line, the articles of
+/// Wikipedia's dumps line by line in simplified characters.
 #[napi]
 pub async fn corpus(
     options: TableOptions,
@@ -73,10 +75,15 @@ pub async fn corpus(
             keep_going: options.keep_going,
         };
         let output = Path::new(&options.output);
-        let written = run_corpus(&options.inputs, &input, output, options.force, &job)?;
+        let (rows, broken) = if is_wiki(&options.inputs)? {
+            wiki_corpus(&options.inputs, &input, output, options.force, &job)?
+        } else {
+            let written = run_corpus(&options.inputs, &input, output, options.force, &job)?;
+            (written.rows, written.broken)
+        };
         Ok(TableReport {
-            rows: written.rows as i64,
-            broken: written.broken as i64,
+            rows: rows as i64,
+            broken: broken as i64,
             seconds: started.elapsed().as_secs_f64(),
         })
     })

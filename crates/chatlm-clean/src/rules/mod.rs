@@ -8,6 +8,7 @@ pub mod exchange;
 pub mod length;
 pub mod markup;
 pub mod newline;
+pub mod page;
 pub mod preference;
 pub mod punctuation;
 pub mod similarity;

@@ -10,6 +10,7 @@ mod pairs;
 mod sharegpt;
 mod webtext;
 mod zhihu;
+mod zhwiki;
 
 use chatlm_dataset::Row;
 use chatlm_job::Result;
@@ -27,6 +28,7 @@ pub(crate) static KINDS: &[&Kind] = &[
     &baike::KIND,
     &medical::KIND,
     &zhihu::KIND,
+    &zhwiki::KIND,
     &belle::KIND,
     &finance::KIND,
     &alpaca::KIND,
