@@ -27,7 +27,9 @@ pub(super) struct Block {
 
 impl Block {
     pub(super) fn new(records: Vec<Record>, columns: usize) -> Self {
-        let texts = records.iter().filter_map(|record| record.texts.as_ref().ok());
+        let texts = records
+            .iter()
+            .filter_map(|record| record.texts.as_ref().ok());
         let size = texts.flatten().map(String::len).sum();
         let mut block = Self {
             indices: Vec::with_capacity(records.len()),

@@ -37,7 +37,8 @@ fn broken_rows_are_named_and_those_around_them_come() {
         "]".repeat(5000)
     );
     // What is wrong, the bytes, the first broken row, the rows that come, how many do not.
-    let cases: [(&str, &[u8], u64, &[u64], u64); 14] = [
+    type Case<'a> = (&'a str, &'a [u8], u64, &'a [u64], u64);
+    let cases: [Case<'_>; 14] = [
         (
             "open quote.csv",
             b"a,b\n1,2\n1,\"2\n3,4\n5,6\n",
@@ -199,7 +200,7 @@ fn endless_rows_are_left_behind_at_a_limit() {
         "{error}"
     );
     let mut rows = Rows::open(&[path], &going()).unwrap();
-    let count = rows.by_ref().filter(|row| row.is_ok()).count();
+    let count = rows.by_ref().filter(Result::is_ok).count();
     assert_eq!((count, rows.broken()), (200 * (1 << 18) + 1, 1));
     #[cfg(target_os = "linux")]
     {
