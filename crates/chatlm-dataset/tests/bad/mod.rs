@@ -200,7 +200,7 @@ fn endless_rows_are_left_behind_at_a_limit() {
         "{error}"
     );
     let mut rows = Rows::open(&[path], &going()).unwrap();
-    let count = rows.by_ref().filter(Result::is_ok).count();
+    let count = rows.by_ref().flatten().count();
     assert_eq!((count, rows.broken()), (200 * (1 << 18) + 1, 1));
     #[cfg(target_os = "linux")]
     {
