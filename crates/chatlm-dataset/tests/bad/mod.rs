@@ -23,6 +23,9 @@ fn both(paths: &[String]) -> (Option<Error>, Vec<u64>, u64) {
     (error, numbers, rows.broken())
 }
 
+/// What is wrong, the bytes, the first broken row, the rows that come, how many do not.
+type Case<'a> = (&'a str, &'a [u8], u64, &'a [u64], u64);
+
 #[test]
 fn broken_rows_are_named_and_those_around_them_come() {
     let folder = Folder::new();
@@ -36,8 +39,6 @@ fn broken_rows_are_named_and_those_around_them_come() {
         "[".repeat(5000),
         "]".repeat(5000)
     );
-    // What is wrong, the bytes, the first broken row, the rows that come, how many do not.
-    type Case<'a> = (&'a str, &'a [u8], u64, &'a [u64], u64);
     let cases: [Case<'_>; 14] = [
         (
             "open quote.csv",
