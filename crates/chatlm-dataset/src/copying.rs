@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use chatlm_job::{Job, Result};
+use chatlm_job::{Error, Job, Result};
+use polars::prelude::{Column, DataFrame};
 use rayon::prelude::*;
 
 use crate::chunks::ChunkWriter;
@@ -63,7 +64,7 @@ impl Tables {
 
     pub(crate) fn writer(&self, target: &Path, force: bool) -> Result<Copy> {
         let empty = self.0.first().map(ColumnFile::empty);
-        let empty = empty.ok_or_else(|| chatlm_job::Error::internal("no tables"))?;
+        let empty = empty.ok_or_else(|| Error::internal("no tables"))?;
         Ok(Copy {
             writer: ChunkWriter::create(target, &empty, force)?,
             rest: empty,
@@ -83,6 +84,11 @@ impl Copy {
         self.rest.append(chunk)?;
         let whole = self.rest.rows() / ChunkWriter::ROWS;
         self.write(whole)
+    }
+
+    /// The rows of a chunk whose place in `kept` is true.
+    pub(crate) fn push_some(&mut self, chunk: &Chunk, kept: &[bool]) -> Result<()> {
+        self.push(&own_texts(&chunk.filter(kept)?)?)
     }
 
     /// Writes so many row groups, packed in parallel.
@@ -105,4 +111,16 @@ impl Copy {
         self.write(last)?;
         self.writer.finish()
     }
+}
+
+/// The same rows with texts of their own: a filter's result keeps all texts of the chunk alive, which a
+/// few rows that wait for their row group must not.
+fn own_texts(chunk: &Chunk) -> Result<Chunk> {
+    let columns = chunk.0.columns().iter().map(|column| match column.str() {
+        Ok(texts) => Column::new(column.name().clone(), texts.iter().collect::<Vec<_>>()),
+        Err(_) => column.clone(),
+    });
+    DataFrame::new(chunk.rows(), columns.collect())
+        .map(Chunk)
+        .map_err(Error::internal)
 }

@@ -297,7 +297,7 @@ pub fn split(
             let places: Vec<Option<usize>> = rows.map(place).collect();
             for (number, part) in parts.iter_mut().enumerate() {
                 let ours: Vec<bool> = places.iter().map(|p| *p == Some(number)).collect();
-                part.push(&chunk.filter(&ours)?)?;
+                part.push_some(chunk, &ours)?;
             }
             Ok(())
         })?;

@@ -145,8 +145,15 @@ mod tests {
     fn padding(batches: &[Vec<usize>], lengths: &[Vec<u32>]) -> f64 {
         let (mut real, mut all) = (0u64, 0u64);
         for batch in batches {
-            for field in 0..2 {
-                let of = |row: &usize| u64::from(lengths[*row][field]);
+            for side in ["source", "target"] {
+                let of = |row: &usize| {
+                    let length = &lengths[*row];
+                    u64::from(if side == "source" {
+                        length[0]
+                    } else {
+                        length[1]
+                    })
+                };
                 real += batch.iter().map(of).sum::<u64>();
                 all += batch.iter().map(of).max().unwrap_or_default() * batch.len() as u64;
             }

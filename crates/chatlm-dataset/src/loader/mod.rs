@@ -5,6 +5,7 @@
 //! Reading and encoding run ahead on a thread of their own, in parallel.
 
 mod batching;
+mod group;
 mod order;
 mod source;
 mod store;

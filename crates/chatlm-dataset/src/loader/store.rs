@@ -277,7 +277,7 @@ mod tests {
     fn row(number: u64) -> Texts {
         vec![
             Some(format!("问{number}")),
-            (number % 7 != 0).then(|| "答".repeat(number as usize % 50)),
+            (!number.is_multiple_of(7)).then(|| "答".repeat(number as usize % 50)),
         ]
     }
 

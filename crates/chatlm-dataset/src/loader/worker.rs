@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chatlm_job::{Error, Permutation, Result, mix};
+use chatlm_job::{Error, Result, mix};
 use rayon::prelude::*;
 
+use super::group::{Block, Group};
 use super::order::Epoch;
-use super::source::Record;
 use super::{Batch, Cursor, Shared};
 
 pub(super) struct Stream {
@@ -21,13 +21,6 @@ pub(super) struct Stream {
     group: Option<Group>,
     /// Batches that wait, the first of them at the cursor.
     ready: VecDeque<Vec<Ready>>,
-}
-
-/// The rows of a group, in the order of their blocks.
-struct Group {
-    number: usize,
-    records: Vec<Record>,
-    inside: Permutation,
 }
 
 struct Ready {
@@ -165,44 +158,32 @@ impl Stream {
 
     fn encode_row(&self, place: u64, group: &Group) -> Ready {
         let (tokenizer, longest) = (&self.shared.tokenizer, self.shared.options.max_length);
-        let inside = place - self.epoch.places(group.number).start;
-        let inside = if self.epoch.shuffled() {
-            group.inside.at(inside)
-        } else {
-            inside
-        };
-        let record = &group.records[inside as usize];
-        let encode = |text: &String| {
+        let (index, texts) = group.row(place - self.epoch.places(group.number).start);
+        let encode = |text: &str| {
             let mut ids = tokenizer.encode_up_to(text, longest - 1)?;
             ids.push(tokenizer.eos_id());
             Ok(ids)
         };
         Ready {
             place,
-            index: record.index,
-            ids: match &record.texts {
-                Ok(texts) => texts.iter().map(encode).collect(),
-                Err(error) => Err(error.clone()),
-            },
+            index,
+            ids: texts.and_then(|texts| texts.into_iter().map(encode).collect()),
         }
     }
 
     /// Reads a group, its blocks in parallel; the group before was dropped already.
     fn read(&self, number: usize) -> Result<Group> {
         let rows = self.epoch.rows(number);
-        let blocks: Vec<Vec<Record>> = self.shared.install(|| {
+        let columns = self.shared.options.columns.len();
+        let blocks = self.shared.install(|| {
             rows.into_par_iter()
                 .map(|rows| {
                     self.check()?;
-                    self.shared.source.read(&rows)
+                    Ok(Block::new(self.shared.source.read(&rows)?, columns))
                 })
                 .collect::<Result<_>>()
         })?;
-        Ok(Group {
-            number,
-            records: blocks.into_iter().flatten().collect(),
-            inside: self.epoch.inside(number),
-        })
+        Ok(Group::new(number, blocks, self.epoch.inside(number)))
     }
 }
 
