@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { CancelToken, Generator, PromptReader, Tokenizer, TokenStream, TrainingRun, benchGenerate, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, reject, setThreads, split, trainTokenizer, verifyResume } = nativeBinding
+const { CancelToken, Generator, PromptReader, Tokenizer, TokenStream, TrainingRun, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, reject, setThreads, split, trainTokenizer, verifyResume } = nativeBinding
 export { CancelToken }
 export { Generator }
 export { PromptReader }
@@ -781,6 +781,7 @@ export { Tokenizer }
 export { TokenStream }
 export { TrainingRun }
 export { benchGenerate }
+export { benchLoad }
 export { benchTrainStep }
 export { checkDevice }
 export { clean }
