@@ -113,7 +113,9 @@ impl ParquetTable {
     }
 }
 
-pub(crate) fn reader(bytes: &ParquetBytes) -> PolarsResult<ParquetReader<Box<dyn MmapBytesReader>>> {
+pub(crate) fn reader(
+    bytes: &ParquetBytes,
+) -> PolarsResult<ParquetReader<Box<dyn MmapBytesReader>>> {
     let source: Box<dyn MmapBytesReader> = match bytes {
         ParquetBytes::File(file) => Box::new(file.try_clone()?),
         ParquetBytes::Memory(bytes) => Box::new(Cursor::new(Arc::clone(bytes))),

@@ -69,9 +69,9 @@ pub(crate) fn each_bucket<S: Send>(
             parts.push(part);
             rest = after;
         }
-        parts
-            .into_par_iter()
-            .try_for_each_init(|| (scratch(), Vec::new()), |(scratch, places), part| {
+        parts.into_par_iter().try_for_each_init(
+            || (scratch(), Vec::new()),
+            |(scratch, places), part| {
                 part.sort_unstable();
                 for bucket in part.chunk_by(|a, b| a >> 32 == b >> 32) {
                     if bucket.len() > 1 {
@@ -81,7 +81,8 @@ pub(crate) fn each_bucket<S: Send>(
                     }
                 }
                 Ok(())
-            })?;
+            },
+        )?;
     }
     Ok(())
 }

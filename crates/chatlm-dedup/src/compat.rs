@@ -30,7 +30,10 @@ fn is_kept(c: char) -> bool {
 
 /// Appends the characters of prompt and response that count.
 pub(crate) fn keep(prompt: &str, response: &str, text: &mut Vec<u16>) {
-    let kept = prompt.chars().chain(response.chars()).filter(|c| is_kept(*c));
+    let kept = prompt
+        .chars()
+        .chain(response.chars())
+        .filter(|c| is_kept(*c));
     text.extend(kept.map(|c| c as u16));
 }
 
@@ -66,7 +69,12 @@ impl Datasketch {
         scratch.letters.dedup();
         let mut least = [u32::MAX; PERMUTATIONS];
         for &letter in &scratch.letters {
-            let hash = u64::from(*scratch.known.entry(letter).or_insert_with(|| sha1_32(letter)));
+            let hash = u64::from(
+                *scratch
+                    .known
+                    .entry(letter)
+                    .or_insert_with(|| sha1_32(letter)),
+            );
             let functions = self.multipliers.iter().zip(&self.addends);
             for (least, (a, b)) in least.iter_mut().zip(functions) {
                 let value = a.wrapping_mul(hash).wrapping_add(*b) % PRIME;
@@ -86,7 +94,10 @@ impl Datasketch {
         let signature = self.signature(text, scratch);
         let bands = signature.chunks_exact(BANDS.rows).take(BANDS.count);
         for (band, rows) in bands.enumerate() {
-            take(band, xxh3_64_with_seed(bytemuck::cast_slice(rows), band as u64));
+            take(
+                band,
+                xxh3_64_with_seed(bytemuck::cast_slice(rows), band as u64),
+            );
         }
     }
 }
@@ -154,9 +165,15 @@ mod tests {
     fn permutations_are_numpys() {
         let sketch = Datasketch::new();
         let pair = |i: usize| (sketch.multipliers[i], sketch.addends[i]);
-        assert_eq!(pair(0), (775_169_054_918_279_404, 1_758_426_461_858_698_312));
+        assert_eq!(
+            pair(0),
+            (775_169_054_918_279_404, 1_758_426_461_858_698_312)
+        );
         assert_eq!(pair(1), (2_109_959_069_025_162, 965_365_488_286_768_773));
-        assert_eq!(pair(255), (1_369_100_512_183_171_272, 1_825_998_840_733_297_350));
+        assert_eq!(
+            pair(255),
+            (1_369_100_512_183_171_272, 1_825_998_840_733_297_350)
+        );
     }
 
     #[test]

@@ -44,7 +44,11 @@ pub(crate) fn join(search: &Search<'_>, bucket: &[u32]) -> Result<()> {
         |position| position,
         |row, other, _| {
             if other < state.own {
-                if state.contaminated(row) <= other { Step::Jump(own) } else { Step::Compare }
+                if state.contaminated(row) <= other {
+                    Step::Jump(own)
+                } else {
+                    Step::Compare
+                }
             } else if state.best(row) <= other {
                 Step::Stop
             } else {
@@ -53,7 +57,11 @@ pub(crate) fn join(search: &Search<'_>, bucket: &[u32]) -> Result<()> {
         },
         |row, other| {
             search.note(row, other);
-            if other < state.own { Step::Jump(own) } else { Step::Stop }
+            if other < state.own {
+                Step::Jump(own)
+            } else {
+                Step::Stop
+            }
         },
     )?;
 
@@ -119,20 +127,22 @@ struct Prefix {
 
 impl Rarity {
     fn of(search: &Search<'_>, bucket: &[u32]) -> Result<Self> {
-        let slots = (bucket.len() * 64).next_power_of_two().clamp(1 << 12, 1 << 22);
+        let slots = (bucket.len() * 64)
+            .next_power_of_two()
+            .clamp(1 << 12, 1 << 22);
         let counts = (0..slots).map(|_| AtomicU32::new(0)).collect();
         let rarity = Self { counts };
-        bucket
-            .par_iter()
-            .with_min_len(16)
-            .try_for_each_init(Loaded::default, |loaded, &place| {
+        bucket.par_iter().with_min_len(16).try_for_each_init(
+            Loaded::default,
+            |loaded, &place| {
                 search.job.cancel.check()?;
                 search.load(place, loaded)?;
                 for shingle in loaded.set.items() {
                     rarity.slot(hash(*shingle)).fetch_add(1, Relaxed);
                 }
                 Ok(())
-            })?;
+            },
+        )?;
         Ok(rarity)
     }
 
@@ -317,7 +327,11 @@ impl Pass<'_> {
             lists.retain_mut(|list| {
                 if (list[0].1 as usize) < at {
                     let near = list.get(1).is_none_or(|second| second.1 as usize >= at);
-                    let passed = if near { 1 } else { list.partition_point(|p| (p.1 as usize) < at) };
+                    let passed = if near {
+                        1
+                    } else {
+                        list.partition_point(|p| (p.1 as usize) < at)
+                    };
                     *list = &list[passed..];
                 }
                 !list.is_empty()

@@ -64,43 +64,61 @@ impl Search<'_> {
     /// Rows of one text: all but the first of each set stand aside from here on.
     pub(crate) fn repetitions(&self) -> Result<()> {
         let scratch = || (Vec::<u16>::new(), Vec::<(u32, Vec<u16>)>::new());
-        each_bucket(self.spill, None, self.state, self.room.entries, scratch, |(text, firsts), bucket| {
-            self.job.cancel.check()?;
-            firsts.clear();
-            for &place in bucket {
-                self.texts.read(place, text)?;
-                let same_set = |first: u32| (first < self.state.own) == (place < self.state.own);
-                // Nearly always one or two: another text has the same hash by chance alone.
-                match firsts.iter().find(|(first, other)| same_set(*first) && other == text) {
-                    Some((first, _)) => self.state.repeats(place, *first),
-                    None => firsts.push((place, text.clone())),
+        each_bucket(
+            self.spill,
+            None,
+            self.state,
+            self.room.entries,
+            scratch,
+            |(text, firsts), bucket| {
+                self.job.cancel.check()?;
+                firsts.clear();
+                for &place in bucket {
+                    self.texts.read(place, text)?;
+                    let same_set =
+                        |first: u32| (first < self.state.own) == (place < self.state.own);
+                    // Nearly always one or two: another text has the same hash by chance alone.
+                    match firsts
+                        .iter()
+                        .find(|(first, other)| same_set(*first) && other == text)
+                    {
+                        Some((first, _)) => self.state.repeats(place, *first),
+                        None => firsts.push((place, text.clone())),
+                    }
                 }
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
     }
 
     /// Compares the rows that share a key of this band.
     pub(crate) fn band(&self, band: usize) -> Result<()> {
         let large = Mutex::new(Vec::new());
-        each_bucket(self.spill, Some(band), self.state, self.room.entries, Vec::new, |sets, bucket| {
-            self.job.cancel.check()?;
-            if !self.method.verifies() {
-                return self.shared_key(band, bucket);
-            }
-            if !self.tells_something(bucket) {
-                return Ok(());
-            }
-            let units: usize = bucket.iter().map(|place| self.texts.len(*place)).sum();
-            if bucket.len() == 2 || (bucket.len() <= SMALL && units <= self.room.units) {
-                return self.pair_by_pair(bucket, sets);
-            }
-            large
-                .lock()
-                .map_err(|_| Error::internal("a thread panicked"))?
-                .push(bucket.to_vec());
-            Ok(())
-        })?;
+        each_bucket(
+            self.spill,
+            Some(band),
+            self.state,
+            self.room.entries,
+            Vec::new,
+            |sets, bucket| {
+                self.job.cancel.check()?;
+                if !self.method.verifies() {
+                    return self.shared_key(band, bucket);
+                }
+                if !self.tells_something(bucket) {
+                    return Ok(());
+                }
+                let units: usize = bucket.iter().map(|place| self.texts.len(*place)).sum();
+                if bucket.len() == 2 || (bucket.len() <= SMALL && units <= self.room.units) {
+                    return self.pair_by_pair(bucket, sets);
+                }
+                large
+                    .lock()
+                    .map_err(|_| Error::internal("a thread panicked"))?
+                    .push(bucket.to_vec());
+                Ok(())
+            },
+        )?;
         let large = large
             .into_inner()
             .map_err(|_| Error::internal("a thread panicked"))?;

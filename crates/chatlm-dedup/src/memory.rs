@@ -67,7 +67,10 @@ impl Memory {
 
     /// What the comparison may hold beside the state.
     pub(crate) fn room(self, rows: u64, other: bool, threads: usize) -> Room {
-        let spare = self.free().saturating_sub(Self::rows(rows, other)).max(LEAST / 2);
+        let spare = self
+            .free()
+            .saturating_sub(Self::rows(rows, other))
+            .max(LEAST / 2);
         // A unit of text is up to four slots and a shingle, sixteen bytes each.
         let units = spare / 4 / (threads as u64 * 80);
         Room {
@@ -98,8 +101,17 @@ pub(crate) fn peak() -> u64 {
 /// What the machine, or the container, has free.
 fn available() -> u64 {
     let machine = kilobytes("/proc/meminfo", "MemAvailable:").unwrap_or(2 * MOST);
-    let number = |file: &str| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
-    match (number("/sys/fs/cgroup/memory.max"), number("/sys/fs/cgroup/memory.current")) {
+    let number = |file: &str| {
+        std::fs::read_to_string(file)
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
+    match (
+        number("/sys/fs/cgroup/memory.max"),
+        number("/sys/fs/cgroup/memory.current"),
+    ) {
         (Some(most), Some(used)) => machine.min(most.saturating_sub(used)),
         _ => machine,
     }
@@ -112,12 +124,20 @@ mod tests {
 
     #[test]
     fn a_budget_too_small_is_refused_with_the_size_that_does() {
-        let memory = Memory { budget: 300 * MIB, base: 100 * MIB };
+        let memory = Memory {
+            budget: 300 * MIB,
+            base: 100 * MIB,
+        };
         memory.check(1_000_000, false).unwrap();
         let error = memory.check(10_000_000, false).unwrap_err();
         assert_eq!(error.code(), Code::Usage);
         let needed = error.context()["needed"].as_u64().unwrap();
         assert!(error.help().contains(&format!("{}MiB", needed / MIB)));
-        Memory { budget: needed, ..memory }.check(10_000_000, false).unwrap();
+        Memory {
+            budget: needed,
+            ..memory
+        }
+        .check(10_000_000, false)
+        .unwrap();
     }
 }

@@ -112,7 +112,10 @@ impl MinHash {
         let least = self.least(text, ngram, scratch);
         for (band, rows) in least.chunks_exact(self.bands.rows).enumerate() {
             bytes.clear();
-            bytes.extend(rows.iter().flat_map(|row| ((row >> 32) as u32).to_le_bytes()));
+            bytes.extend(
+                rows.iter()
+                    .flat_map(|row| ((row >> 32) as u32).to_le_bytes()),
+            );
             take(band, xxh3_64_with_seed(&bytes, band as u64));
         }
         scratch.bytes = bytes;
@@ -121,6 +124,10 @@ impl MinHash {
 
 /// `least[i]` = the smallest of `multipliers[i] * hash + addends[i]`. Plain code that the compiler turns
 /// into vector code for each processor it is dispatched for; lengths are multiples of [`SIDE`].
+#[expect(
+    clippy::inline_always,
+    reason = "the dispatched code must be this function's own"
+)]
 #[inline(always)]
 fn minima(multipliers: &[u64], addends: &[u64], hashes: &[u64], least: &mut [u64]) {
     let (multipliers, _) = multipliers.as_chunks::<SIDE>();
@@ -163,7 +170,9 @@ mod tests {
     fn keys(minhash: &MinHash, text: &str, ngram: usize) -> Vec<u64> {
         let mut keys = Vec::new();
         let text: Vec<u16> = text.encode_utf16().collect();
-        minhash.keys(&text, ngram, &mut SignScratch::default(), |_, key| keys.push(key));
+        minhash.keys(&text, ngram, &mut SignScratch::default(), |_, key| {
+            keys.push(key);
+        });
         keys
     }
 

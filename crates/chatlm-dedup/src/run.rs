@@ -36,10 +36,17 @@ pub fn dedup(options: &DedupOptions, job: &Job) -> Result<DedupReport> {
         paths => Some(Source::find(paths, options.input())?),
     };
     check_outputs(options)?;
-    let stamps: Vec<_> = other.iter().chain([&own]).flat_map(|s| s.stamps.clone()).collect();
+    let stamps: Vec<_> = other
+        .iter()
+        .chain([&own])
+        .flat_map(|s| s.stamps.clone())
+        .collect();
     let split = other.as_ref().map_or(0, |other| other.files.len());
     let settings = format!("{} {split}", options.settings());
-    let folder = options.work.clone().unwrap_or_else(|| folder_of(&options.output));
+    let folder = options
+        .work
+        .clone()
+        .unwrap_or_else(|| folder_of(&options.output));
     let work = Work::open(folder, &settings, &stamps)?;
     let there = options
         .targets()
@@ -136,7 +143,9 @@ impl Run<'_> {
             texts: &texts,
             state: &state,
             method: &self.method,
-            room: self.memory.room(rows, self.other.is_some(), rayon::current_num_threads()),
+            room: self
+                .memory
+                .room(rows, self.other.is_some(), rayon::current_num_threads()),
             job: self.job,
         };
         self.compare(&search)?;
@@ -156,12 +165,7 @@ impl Run<'_> {
             seconds: self.work.manifest.seconds,
             peak_rss_bytes: 0,
         };
-        // From here on results are put in place: a run that goes on may replace them.
-        self.work.note(|manifest| manifest.finishing = true)?;
-        if let Some(clusters) = clusters {
-            clusters.finish()?;
-        }
-        let written = write_rows(
+        let rows = write_rows(
             &self.options.output,
             &self.own,
             self.work.manifest.columns.as_deref(),
@@ -170,8 +174,14 @@ impl Run<'_> {
             true,
             self.job,
         )?;
+        // From here on results are put in place: a run that goes on may replace them.
+        self.work.note(|manifest| manifest.finishing = true)?;
+        let written = rows.finish()?;
         if written != kept {
             return Err(Error::internal(format!("{written} rows written of {kept}")));
+        }
+        if let Some(clusters) = clusters {
+            clusters.finish()?;
         }
         self.phases.write = self.start.elapsed().as_secs_f64() - before;
         report.seconds += self.start.elapsed().as_secs_f64();
@@ -214,13 +224,23 @@ impl Run<'_> {
         {
             let total = other.rows();
             let from = spill.rows();
-            other.sign(&self.method, from, piece, &mut Schema::default(), self.job, |signed| {
-                spill.append(&signed)?;
-                check_count(spill.rows())?;
-                self.job.progress.report("read the other set", spill.rows(), total, "rows");
-                Ok(())
-            })?;
-            self.work.note(|manifest| manifest.other = Some(spill.rows()))?;
+            other.sign(
+                &self.method,
+                from,
+                piece,
+                &mut Schema::default(),
+                self.job,
+                |signed| {
+                    spill.append(&signed)?;
+                    check_count(spill.rows())?;
+                    self.job
+                        .progress
+                        .report("read the other set", spill.rows(), total, "rows");
+                    Ok(())
+                },
+            )?;
+            self.work
+                .note(|manifest| manifest.other = Some(spill.rows()))?;
         }
         let other = self.work.manifest.other.unwrap_or(0);
         let total = self.own.rows();
@@ -229,16 +249,20 @@ impl Run<'_> {
             let mut schema = Schema::default();
             let memory = self.memory;
             let with_other = self.other.is_some();
-            self.own.sign(&self.method, from, piece, &mut schema, self.job, |signed| {
-                spill.append(&signed)?;
-                check_count(spill.rows())?;
-                memory.check(spill.rows(), with_other)?;
-                self.job.progress.report("read", spill.rows() - other, total, "rows");
-                Ok(())
-            })?;
+            self.own
+                .sign(&self.method, from, piece, &mut schema, self.job, |signed| {
+                    spill.append(&signed)?;
+                    check_count(spill.rows())?;
+                    memory.check(spill.rows(), with_other)?;
+                    self.job
+                        .progress
+                        .report("read", spill.rows() - other, total, "rows");
+                    Ok(())
+                })?;
             if total.is_none() {
                 let columns = schema.columns();
-                let named = |(name, kind): (&str, ColumnKind)| (name.to_owned(), kind.as_str().to_owned());
+                let named =
+                    |(name, kind): (&str, ColumnKind)| (name.to_owned(), kind.as_str().to_owned());
                 let columns = Some(columns.into_iter().map(named).collect());
                 self.work.note(|manifest| manifest.columns = columns)?;
             }
@@ -255,7 +279,9 @@ impl Run<'_> {
         let mut done = search.state.restore(&path).unwrap_or(0);
         let mut saved = Instant::now();
         while done < bands {
-            self.job.progress.report("compare", done, Some(bands), "bands");
+            self.job
+                .progress
+                .report("compare", done, Some(bands), "bands");
             let result = match done.checked_sub(1) {
                 None => search.repetitions(),
                 Some(band) => search.band(band as usize),
@@ -267,12 +293,16 @@ impl Run<'_> {
                 return Err(error);
             }
             done += 1;
-            if saved.elapsed().as_secs_f64() > SAVE || (done == bands && search.state.rows() > 1 << 20) {
+            if saved.elapsed().as_secs_f64() > SAVE
+                || (done == bands && search.state.rows() > 1 << 20)
+            {
                 search.state.save(&path, done)?;
                 saved = Instant::now();
             }
         }
-        self.job.progress.report("compare", bands, Some(bands), "bands");
+        self.job
+            .progress
+            .report("compare", bands, Some(bands), "bands");
         Ok(())
     }
 
@@ -285,7 +315,9 @@ impl Run<'_> {
         if clusters.is_some() || self.options.report.is_some() {
             each_fall(search, |fall| {
                 tally.add(fall);
-                clusters.as_mut().map_or(Ok(()), |clusters| clusters.push(fall))
+                clusters
+                    .as_mut()
+                    .map_or(Ok(()), |clusters| clusters.push(fall))
             })?;
         }
         Ok(clusters)

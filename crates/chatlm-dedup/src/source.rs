@@ -30,7 +30,10 @@ impl Source {
     /// What a folder or a glob means is settled here, so that every pass sees the same.
     pub(crate) fn find(paths: &[String], options: InputOptions) -> Result<Self> {
         let files = expand(paths)?;
-        let stamps = files.iter().map(|file| stamp(file)).collect::<Result<_>>()?;
+        let stamps = files
+            .iter()
+            .map(|file| stamp(file))
+            .collect::<Result<_>>()?;
         Ok(Self {
             files,
             stamps,
@@ -142,7 +145,7 @@ impl Source {
             pipeline(
                 job,
                 || batch(&mut rows, from, &mut place, schema),
-                |batch| sign_rows(method, &batch),
+                |batch| Ok(sign_rows(method, &batch)),
                 |signed| signed.into_iter().try_for_each(&mut take),
             )
         }
@@ -166,7 +169,11 @@ impl Source {
                     pairs.map(|(row, (prompt, response))| {
                         let pair = prompt.zip(response);
                         if pair.is_none() && fault.is_none() && !self.options.keep_going {
-                            let of = if prompt.is_none() { &prompts } else { &responses };
+                            let of = if prompt.is_none() {
+                                &prompts
+                            } else {
+                                &responses
+                            };
                             fault = Some(of.null_error(row));
                         }
                         pair
@@ -208,10 +215,9 @@ fn batch(
     Ok((!batch.is_empty()).then_some(batch))
 }
 
-fn sign_rows(method: &Method, rows: &[Option<Row>]) -> Result<Vec<Signed>> {
+fn sign_rows(method: &Method, rows: &[Option<Row>]) -> Vec<Signed> {
     let each = rows.len().div_ceil(pieces_at_once()).max(1);
-    Ok(rows
-        .par_chunks(each)
+    rows.par_chunks(each)
         .map(|rows| {
             let pairs = rows.iter().map(|row| {
                 let row = row.as_ref()?;
@@ -219,7 +225,7 @@ fn sign_rows(method: &Method, rows: &[Option<Row>]) -> Result<Vec<Signed>> {
             });
             method.sign(rows.len(), pairs)
         })
-        .collect())
+        .collect()
 }
 
 /// Gets a batch, works on the one before and puts away the one before that, all at once; in order.

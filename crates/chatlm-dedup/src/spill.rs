@@ -94,10 +94,14 @@ impl Spill {
         let size = spill.file.metadata().map_err(|e| spill.failed(&e))?.len();
         while let Some(frame) = spill.whole_frame(size) {
             job.cancel.check()?;
-            job.progress.report("resume", spill.end, Some(size), "bytes");
+            job.progress
+                .report("resume", spill.end, Some(size), "bytes");
             spill.note(frame);
         }
-        spill.file.set_len(spill.end).map_err(|e| spill.failed(&e))?;
+        spill
+            .file
+            .set_len(spill.end)
+            .map_err(|e| spill.failed(&e))?;
         Ok(spill)
     }
 
@@ -273,11 +277,16 @@ mod tests {
 
     fn signed(first: u64, rows: u64) -> Signed {
         let places = first..first + rows;
-        let texts: Vec<Vec<u16>> = places.clone().map(|p| vec![p as u16; p as usize % 5]).collect();
+        let texts: Vec<Vec<u16>> = places
+            .clone()
+            .map(|p| vec![p as u16; p as usize % 5])
+            .collect();
         Signed {
             lengths: texts.iter().map(|text| text.len() as u32).collect(),
             hashes: places.clone().collect(),
-            keys: (0..2).flat_map(|band| places.clone().map(move |p| p * 10 + band)).collect(),
+            keys: (0..2)
+                .flat_map(|band| places.clone().map(move |p| p * 10 + band))
+                .collect(),
             texts: texts.concat(),
         }
     }
@@ -313,7 +322,11 @@ mod tests {
         let mut spill = Spill::open(&folder.path().join("spill"), 2, &Job::quiet()).unwrap();
         let mut second = signed(7, 4);
         second.lengths[1] = BROKEN;
-        second.texts = signed(7, 1).texts.into_iter().chain(signed(9, 2).texts).collect();
+        second.texts = signed(7, 1)
+            .texts
+            .into_iter()
+            .chain(signed(9, 2).texts)
+            .collect();
         spill.append(&signed(0, 7)).unwrap();
         spill.append(&second).unwrap();
         let mut seen = Vec::new();

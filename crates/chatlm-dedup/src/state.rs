@@ -140,7 +140,8 @@ impl State {
         let mut hasher = Xxh3Default::new();
         let mut put = |bytes: &[u8]| {
             hasher.update(bytes);
-            file.write_all(bytes).map_err(|e| Error::io(&e, "write", path))
+            file.write_all(bytes)
+                .map_err(|e| Error::io(&e, "write", path))
         };
         put(&bands.to_le_bytes())?;
         let mut buffer = Vec::with_capacity(1 << 16);
@@ -240,7 +241,10 @@ mod tests {
         state.save(&path, 3).unwrap();
         let other = State::new(2, 130, &[]);
         assert_eq!(other.restore(&path), Some(3));
-        assert_eq!((other.best(9), other.group(9), other.contaminated(5)), (4, 4, 1));
+        assert_eq!(
+            (other.best(9), other.group(9), other.contaminated(5)),
+            (4, 4, 1)
+        );
         assert!(other.is_out(7) && other.is_repeated(129) && !other.is_repeated(7));
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[40] ^= 1;

@@ -47,7 +47,11 @@ impl State {
     /// The earliest similar row: a repeated text is similar to its first row, or to what that was.
     fn earliest(&self, place: u32) -> Option<u32> {
         let first = self.best(place);
-        let earlier = if self.is_repeated(place) { self.best(first) } else { NONE };
+        let earlier = if self.is_repeated(place) {
+            self.best(first)
+        } else {
+            NONE
+        };
         [earlier, first].into_iter().find(|place| *place != NONE)
     }
 

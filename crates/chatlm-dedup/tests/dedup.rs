@@ -174,6 +174,10 @@ fn an_interrupted_run_leaves_its_work_alone() {
     let error = dedup(&options(&input, &folder.path().join("out.parquet")), &job).unwrap_err();
     assert_eq!(error.code(), Code::Cancelled);
     assert_eq!(names(folder.path()), [".out.parquet.dedup", "in.jsonl"]);
-    dedup(&options(&input, &folder.path().join("out.parquet")), &Job::quiet()).unwrap();
+    dedup(
+        &options(&input, &folder.path().join("out.parquet")),
+        &Job::quiet(),
+    )
+    .unwrap();
     assert_eq!(names(folder.path()), ["in.jsonl", "out.parquet"]);
 }

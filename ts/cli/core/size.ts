@@ -22,7 +22,8 @@ const units: Readonly<Record<string, number>> = {
 export const parseSize = (text: string): number | undefined => {
   const [, digits, unit] = /^(\d+(?:\.\d+)?) *([a-z]*)$/i.exec(text.trim()) ?? []
   const factor = units[(unit ?? "").toLowerCase()]
-  const bytes = digits === undefined || factor === undefined ? Number.NaN : Math.round(Number(digits) * factor)
+  const bytes =
+    digits === undefined || factor === undefined ? Number.NaN : Math.round(Number(digits) * factor)
   return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined
 }
 
