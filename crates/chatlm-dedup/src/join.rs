@@ -306,10 +306,11 @@ impl Pass<'_> {
             })
             .filter(|list| !list.is_empty())
             .collect();
-        let mut at = 0;
+        let (mut at, mut seen) = (0, 0);
         while let Some(next) = lists.iter().map(|list| list[0].1).min() {
             let next = next as usize;
             at = at.max(next + 1);
+            seen += 1;
             let candidate = self.order[next];
             let mut after = step(place, candidate, next);
             if matches!(after, Step::Compare) {
@@ -337,6 +338,7 @@ impl Pass<'_> {
                 !list.is_empty()
             });
         }
+        self.search.looked_at.fetch_add(seen, Relaxed);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 //! similar row known so far, or the two are in different groups.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 use chatlm_job::{Error, Job, Result};
 
@@ -37,6 +38,8 @@ pub(crate) struct Search<'a> {
     pub(crate) method: &'a Method,
     pub(crate) room: Room,
     pub(crate) job: &'a Job,
+    /// Candidates looked at in large buckets: what must not grow with the pairs.
+    pub(crate) looked_at: AtomicU64,
 }
 
 /// A text and its set, and memory for the next.

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use chatlm_dataset::{ColumnKind, Schema, TableWriter};
@@ -147,6 +148,7 @@ impl Run<'_> {
                 .memory
                 .room(rows, self.other.is_some(), rayon::current_num_threads()),
             job: self.job,
+            looked_at: AtomicU64::new(0),
         };
         self.compare(&search)?;
         self.phases.compare = self.start.elapsed().as_secs_f64() - self.phases.read;
