@@ -132,7 +132,7 @@ impl Search<'_> {
     }
 
     /// Whether any pair of the bucket could still change the state.
-    fn tells_something(&self, bucket: &[u32]) -> bool {
+    pub(crate) fn tells_something(&self, bucket: &[u32]) -> bool {
         let own = bucket.partition_point(|place| *place < self.state.own);
         let (others, rows) = bucket.split_at(own);
         let Some(&first) = rows.first() else {
@@ -156,14 +156,7 @@ impl Search<'_> {
         let mut loaded = [false; SMALL];
         for (i, &row) in bucket.iter().enumerate() {
             for (j, &earlier) in bucket[..i].iter().enumerate() {
-                let wanted = row >= own
-                    && if earlier < own {
-                        earlier < self.state.contaminated(row)
-                    } else {
-                        earlier < self.state.best(row)
-                            || self.state.group(row) != self.state.group(earlier)
-                    };
-                if !wanted {
+                if row < own || !self.is_new(row, earlier) {
                     continue;
                 }
                 for member in [i, j] {
@@ -178,6 +171,14 @@ impl Search<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a row's likeness to an earlier one would tell anything.
+    pub(crate) fn is_new(&self, row: u32, earlier: u32) -> bool {
+        if earlier < self.state.own {
+            return earlier < self.state.contaminated(row);
+        }
+        earlier < self.state.best(row) || self.state.group(row) != self.state.group(earlier)
     }
 
     /// Notes a similar pair.
