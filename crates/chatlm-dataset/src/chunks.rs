@@ -205,3 +205,79 @@ fn json_lines(chunk: &Chunk) -> Result<Vec<u8>> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::columns::ColumnFile;
+    use crate::input::InputOptions;
+    use polars::prelude::{Column, DataFrame, IntoSeries, ListChunked, NamedFrom, Series};
+
+    fn frame(rows: usize) -> DataFrame {
+        let numbers: Vec<Option<u64>> = (0..rows as u64)
+            .map(|i| (i % 7 > 0).then_some(u64::MAX - i))
+            .collect();
+        let texts: Vec<Option<String>> = (0..rows)
+            .map(|i| (i % 11 > 0).then(|| format!("第{i}行{}", "，".repeat(i % 50))))
+            .collect();
+        let flags: Vec<bool> = (0..rows).map(|i| i % 3 == 0).collect();
+        let lists: ListChunked = (0..rows)
+            .map(|i| Some(Series::new("".into(), vec![i as i32; i % 4])))
+            .collect();
+        let columns = vec![
+            Column::new("number".into(), numbers),
+            Column::new("prompt".into(), texts),
+            Column::new("flag".into(), flags),
+            lists.into_series().with_name("list".into()).into(),
+        ];
+        DataFrame::new(rows, columns).unwrap()
+    }
+
+    #[test]
+    fn columns_of_any_type_come_back_however_they_are_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.parquet");
+        let whole = frame(5000);
+        let mut writer = ChunkWriter::create(&path, &Chunk(whole.slice(0, 0)), false).unwrap();
+        for start in [0, 3000] {
+            let part = Chunk(whole.slice(start, if start == 0 { 3000 } else { 2000 }));
+            let encoded = writer.encode(part).unwrap();
+            writer.push(encoded).unwrap();
+        }
+        assert_eq!(writer.finish().unwrap(), 5000);
+        let file = ColumnFile::open(&path, &InputOptions::default())
+            .unwrap()
+            .unwrap();
+        for bytes in [u64::MAX, 50_000, 2_000] {
+            let pieces = file.pieces(bytes);
+            assert!(bytes != u64::MAX || pieces.len() == 2);
+            let mut read = file.empty();
+            for piece in pieces {
+                assert_eq!(piece.first, read.rows() as u64);
+                read.append(&file.read(&piece, None).unwrap()).unwrap();
+            }
+            for (found, expected) in read.0.columns().iter().zip(whole.columns()) {
+                assert_eq!(found.name(), expected.name());
+                assert_eq!(found.dtype(), expected.dtype());
+                for row in 0..5000 {
+                    assert_eq!(
+                        found.get(row).unwrap(),
+                        expected.get(row).unwrap(),
+                        "{bytes}"
+                    );
+                }
+            }
+        }
+        let text = file
+            .read(&file.pieces(u64::MAX)[1].after(10), Some(&["prompt"]))
+            .unwrap();
+        let texts = file.texts(&text, "prompt", 3010).unwrap();
+        assert_eq!(
+            texts.iter().next(),
+            Some(Some(format!("第3010行{}", "，".repeat(10)).as_str()))
+        );
+        let kept: Vec<bool> = (0..text.rows()).map(|row| row % 2 == 0).collect();
+        assert_eq!(text.filter(&kept).unwrap().rows(), text.rows().div_ceil(2));
+    }
+}

@@ -1,15 +1,17 @@
 //! Parquet by columns: pieces of row groups as whole columns, read by position into memory that lasts as
-//! long as the piece. Nothing of the file is mapped, so what a process holds is what it asked for, and a
-//! file that shrinks while it is read is an error instead of a signal.
+//! long as the piece: what a process holds is what it asked for. Only where a row group is cut into
+//! pieces is the file mapped, for the time of one piece, so that the pages before it are passed over.
 //!
 //! Leaves which pieces are read when, and by how many threads, to the caller.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chatlm_job::{Error, Result};
+use polars::io::mmap::ReaderBytes;
 use polars::prelude::{
     ArrowField, BooleanChunked, Column, DataFrame, DataType, NewChunkedArray, PolarsError,
     PolarsResult, Series,
@@ -40,6 +42,8 @@ pub struct Piece {
     /// The place of its first row in the file.
     pub first: u64,
     pub rows: usize,
+    /// Part of a row group.
+    cut: bool,
 }
 
 impl Piece {
@@ -51,6 +55,7 @@ impl Piece {
             start: self.start + rows,
             first: self.first + rows as u64,
             rows: self.rows - rows,
+            cut: self.cut || rows > 0,
         }
     }
 }
@@ -122,6 +127,7 @@ impl ColumnFile {
                     start,
                     first: first + start as u64,
                     rows: each.min(rows - start),
+                    cut: cuts > 1,
                 });
             }
             first += rows as u64;
@@ -132,6 +138,7 @@ impl ColumnFile {
     /// Reads a piece; only `columns` where given, those that the file has.
     pub fn read(&self, piece: &Piece, columns: Option<&[&str]>) -> Result<Chunk> {
         let wanted = |field: &&ArrowField| columns.is_none_or(|c| c.contains(&&*field.name));
+        let map = piece.cut.then(|| self.map()).transpose()?;
         let columns = self.fields.iter().filter(wanted).map(|field| {
             let group = &self.metadata.row_groups[piece.group];
             let Some(parts) = group.columns_under_root_iter(&field.name) else {
@@ -143,16 +150,8 @@ impl ColumnFile {
             };
             let (mut pages, mut types) = (Vec::new(), Vec::new());
             for part in parts {
-                let range = part.byte_range();
-                let mut bytes = vec![0; (range.end - range.start) as usize];
-                read_exact_at(&self.file, &mut bytes, range.start).map_err(|e| {
-                    PolarsError::IO {
-                        error: e.into(),
-                        msg: None,
-                    }
-                })?;
-                let bytes = io::Cursor::new(Buffer::from_vec(bytes));
-                let reader = PageReader::new(bytes, part, Vec::new(), usize::MAX);
+                let bytes = self.bytes(part.byte_range(), map.as_ref())?;
+                let reader = PageReader::new(io::Cursor::new(bytes), part, Vec::new(), usize::MAX);
                 pages.push(BasicDecompressor::new(reader, Vec::new()));
                 types.push(&part.descriptor().descriptor.primitive_type);
             }
@@ -165,6 +164,29 @@ impl ColumnFile {
             DataFrame::new(piece.rows, columns)
         })?;
         Ok(Chunk(frame))
+    }
+
+    fn bytes(&self, range: Range<u64>, map: Option<&Buffer<u8>>) -> PolarsResult<Buffer<u8>> {
+        let (start, end) = (range.start as usize, range.end as usize);
+        if let Some(map) = map {
+            if start > end || end > map.len() {
+                return Err(polars_err("a column lies beyond the end"));
+            }
+            return Ok(map.clone().sliced(start..end));
+        }
+        let mut bytes = vec![0; end.saturating_sub(start)];
+        read_exact_at(&self.file, &mut bytes, range.start)
+            .map_err(|e| polars_err(&e.to_string()))?;
+        Ok(Buffer::from_vec(bytes))
+    }
+
+    fn map(&self) -> Result<Buffer<u8>> {
+        let file = self.file.try_clone();
+        let mut file = file.map_err(|e| Error::io(&e, "read", &self.path))?;
+        Ok(match ReaderBytes::from(&mut file) {
+            ReaderBytes::Owned(bytes) => bytes,
+            ReaderBytes::Borrowed(bytes) => Buffer::from_vec(bytes.to_vec()),
+        })
     }
 
     /// The texts of a column of a chunk; where a row has none, the error about it. `first` is the row
@@ -191,6 +213,10 @@ impl ColumnFile {
             first,
         })
     }
+}
+
+fn polars_err(what: &str) -> PolarsError {
+    PolarsError::ComputeError(what.to_owned().into())
 }
 
 enum Values<'a> {

@@ -3,9 +3,10 @@
 //! compared pair by pair.
 //!
 //! Shingles are ordered by how rare they are in the bucket. Two sets of similarity t share at least
-//! t / (1 + t) of their shingles together, so the first few of one are among the first few of the other:
-//! the larger set's first (1 − t)·n + 1 ("wide") and the smaller one's first (1 − t)/(1 + t)·n + 1
-//! ("narrow"). What shares none of them cannot be similar; what does is compared by exact sets.
+//! t / (1 + t) of their shingles together, so the first few that they share are among the first few of
+//! each: of the larger set's first (1 − t)·n + k ("wide") and the smaller one's first
+//! (1 − t)/(1 + t)·n + k ("narrow") at least k are shared, or all if that is less. What shares fewer
+//! cannot be similar; what shares them is compared by exact sets.
 //!
 //! Candidates come in ascending order, and a row stops at its first similar one. Groups are connected
 //! in a second pass over rows sorted by the group they are in: a pair of one group is never looked at.
@@ -27,11 +28,19 @@ enum Step {
     Stop,
 }
 
+/// k above. More would mean fewer candidates, but longer prefixes: rows of a template just below the
+/// threshold would meet in what they have in common.
+const SHARED: usize = 2;
+
 /// A narrow or wide prefix in the index: the shingle's hash and the row's position.
 type Posting = (u64, u32);
 
 pub(crate) fn join(search: &Search<'_>, bucket: &[u32]) -> Result<()> {
     let state = search.state;
+    first_of_all(search, bucket)?;
+    if !search.tells_something(bucket) {
+        return Ok(());
+    }
     let rarity = Rarity::of(search, bucket)?;
     let own = bucket.partition_point(|place| *place < state.own);
     let pass = Pass {
@@ -40,8 +49,18 @@ pub(crate) fn join(search: &Search<'_>, bucket: &[u32]) -> Result<()> {
         order: bucket,
         from: own,
     };
+    let first_row = bucket[own];
+    let settled = |row: u32| {
+        state.best(row) <= first_row && (own == 0 || state.contaminated(row) <= bucket[0])
+    };
     pass.run(
-        |position| position,
+        |position| {
+            if settled(bucket[position]) {
+                0
+            } else {
+                position
+            }
+        },
         |row, other, _| {
             if other < state.own {
                 if state.contaminated(row) <= other {
@@ -95,6 +114,35 @@ pub(crate) fn join(search: &Search<'_>, bucket: &[u32]) -> Result<()> {
             Step::Jump(0)
         },
     )
+}
+
+/// Compares all rows with the first one: a bucket of rows that are all alike is settled by that.
+fn first_of_all(search: &Search<'_>, bucket: &[u32]) -> Result<()> {
+    let own = bucket.partition_point(|place| *place < search.state.own);
+    for first in [0, own] {
+        let leader = bucket[first];
+        let mut leading = Loaded::default();
+        search.load(leader, &mut leading)?;
+        bucket[own.max(first + 1)..]
+            .par_iter()
+            .with_min_len(64)
+            .try_for_each_init(Loaded::default, |loaded, &row| {
+                if !search.is_new(row, leader) {
+                    return Ok(());
+                }
+                search.job.cancel.check()?;
+                search.load(row, loaded)?;
+                let threshold = search.method.threshold();
+                if leading.set.similarity(&loaded.set, threshold).is_some() {
+                    search.note(row, leader);
+                }
+                Ok(())
+            })?;
+        if own == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Rows with those of one group side by side, small groups first so that the largest one is not indexed,
@@ -163,7 +211,7 @@ impl Rarity {
         let first = |share: f64| {
             // A hair less than the share, as exact sets decide by a rounded quotient.
             let common = (share * size as f64 - 1e-9).ceil().max(1.0) as usize;
-            size - common.min(size) + 1
+            (size - common.min(size) + SHARED).min(size)
         };
         let (wide, narrow) = (first(threshold), first(2.0 * threshold / (1.0 + threshold)));
         if wide < size {
@@ -297,21 +345,33 @@ impl Pass<'_> {
         // by the sets themselves.
         let narrow = prefix.shingles[..prefix.narrow].iter();
         let wide = prefix.shingles.iter();
-        let mut lists: Vec<&[Posting]> = (wide.map(|shingle| (&index.narrow, shingle.1)))
-            .chain(narrow.map(|shingle| (&index.wide, shingle.1)))
-            .map(|(postings, hash)| {
+        let mut lists: Vec<(usize, &[Posting])> = (wide.map(|shingle| (0, shingle.1)))
+            .chain(narrow.map(|shingle| (1, shingle.1)))
+            .map(|(way, hash)| {
+                let postings = [&index.narrow, &index.wide][way];
                 let from = postings.partition_point(|p| *p < (hash, range.start as u32));
                 let to = postings.partition_point(|p| *p < (hash, range.end as u32));
-                &postings[from..to]
+                (way, &postings[from..to])
             })
-            .filter(|list| !list.is_empty())
+            .filter(|(_, list)| !list.is_empty())
             .collect();
-        let mut at = 0;
-        while let Some(next) = lists.iter().map(|list| list[0].1).min() {
+        let all = (threshold * row.set.len() as f64 - 1e-9).ceil().max(1.0) as usize;
+        let needed = SHARED.min(all);
+        let (mut at, mut seen) = (0, 0);
+        while let Some(next) = lists.iter().map(|(_, list)| list[0].1).min() {
+            let mut shared = [0; 2];
+            for (way, _) in lists.iter().filter(|(_, list)| list[0].1 == next) {
+                shared[*way] += 1;
+            }
             let next = next as usize;
             at = at.max(next + 1);
+            seen += 1;
             let candidate = self.order[next];
-            let mut after = step(place, candidate, next);
+            let mut after = if shared.iter().all(|shared| *shared < needed) {
+                Step::Jump(0)
+            } else {
+                step(place, candidate, next)
+            };
             if matches!(after, Step::Compare) {
                 self.search.load(candidate, other)?;
                 after = match row.set.similarity(&other.set, threshold) {
@@ -324,7 +384,7 @@ impl Pass<'_> {
                 Step::Jump(to) => at = at.max(to),
                 Step::Compare => {}
             }
-            lists.retain_mut(|list| {
+            lists.retain_mut(|(_, list)| {
                 if (list[0].1 as usize) < at {
                     let near = list.get(1).is_none_or(|second| second.1 as usize >= at);
                     let passed = if near {
@@ -337,6 +397,7 @@ impl Pass<'_> {
                 !list.is_empty()
             });
         }
+        self.search.looked_at.fetch_add(seen, Relaxed);
         Ok(())
     }
 }

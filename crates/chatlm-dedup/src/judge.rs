@@ -6,6 +6,7 @@
 //! similar row known so far, or the two are in different groups.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 use chatlm_job::{Error, Job, Result};
 
@@ -37,6 +38,8 @@ pub(crate) struct Search<'a> {
     pub(crate) method: &'a Method,
     pub(crate) room: Room,
     pub(crate) job: &'a Job,
+    /// Candidates looked at in large buckets: what must not grow with the pairs.
+    pub(crate) looked_at: AtomicU64,
 }
 
 /// A text and its set, and memory for the next.
@@ -129,7 +132,7 @@ impl Search<'_> {
     }
 
     /// Whether any pair of the bucket could still change the state.
-    fn tells_something(&self, bucket: &[u32]) -> bool {
+    pub(crate) fn tells_something(&self, bucket: &[u32]) -> bool {
         let own = bucket.partition_point(|place| *place < self.state.own);
         let (others, rows) = bucket.split_at(own);
         let Some(&first) = rows.first() else {
@@ -153,14 +156,7 @@ impl Search<'_> {
         let mut loaded = [false; SMALL];
         for (i, &row) in bucket.iter().enumerate() {
             for (j, &earlier) in bucket[..i].iter().enumerate() {
-                let wanted = row >= own
-                    && if earlier < own {
-                        earlier < self.state.contaminated(row)
-                    } else {
-                        earlier < self.state.best(row)
-                            || self.state.group(row) != self.state.group(earlier)
-                    };
-                if !wanted {
+                if row < own || !self.is_new(row, earlier) {
                     continue;
                 }
                 for member in [i, j] {
@@ -175,6 +171,14 @@ impl Search<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a row's likeness to an earlier one would tell anything.
+    pub(crate) fn is_new(&self, row: u32, earlier: u32) -> bool {
+        if earlier < self.state.own {
+            return earlier < self.state.contaminated(row);
+        }
+        earlier < self.state.best(row) || self.state.group(row) != self.state.group(earlier)
     }
 
     /// Notes a similar pair.

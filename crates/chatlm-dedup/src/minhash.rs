@@ -124,6 +124,10 @@ impl MinHash {
 
 /// `least[i]` = the smallest of `multipliers[i] * hash + addends[i]`. Plain code that the compiler turns
 /// into vector code for each processor it is dispatched for; lengths are multiples of [`SIDE`].
+#[expect(
+    clippy::inline_always,
+    reason = "the dispatched code must be this function's own"
+)]
 #[inline(always)]
 fn minima(multipliers: &[u64], addends: &[u64], hashes: &[u64], least: &mut [u64]) {
     let (multipliers, _) = multipliers.as_chunks::<SIDE>();
@@ -167,7 +171,7 @@ mod tests {
         let mut keys = Vec::new();
         let text: Vec<u16> = text.encode_utf16().collect();
         minhash.keys(&text, ngram, &mut SignScratch::default(), |_, key| {
-            keys.push(key)
+            keys.push(key);
         });
         keys
     }

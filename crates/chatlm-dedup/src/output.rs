@@ -19,6 +19,22 @@ fn changed(target: &Path) -> Error {
     Error::io(&error, "write", target)
 }
 
+/// A table of rows that is whole but not in place yet.
+pub(crate) enum Written {
+    Chunks(ChunkWriter),
+    Rows(TableWriter),
+}
+
+impl Written {
+    /// Puts it in place; the number of rows.
+    pub(crate) fn finish(self) -> Result<u64> {
+        match self {
+            Self::Chunks(writer) => writer.finish(),
+            Self::Rows(table) => table.finish(),
+        }
+    }
+}
+
 /// Copies the rows that stay, by columns where the inputs allow it.
 pub(crate) fn write_rows(
     target: &Path,
@@ -28,7 +44,7 @@ pub(crate) fn write_rows(
     piece: u64,
     force: bool,
     job: &Job,
-) -> Result<u64> {
+) -> Result<Written> {
     let rows = state.rows() - state.own;
     if !source.unchanged() {
         return Err(changed(target));
@@ -65,7 +81,7 @@ pub(crate) fn write_rows(
         return Err(changed(target));
     }
     out.put(true)?;
-    out.writer.finish()
+    Ok(Written::Chunks(out.writer))
 }
 
 /// Rows read and the rows of them that stay, piece by piece.
@@ -95,13 +111,11 @@ struct Gather {
 
 impl Gather {
     fn add(&mut self, chunk: Chunk) -> Result<()> {
-        match &mut self.rest {
-            Some(rest) => rest.append(&chunk),
-            None => {
-                self.rest = Some(chunk);
-                Ok(())
-            }
+        if let Some(rest) = &mut self.rest {
+            return rest.append(&chunk);
         }
+        self.rest = Some(chunk);
+        Ok(())
     }
 
     /// Writes all whole row groups, and what is left where `all`.
@@ -135,7 +149,7 @@ fn write_one_by_one(
     state: &State,
     force: bool,
     job: &Job,
-) -> Result<u64> {
+) -> Result<Written> {
     let known: Option<Vec<(&str, ColumnKind)>> = columns.map(|columns| {
         let kind = |name: &str| match name {
             "int64" => ColumnKind::Int64,
@@ -169,7 +183,7 @@ fn write_one_by_one(
             table.push(&Cells::new(&mut row.fields, &columns).cells())?;
         }
     }
-    table.finish()
+    Ok(Written::Rows(table))
 }
 
 /// The table of dropped rows.

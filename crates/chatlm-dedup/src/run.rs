@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use chatlm_dataset::{ColumnKind, Schema, TableWriter};
@@ -147,6 +148,7 @@ impl Run<'_> {
                 .memory
                 .room(rows, self.other.is_some(), rayon::current_num_threads()),
             job: self.job,
+            looked_at: AtomicU64::new(0),
         };
         self.compare(&search)?;
         self.phases.compare = self.start.elapsed().as_secs_f64() - self.phases.read;
@@ -165,12 +167,7 @@ impl Run<'_> {
             seconds: self.work.manifest.seconds,
             peak_rss_bytes: 0,
         };
-        // From here on results are put in place: a run that goes on may replace them.
-        self.work.note(|manifest| manifest.finishing = true)?;
-        if let Some(clusters) = clusters {
-            clusters.finish()?;
-        }
-        let written = write_rows(
+        let rows = write_rows(
             &self.options.output,
             &self.own,
             self.work.manifest.columns.as_deref(),
@@ -179,8 +176,14 @@ impl Run<'_> {
             true,
             self.job,
         )?;
+        // From here on results are put in place: a run that goes on may replace them.
+        self.work.note(|manifest| manifest.finishing = true)?;
+        let written = rows.finish()?;
         if written != kept {
             return Err(Error::internal(format!("{written} rows written of {kept}")));
+        }
+        if let Some(clusters) = clusters {
+            clusters.finish()?;
         }
         self.phases.write = self.start.elapsed().as_secs_f64() - before;
         report.seconds += self.start.elapsed().as_secs_f64();

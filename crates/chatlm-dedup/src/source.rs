@@ -145,7 +145,7 @@ impl Source {
             pipeline(
                 job,
                 || batch(&mut rows, from, &mut place, schema),
-                |batch| sign_rows(method, &batch),
+                |batch| Ok(sign_rows(method, &batch)),
                 |signed| signed.into_iter().try_for_each(&mut take),
             )
         }
@@ -215,10 +215,9 @@ fn batch(
     Ok((!batch.is_empty()).then_some(batch))
 }
 
-fn sign_rows(method: &Method, rows: &[Option<Row>]) -> Result<Vec<Signed>> {
+fn sign_rows(method: &Method, rows: &[Option<Row>]) -> Vec<Signed> {
     let each = rows.len().div_ceil(pieces_at_once()).max(1);
-    Ok(rows
-        .par_chunks(each)
+    rows.par_chunks(each)
         .map(|rows| {
             let pairs = rows.iter().map(|row| {
                 let row = row.as_ref()?;
@@ -226,7 +225,7 @@ fn sign_rows(method: &Method, rows: &[Option<Row>]) -> Result<Vec<Signed>> {
             });
             method.sign(rows.len(), pairs)
         })
-        .collect())
+        .collect()
 }
 
 /// Gets a batch, works on the one before and puts away the one before that, all at once; in order.

@@ -68,7 +68,6 @@ impl Work {
         fs::create_dir_all(&folder).map_err(|e| failed(&e))?;
         let lock = File::create(folder.join("lock")).map_err(|e| failed(&e))?;
         match lock.try_lock() {
-            Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::new(
                     Code::Usage,
@@ -77,7 +76,7 @@ impl Work {
                 ));
             }
             // A file system without locks: nothing guards it then.
-            Err(TryLockError::Error(_)) => {}
+            Ok(()) | Err(TryLockError::Error(_)) => {}
         }
         let whole = stamps.iter().all(Option::is_some);
         let inputs = serde_json::to_string(stamps).map_err(Error::internal)?;
@@ -122,7 +121,9 @@ impl Work {
 
     /// Removes the folder with all it holds.
     pub(crate) fn remove(self) {
-        // Best effort: what stays is told apart by its key.
+        // Without its manifest the folder holds nothing to go on with. Best effort: what stays is
+        // removed by the next run.
+        let _ = fs::remove_file(self.path("manifest.json"));
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
