@@ -2,6 +2,7 @@
 import type { Verb } from "./core/verb.ts"
 
 export const verbs = {
+  fetch: () => import("./fetch.ts").then(({ command }) => command),
   clean: () => import("./clean.ts").then(({ command }) => command),
   dedup: () => import("./dedup.ts").then(({ command }) => command),
   corpus: () => import("./corpus.ts").then(({ command }) => command),
