@@ -11,8 +11,8 @@ import { dirname, join } from "node:path"
 
 import * as Effect from "effect/Effect"
 
-import { attempt, isChatlmError, makeError, Native, ProgressReporter } from "../native/index.ts"
-import type { ChatlmError } from "../native/index.ts"
+import { attempt, isChatlmError, makeError, ProgressReporter } from "../native/index.ts"
+import type { ChatlmError, Native } from "../native/index.ts"
 import * as Cache from "./cache.ts"
 import { explain, isFailure } from "./http.ts"
 import { huggingFace } from "./hub.ts"

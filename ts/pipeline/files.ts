@@ -4,7 +4,7 @@ import { createReadStream } from "node:fs"
 import * as fs from "node:fs/promises"
 import { dirname, join, relative } from "node:path"
 
-import * as Effect from "effect/Effect"
+import type * as Effect from "effect/Effect"
 
 import { attempt } from "../native/index.ts"
 import type { ChatlmError } from "../native/index.ts"
