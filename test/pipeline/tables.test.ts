@@ -16,6 +16,7 @@ import {
   Ledger,
   mergeRows,
   pipeline,
+  reportPage,
   runPipeline,
   through
 } from "../../ts/pipeline/index.ts"
@@ -83,6 +84,24 @@ describe("stages over tables", () => {
     )
     expect(readFileSync(join(model, "config.json"), "utf8")).toBe("{}")
     expect(existsSync(join(model, "notes.md"))).toBe(false)
+  })
+
+  it("reports as a page", async () => {
+    const folder = newFolder()
+    const none = { from: 0, to: 1, count: 0 }
+    const report = {
+      kind: "dedup",
+      threshold: 0.85,
+      ngram: 5,
+      inputs: ["all"],
+      rows: { read: 1, kept: 1, duplicates: 0, contaminated: 0 },
+      clusters: { count: 0, sizes: [none], largest: [] },
+      similarity: [none]
+    }
+    writeFileSync(join(folder, "a.json"), JSON.stringify(report))
+    const from = given("report", join(folder, "a.json"))
+    const { page = "" } = await run(pipeline("page", { page: reportPage({ from }) }))
+    expect(readFileSync(page, "utf8")).toContain("Duplicates in all")
   })
 
   it("an error of one's own step is the stage's", async () => {
