@@ -48,18 +48,12 @@ export const prepare = (inputs: ReadonlyArray<string>, folder: string) =>
       promptColumn: "问题",
       responseColumn: "回答",
       output: at("clean.parquet"),
-      rejects: at("rejects.parquet"),
-      compat: false,
-      keepGoing: false,
-      force: false
+      rejects: at("rejects.parquet")
     })
     const unique = yield* dedup({
       ...dedupDefaults,
       inputs: [at("clean.parquet")],
-      output: at("unique.parquet"),
-      compat: false,
-      keepGoing: false,
-      force: false
+      output: at("unique.parquet")
     })
     const parts = yield* split({
       inputs: [at("unique.parquet")],
@@ -67,9 +61,7 @@ export const prepare = (inputs: ReadonlyArray<string>, folder: string) =>
       train: 0.8,
       valid: 0.1,
       test: 0.1,
-      seed: 23_333,
-      keepGoing: false,
-      force: false
+      seed: 23_333
     })
     return { own: own.rows, cleaned: cleaned.kept, unique: unique.kept, parts }
   })

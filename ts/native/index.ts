@@ -1,3 +1,5 @@
+export { spelledOut } from "./brief.ts"
+export type { Brief } from "./brief.ts"
 export type * from "./border.ts"
 export * from "./errors.ts"
 export { envelope, memoryBorder } from "./memory.ts"
