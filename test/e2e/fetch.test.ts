@@ -54,6 +54,26 @@ describe("chatlm fetch", () => {
     expect(hub.contents().map(({ range }) => range)).toEqual([undefined, "bytes=90000-"])
   })
 
+  it("a disk that fills up is told, what came is kept and gone on from", async () => {
+    hub.repositories.push({ kind: "model", name: "owner/name", files: { "model.safetensors": weights } })
+    const cache = place.at("full")
+    const env = {
+      ...process.env,
+      HOME: place.path,
+      HF_ENDPOINT: hub.address,
+      HF_HUB_CACHE: cache,
+      HF_HUB_OFFLINE: ""
+    }
+    const limited = `ulimit -f 100; exec "$@"`
+    const command = ["-c", limited, "bash", process.execPath, bin, "fetch", "hf:owner/name"]
+    const ran = await start("bash", command, { env }).ran
+    expect(ran.error).toContain("error[DISK_FULL]")
+    expect(ran.status).toBe(3)
+    expect(arrived(cache)).toBe(102_400)
+    const again = await fetched(cache, "fetch", "hf:owner/name", "--json")
+    expect(JSON.parse(again.out)).toMatchObject({ fetched_bytes: 97_600 })
+  })
+
   it("prints the path of what was named, and errors as all verbs do", async () => {
     hub.repositories.push({
       kind: "dataset",

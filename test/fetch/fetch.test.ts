@@ -77,6 +77,10 @@ describe("fetch", () => {
       message: "hf:owner/name holds no *.onnx",
       help: expect.stringContaining("model.safetensors")
     })
+    expect(await refusal(hub, newFolder(), { from: "hf:owner/name:none/a.txt" })).toMatchObject({
+      code: "INPUT_NOT_FOUND",
+      message: "hf:owner/name:none/a.txt: there is no such file or folder"
+    })
   })
 
   it("finds a data set where no model has the name, and by its prefix", async () => {

@@ -143,7 +143,8 @@ const find = (hub: Hub, settings: Settings, reference: Reference, kind: Reposito
         commit !== undefined && tree !== undefined
           ? { commit, files: tree, whole: false }
           : yield* hub.list(kind, name, commit ?? revision, folderOf(path))
-      if (opened.whole) yield* Cache.writeTree(cache, opened.commit, opened.files)
+      // A listing is kept to save a request; a cache that may not be written still serves.
+      if (opened.whole) yield* Effect.ignore(Cache.writeTree(cache, opened.commit, opened.files))
       return {
         cache,
         kind,
@@ -165,8 +166,7 @@ const find = (hub: Hub, settings: Settings, reference: Reference, kind: Reposito
 
 const isMissing = (error: unknown) =>
   isFailure(error) &&
-  error.code !== "GatedRepo" &&
-  error.code !== "RevisionNotFound" &&
+  !["GatedRepo", "RevisionNotFound", "EntryNotFound"].includes(error.code ?? "") &&
   (error.status === 404 || error.status === 401)
 
 /** Tries the kinds that a reference may mean; the first error is told where none fits. */
@@ -267,7 +267,6 @@ export const fetchSnapshot = (options: FetchOptions): Effect.Effect<FetchReport,
     const bytes = files.reduce((sum, { size }) => sum + size, 0)
     let fetchedBytes = 0
     if (!found.fromCache) {
-      yield* Cache.prepare(hub.cache, cache, commit)
       const missing: Array<Listed> = []
       let left = 0
       for (const file of files) {
@@ -276,7 +275,10 @@ export const fetchSnapshot = (options: FetchOptions): Effect.Effect<FetchReport,
         const place = Cache.blobPath(cache, file)
         if (!(yield* Cache.exists(place))) left += file.size - (yield* sizeOf(incompletePath(place)))
       }
-      yield* checkRoom(cache.folder, left)
+      if (missing.length > 0) {
+        yield* Cache.prepare(hub.cache, cache, commit)
+        yield* checkRoom(cache.folder, left)
+      }
       const missingBytes = missing.reduce((sum, { size }) => sum + size, 0)
       let done = bytes - missingBytes
       const megabytes = (count: number) => Math.round(count / 1e5) / 10
@@ -304,7 +306,8 @@ export const fetchSnapshot = (options: FetchOptions): Effect.Effect<FetchReport,
           })
         )
       yield* Effect.forEach(missing, bring, { concurrency: settings.atOnce, discard: true })
-      yield* Cache.writeRef(cache, reference.revision ?? hub.mainRevision, commit)
+      const ref = Cache.writeRef(cache, reference.revision ?? hub.mainRevision, commit)
+      yield* missing.length === 0 ? Effect.ignore(ref) : ref
     }
     for (const file of output === undefined ? [] : files) {
       yield* deliver(join(snapshot, file.path), join(output ?? "", file.path), file, force)

@@ -233,6 +233,15 @@ export const explain = (failure: Failure | ChatlmError, what: string, hub: strin
       failure
     )
   }
+  if (code === "EntryNotFound") {
+    return makeError(
+      "INPUT_NOT_FOUND",
+      `${what}: there is no such file or folder`,
+      `look at the files on ${hub}`,
+      context,
+      failure
+    )
+  }
   if (status === 404 || code === "RepoNotFound" || (status === 401 && code === undefined)) {
     return makeError(
       "INPUT_NOT_FOUND",

@@ -2,6 +2,7 @@
 //! that stays where it is. The system lets go of it when its process ends, however that happens.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -11,7 +12,8 @@ use crate::error::{Error, Result};
 pub struct FileLock(#[expect(dead_code, reason = "closing the file unlocks it")] File);
 
 impl FileLock {
-    /// Takes the lock, or answers `None` where another holder has it. Makes the file and its folder.
+    /// Takes the lock, or answers `None` where another holder has it. Makes the file and its folder. On a
+    /// file system without locks everyone gets it.
     pub fn try_acquire(path: &Path) -> Result<Option<Self>> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|e| Error::io(&e, "create", folder))?;
@@ -24,6 +26,10 @@ impl FileLock {
         match file.try_lock() {
             Ok(()) => Ok(Some(Self(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
+            // Some network file systems have no locks: what is fetched is still checked by its hash.
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+                Ok(Some(Self(file)))
+            }
             Err(TryLockError::Error(error)) => Err(Error::io(&error, "lock", path)),
         }
     }
