@@ -3,7 +3,7 @@
 //!
 //! What the rows mean is left to whoever asks; here they keep their file, number and order.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chatlm_job::{Cancel, Code, Error, Result};
 use serde_json::{Map, Value, json};
@@ -89,7 +89,7 @@ fn chosen<'a>(columns: &'a [String], fields: &Fields) -> Result<Fields, &'a str>
 
 /// Writes rows given as JSON into a table, which is put in place at the end or not at all.
 pub struct RowTable {
-    target: std::path::PathBuf,
+    target: PathBuf,
     force: bool,
     columns: Option<Vec<(String, ColumnKind)>>,
     table: Option<TableWriter>,
@@ -136,7 +136,9 @@ impl RowTable {
         }
         if self.columns.is_none() {
             let mut schema = Schema::default();
-            rows.iter().for_each(|fields| schema.add_row(fields));
+            for fields in &rows {
+                schema.add_row(fields);
+            }
             let columns = schema.columns();
             self.columns = Some(
                 columns
