@@ -88,20 +88,24 @@ describe("stages over tables", () => {
 
   it("reports as a page", async () => {
     const folder = newFolder()
-    const none = { from: 0, to: 1, count: 0 }
     const report = {
       kind: "dedup",
-      threshold: 0.85,
-      ngram: 5,
-      inputs: ["all"],
-      rows: { read: 1, kept: 1, duplicates: 0, contaminated: 0 },
-      clusters: { count: 0, sizes: [none], largest: [] },
-      similarity: [none]
+      rows: 1,
+      kept: 1,
+      duplicates: 0,
+      contaminated: 0,
+      clusters: 0,
+      similarities: [],
+      cluster_sizes: [],
+      largest: [],
+      settings: { threshold: 0.85, ngram: 5, num_perm: 128, compat: true, against: [] },
+      seconds: { all: 1 },
+      peak_rss_bytes: 1
     }
     writeFileSync(join(folder, "a.json"), JSON.stringify(report))
     const from = given("report", join(folder, "a.json"))
     const { page = "" } = await run(pipeline("page", { page: reportPage({ from }) }))
-    expect(readFileSync(page, "utf8")).toContain("Duplicates in all")
+    expect(readFileSync(page, "utf8")).toContain("Duplicates, a.json")
   })
 
   it("an error of one's own step is the stage's", async () => {

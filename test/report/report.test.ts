@@ -67,31 +67,40 @@ const cleaned = (more: Partial<CleanReportJson> = {}) => ({
 const deduplicated: DedupReportJson & { readonly later: string } = {
   kind: "dedup",
   later: "a key that nobody knows yet",
-  threshold: 0.85,
-  ngram: 5,
-  inputs: ["all.parquet"],
-  rows: { read: 100, kept: 90, duplicates: 8, contaminated: 2 },
-  clusters: {
-    count: 3,
-    sizes: [
-      { from: 2, to: 3, count: 2 },
-      { from: 3, to: 5, count: 1 }
-    ],
-    largest: [
-      {
-        cluster: 7,
-        size: 4,
-        rows: [
-          { row: 7, fields: { prompt: "一" } },
-          { row: 9, similarity: 0.9123, fields: { prompt: "一。" } }
-        ]
-      }
-    ]
+  rows: 100,
+  kept: 90,
+  duplicates: 8,
+  contaminated: 2,
+  clusters: 3,
+  similarities: [
+    { from: 0.85, rows: 3 },
+    { from: 0.87, rows: 4 },
+    { from: 1, rows: 1 }
+  ],
+  cluster_sizes: [
+    { from: 2, to: 2, clusters: 2 },
+    { from: 5, to: 8, clusters: 1 }
+  ],
+  largest: [
+    {
+      cluster: 7,
+      size: 5,
+      rows: [
+        { row: 7, text: "一" },
+        { row: 9, text: nasty }
+      ]
+    }
+  ],
+  settings: {
+    threshold: 0.85,
+    ngram: 5,
+    num_perm: 128,
+    chance_at_threshold: 0.994,
+    compat: false,
+    against: ["eval.parquet"]
   },
-  similarity: [
-    { from: 0.85, to: 0.9, count: 3 },
-    { from: 0.9, to: 1, count: 5 }
-  ]
+  seconds: { all: 12.5 },
+  peak_rss_bytes: 1.5e9
 }
 
 const folderOf = (reports: Readonly<Record<string, unknown>>) => {
@@ -134,11 +143,15 @@ describe("the page", () => {
   it("shows a deduplication: what fell, how alike, the largest clusters", async () => {
     const page = await pageOf(deduplicated)
     for (const text of [
-      "Duplicates in all.parquet",
-      "similarity 0.912",
-      "4 rows around row 7",
+      "Duplicates, a.json",
+      "5 rows like row 7",
       "resemble the other set",
-      "0.85–0.90"
+      "0.85–0.86",
+      "0.86–0.87",
+      "5–8",
+      "99.4 %",
+      "eval.parquet",
+      "1,500 MB"
     ]) {
       expect(page).toContain(text)
     }
@@ -161,6 +174,7 @@ describe("the page", () => {
     )
     expect(page).not.toMatch(/<script|<img|onerror='/)
     expect([page.includes("\u0000"), page.isWellFormed()]).toEqual([false, true])
+    expect(await pageOf(deduplicated)).not.toMatch(/<script|<img/)
     expect(page).toContain("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;")
     expect(page).toContain("&amp;amp;")
   })

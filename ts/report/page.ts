@@ -3,13 +3,13 @@ import { bar, count, percent, table } from "./charts.ts"
 import { cleanSection, cleanTitle } from "./clean.ts"
 import { dedupSection, dedupTitle } from "./dedup.ts"
 import { Html, html } from "./html.ts"
-import type { CleanReport, DataReport } from "./schema.ts"
+import type { CleanReport, Named } from "./schema.ts"
 import { style } from "./style.ts"
 
-const title = (report: DataReport) => (report.kind === "clean" ? cleanTitle(report) : dedupTitle(report))
+const title = ({ report, file }: Named) => (report.kind === "clean" ? cleanTitle(report) : dedupTitle(file))
 
-const section = (report: DataReport, id: string) =>
-  report.kind === "clean" ? cleanSection(report, id) : dedupSection(report, id)
+const section = ({ report, file }: Named, id: string) =>
+  report.kind === "clean" ? cleanSection(report, id) : dedupSection(report, file, id)
 
 /** All sources beside each other, as long bars as they have rows. */
 const overview = (reports: ReadonlyArray<CleanReport>): Html | undefined => {
@@ -50,8 +50,8 @@ const overview = (reports: ReadonlyArray<CleanReport>): Html | undefined => {
 }
 
 /** The page of these reports, in their order. */
-export const page = (reports: ReadonlyArray<DataReport>): string => {
-  const cleaned = reports.filter((report) => report.kind === "clean")
+export const page = (reports: ReadonlyArray<Named>): string => {
+  const cleaned = reports.map(({ report }) => report).filter((report) => report.kind === "clean")
   const ids = reports.map((_, place) => `report-${place + 1}`)
   const links = reports.map((report, place) => html`<li><a href="#${ids[place]}">${title(report)}</a></li>`)
   return html`<!doctype html>

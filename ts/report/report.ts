@@ -9,7 +9,7 @@ import { attempt, makeError } from "../native/index.ts"
 import type { ChatlmError } from "../native/index.ts"
 import { page } from "./page.ts"
 import { CleanReport, DedupReport } from "./schema.ts"
-import type { DataReport } from "./schema.ts"
+import type { DataReport, Named } from "./schema.ts"
 
 export type { CleanReport as CleanReportJson, DataReport, DedupReport as DedupReportJson } from "./schema.ts"
 
@@ -88,16 +88,16 @@ const jsonFiles = async (folder: string): Promise<ReadonlyArray<string>> => {
 const largest = 64 << 20
 
 /** The reports of a file, which must be one, or of a folder, where others are passed over. */
-const readInput = (input: string): Effect.Effect<ReadonlyArray<DataReport>, ChatlmError> =>
+const readInput = (input: string): Effect.Effect<ReadonlyArray<Named>, ChatlmError> =>
   Effect.gen(function* () {
     const isFolder = yield* attempt(input, async () => (await fs.stat(input)).isDirectory())
     const files = isFolder ? yield* attempt(input, () => jsonFiles(input)) : [input]
-    const reports: Array<DataReport> = []
+    const reports: Array<Named> = []
     for (const file of files) {
       const size = yield* attempt(file, async () => (await fs.stat(file)).size)
       if (isFolder && size > largest) continue
       const report = yield* decode(file, yield* attempt(file, () => parse(file)))
-      if (report !== undefined) reports.push(report)
+      if (report !== undefined) reports.push({ file: basename(file), report })
     }
     if (reports.length > 0) return reports
     return yield* Effect.fail(
@@ -139,6 +139,6 @@ export const makeReport = (options: ReportOptions): Effect.Effect<ReportPage, Ch
     const text = page(reports)
     yield* writePage(options, text)
     const kinds: Record<string, number> = {}
-    for (const { kind } of reports) kinds[kind] = (kinds[kind] ?? 0) + 1
+    for (const { report } of reports) kinds[report.kind] = (kinds[report.kind] ?? 0) + 1
     return { reports: reports.length, kinds, output: options.output, bytes: Buffer.byteLength(text) }
   })

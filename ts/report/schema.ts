@@ -54,34 +54,42 @@ export const CleanReport = Schema.Struct({
 })
 export type CleanReport = typeof CleanReport.Type
 
-const Bins = Schema.Array(Schema.Struct({ from: Schema.Number, to: Schema.Number, count: Count }))
-
-/** `kind: "dedup"`. */
+/** `kind: "dedup"` (docs/dedup.md). */
 export const DedupReport = Schema.Struct({
   kind: Schema.Literal("dedup"),
-  threshold: Schema.Number,
-  ngram: Count,
-  inputs: Schema.Array(Schema.String),
-  rows: Schema.Struct({ read: Count, kept: Count, duplicates: Count, contaminated: Count }),
-  clusters: Schema.Struct({
-    count: Count,
-    sizes: Bins,
-    largest: Schema.Array(
-      Schema.Struct({
-        cluster: Schema.Number,
-        size: Count,
-        rows: Schema.Array(
-          Schema.Struct({
-            row: Schema.Number,
-            similarity: Schema.optionalKey(Schema.NullOr(Schema.Number)),
-            fields: Schema.Record(Schema.String, Schema.Unknown)
-          })
-        )
-      })
-    )
+  rows: Count,
+  kept: Count,
+  duplicates: Count,
+  contaminated: Count,
+  clusters: Count,
+  /** Rows that fell by their similarity, in bins of a hundredth; empty ones are left out. */
+  similarities: Schema.Array(Schema.Struct({ from: Schema.Number, rows: Count })),
+  /** Clusters by their rows, `from` to `to`. */
+  cluster_sizes: Schema.Array(Schema.Struct({ from: Count, to: Count, clusters: Count })),
+  largest: Schema.Array(
+    Schema.Struct({
+      cluster: Schema.Number,
+      size: Count,
+      rows: Schema.Array(Schema.Struct({ row: Schema.Number, text: Schema.String }))
+    })
+  ),
+  settings: Schema.Struct({
+    threshold: Schema.Number,
+    ngram: Count,
+    num_perm: Count,
+    chance_at_threshold: Schema.optionalKey(Schema.Number),
+    compat: Schema.Boolean,
+    against: Schema.Array(Schema.String)
   }),
-  similarity: Bins
+  seconds: Schema.Struct({ all: Schema.Number }),
+  peak_rss_bytes: Count
 })
 export type DedupReport = typeof DedupReport.Type
 
 export type DataReport = CleanReport | DedupReport
+
+/** A report and the name of the file that held it. */
+export interface Named {
+  readonly file: string
+  readonly report: DataReport
+}
