@@ -61,21 +61,21 @@ describe("references", () => {
   })
 
   it("as one file, where no more than one is taken", async () => {
-    const args = ["dedup", "--in", "a.jsonl", "--out", "x.jsonl", "--against"]
-    let against: string | undefined
-    const dedup: Border["dedup"] = (options, ...rest) => {
-      against = options.against
-      return memory.dedup(options, ...rest)
+    const args = ["eval", "bleu", "--predictions"]
+    let predictions: string | undefined
+    const evaluateBleu: Border["evaluateBleu"] = (options, ...rest) => {
+      predictions = options.predictions
+      return memory.evaluateBleu(options, ...rest)
     }
-    const many = await run([...args, "hf:datasets/owner/rows"], { dedup })
+    const many = await run([...args, "hf:datasets/owner/rows"], { evaluateBleu })
     expect(many).toMatchObject({
       status: 1,
       error: expect.stringContaining("are 2 files, and one is wanted")
     })
-    expect(await run([...args, "hf:datasets/owner/rows:data/b.jsonl"], { dedup })).toMatchObject({
+    expect(await run([...args, "hf:datasets/owner/rows:data/b.jsonl"], { evaluateBleu })).toMatchObject({
       status: 0
     })
-    expect(against).toMatch(/data\/b\.jsonl$/)
+    expect(predictions).toMatch(/data\/b\.jsonl$/)
   })
 
   it("in a training configuration, which is printed as it was written", async () => {

@@ -17,7 +17,7 @@ const meanings = {
   adapter: "model",
   tokenizer: "tokenizer",
   inputs: "data",
-  against: "file",
+  against: "data",
   predictions: "file"
 } as const
 
