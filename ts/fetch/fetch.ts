@@ -6,8 +6,7 @@
  * fetches one file after the other, and names snapshots by the last commit of each file.
  */
 import * as fs from "node:fs/promises"
-import { constants } from "node:fs"
-import { dirname, join } from "node:path"
+import { join } from "node:path"
 
 import * as Effect from "effect/Effect"
 
@@ -18,11 +17,12 @@ import { explain, isFailure } from "./http.ts"
 import { huggingFace } from "./hub.ts"
 import type { Hub, Listed } from "./hub.ts"
 import { modelScope } from "./modelscope.ts"
+import { checkOutput, deliver } from "./output.ts"
 import { isReference, parseReference, showReference } from "./reference.ts"
 import type { Reference, RepositoryKind } from "./reference.ts"
 import { FetchSettings } from "./settings.ts"
 import type { FetchSettings as Settings } from "./settings.ts"
-import { incompletePath, isWhole, transfer } from "./transfer.ts"
+import { incompletePath, transfer } from "./transfer.ts"
 import { folderOf, isLiteral, wants } from "./wanted.ts"
 import type { Purpose } from "./wanted.ts"
 
@@ -210,36 +210,6 @@ const sizeOf = (path: string): Effect.Effect<number, ChatlmError> =>
       () => 0
     )
   )
-
-/** Refuses, before anything is fetched, what would be refused after it. */
-const checkOutput = (output: string, files: ReadonlyArray<Listed>): Effect.Effect<void, ChatlmError> =>
-  attempt(output, async () => {
-    for (const file of files) {
-      const path = join(output, file.path)
-      const found = await fs.stat(path).catch(() => undefined)
-      if (found === undefined || (found.isFile() && found.size === file.size)) continue
-      throw taken(path)
-    }
-  })
-
-const taken = (file: string) =>
-  makeError("TARGET_EXISTS", `${file} is there already and differs`, "use --force to replace it", { file })
-
-/** Copies a file into the output folder; shares its blocks where the file system can. */
-const deliver = (from: string, to: string, file: Listed, force: boolean): Effect.Effect<void, ChatlmError> =>
-  Effect.gen(function* () {
-    if (yield* Cache.exists(to)) {
-      const same = file.hash === "" ? false : yield* isWhole(to, file)
-      if (same) return
-      if (!force) return yield* Effect.fail(taken(to))
-    }
-    const beside = `${to}.${process.pid}.tmp`
-    yield* attempt(to, async () => {
-      await fs.mkdir(dirname(to), { recursive: true })
-      await fs.copyFile(from, beside, constants.COPYFILE_FICLONE)
-      await fs.rename(beside, to)
-    }).pipe(Effect.onExit(() => Effect.ignore(attempt(beside, () => fs.rm(beside, { force: true })))))
-  })
 
 /** Fetches what a reference names; answers where it is. An interruption keeps what has arrived. */
 export const fetchSnapshot = (options: FetchOptions): Effect.Effect<FetchReport, ChatlmError, Native> =>
