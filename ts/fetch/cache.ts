@@ -11,6 +11,7 @@ import type * as Scope from "effect/Scope"
 
 import { attempt, Native } from "../native/index.ts"
 import type { ChatlmError } from "../native/index.ts"
+import { checkedPath } from "./hub.ts"
 import type { Listed } from "./hub.ts"
 import type { RepositoryKind } from "./reference.ts"
 
@@ -107,6 +108,7 @@ export const readTree = (
         files?: Record<string, TreeEntry>
       } | null
       if (tree?.format_version !== 1 || tree.files === undefined) return undefined
+      if (!Object.keys(tree.files).every((path) => checkedPath(path) !== undefined)) return undefined
       return Object.entries(tree.files).map(([path, entry]): Listed => {
         const { size, blob_id: gitId, lfs_sha256: sha256, lfs_size: lfsSize, xet_hash: xetHash } = entry
         return {
