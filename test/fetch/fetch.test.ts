@@ -6,7 +6,7 @@ import * as Fiber from "effect/Fiber"
 import { describe, expect, it } from "vitest"
 
 import type { Progress } from "../../ts/native/index.ts"
-import { mainCommit } from "./hub.ts"
+import { mainCommit, TestHub } from "./hub.ts"
 import { fetchEffect, fetchFrom, newFolder, noise, refusal, useHub } from "./support.ts"
 
 const hub = useHub()
@@ -349,13 +349,13 @@ describe("without the hub", () => {
   })
 
   it("a server that is not there is an error of the network", async () => {
-    const error = await refusal(
-      hub,
-      newFolder(),
-      { from: "hf:owner/name" },
-      { HF_ENDPOINT: "http://127.0.0.1:9" }
-    )
-    expect(error).toMatchObject({ code: "NETWORK" })
+    const gone = await new TestHub().start()
+    const { address } = gone
+    await gone.stop()
+    for (const endpoint of [address, address.replace("127.0.0.1", "localhost")]) {
+      const error = await refusal(hub, newFolder(), { from: "hf:owner/name" }, { HF_ENDPOINT: endpoint })
+      expect(error).toMatchObject({ code: "NETWORK", message: expect.stringContaining("ECONNREFUSED") })
+    }
   })
 })
 

@@ -19,6 +19,12 @@ export interface Failure {
   readonly received: number
 }
 
+/** Some errors of Node have only a code, such as `ECONNREFUSED` of all addresses of a host. */
+const wordsOf = (error: unknown): string =>
+  error instanceof Error
+    ? error.message || ("code" in error ? String(error.code) : error.name)
+    : String(error)
+
 /** A failure without an answer, or in the middle of one. */
 export const broken = (url: string, cause: unknown, received = 0): Failure => {
   const inner = cause instanceof Error && cause.cause instanceof Error ? cause.cause : cause
@@ -26,7 +32,7 @@ export const broken = (url: string, cause: unknown, received = 0): Failure => {
     _tag: "Failure",
     status: undefined,
     code: undefined,
-    message: inner instanceof Error ? inner.message || inner.name : String(inner),
+    message: wordsOf(inner),
     url,
     transient: true,
     wait: undefined,
