@@ -121,7 +121,7 @@ describe("stages over tables", () => {
     })
     const { page = "" } = await run(pipeline("page", { page: reportPage({ from: [from, made.rows] }) }))
     const text = readFileSync(page, "utf8")
-    for (const name of ["Duplicates, a.json", "Duplicates, b.json"]) expect(text).toContain(name)
+    for (const name of ["Duplicates (a.json)", "Duplicates (b.json)"]) expect(text).toContain(name)
     expect(() => reportPage({ from: given("pairs", "rows.jsonl") })).toThrow("rows.jsonl has no report")
   })
 

@@ -1,18 +1,27 @@
 /** The page: one file that asks for nothing else, runs no script, and shows data as text alone. */
 import { bar, count, percent, table } from "./charts.ts"
 import { cleanSection, cleanTitle } from "./clean.ts"
-import { dedupSection, dedupTitle } from "./dedup.ts"
+import { dedupSection } from "./dedup.ts"
 import { Html, html } from "./html.ts"
 import type { CleanReport, Named } from "./schema.ts"
 import { style } from "./style.ts"
 
-const title = ({ report, file }: Named) => (report.kind === "clean" ? cleanTitle(report) : dedupTitle(file))
+/** The reports' titles; those that are called the same are told apart by their files. */
+const titlesOf = (reports: ReadonlyArray<Named>): ReadonlyArray<string> => {
+  const plain = reports.map(({ report }) => (report.kind === "clean" ? cleanTitle(report) : "Duplicates"))
+  return reports.map(({ file }, place) => {
+    const title = plain[place] ?? ""
+    return plain.filter((other) => other === title).length > 1 ? `${title} (${file})` : title
+  })
+}
 
-const section = ({ report, file }: Named, id: string) =>
-  report.kind === "clean" ? cleanSection(report, id) : dedupSection(report, file, id)
+const section = ({ report }: Named, title: string, id: string) =>
+  report.kind === "clean" ? cleanSection(report, title, id) : dedupSection(report, title, id)
 
 /** All sources beside each other, as long bars as they have rows. */
-const overview = (reports: ReadonlyArray<CleanReport>): Html | undefined => {
+const overview = (
+  reports: ReadonlyArray<{ readonly title: string; readonly rows: CleanReport["rows"] }>
+): Html | undefined => {
   if (reports.length < 2) return undefined
   const most = Math.max(...reports.map(({ rows }) => rows.read), 1)
   const sum = (part: "read" | "kept" | "dropped" | "broken") =>
@@ -33,10 +42,9 @@ const overview = (reports: ReadonlyArray<CleanReport>): Html | undefined => {
     ${table(
       ["source", "rows", "read", "kept", "share"],
       [
-        ...reports.map((report) => {
-          const { read, kept, dropped, broken } = report.rows
-          return line(cleanTitle(report), read, kept, dropped + broken, most)
-        }),
+        ...reports.map(({ title, rows: { read, kept, dropped, broken } }) =>
+          line(title, read, kept, dropped + broken, most)
+        ),
         line(
           html`<em>all</em>`,
           sum("read"),
@@ -51,9 +59,12 @@ const overview = (reports: ReadonlyArray<CleanReport>): Html | undefined => {
 
 /** The page of these reports, in their order. */
 export const page = (reports: ReadonlyArray<Named>): string => {
-  const cleaned = reports.map(({ report }) => report).filter((report) => report.kind === "clean")
+  const titles = titlesOf(reports)
+  const cleaned = reports.flatMap(({ report }, place) =>
+    report.kind === "clean" ? [{ title: titles[place] ?? "", rows: report.rows }] : []
+  )
   const ids = reports.map((_, place) => `report-${place + 1}`)
-  const links = reports.map((report, place) => html`<li><a href="#${ids[place]}">${title(report)}</a></li>`)
+  const links = titles.map((title, place) => html`<li><a href="#${ids[place]}">${title}</a></li>`)
   return html`<!doctype html>
     <html lang="en">
       <head>
@@ -84,7 +95,9 @@ export const page = (reports: ReadonlyArray<Named>): string => {
             </ul>
           </nav>`
         }
-        <main>${overview(cleaned)}${reports.map((report, place) => section(report, ids[place] ?? ""))}</main>
+        <main>
+          ${overview(cleaned)}${reports.map((report, place) => section(report, titles[place] ?? "", ids[place] ?? ""))}
+        </main>
       </body>
     </html> `.text
 }
