@@ -48,7 +48,7 @@ describe("fetch", () => {
     expect(readFileSync(cached(folder, "refs", "main"), "utf8")).toBe(mainCommit)
     expect(incomplete(folder)).toEqual([])
     expect(progress.at(-1)).toEqual({ stage: "fetch", done: 0.3, total: 0.3, unit: "MB" })
-    expect(hub.requests.filter(({ path }) => path.includes("/tree/"))).toHaveLength(2)
+    expect(hub.requests.filter(({ path }) => path.includes("/tree/"))).toHaveLength(3)
   })
 
   it("asks for nothing twice", async () => {
