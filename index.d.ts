@@ -261,7 +261,7 @@ export declare function checkDevice(device: string): void
 export declare function clean(options: CleanOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<CleanReport>
 
 export interface CleanOptions {
-  /** `alpaca`, `belle`, `pairs`, `medical-dialogue`, or `rlhf-pairs` for `dpo`. */
+  /** Such as `belle`; docs/cleaning.md lists them. `rlhf-pairs` is for `dpo` alone. */
   source: string
   /** `pretrain`, `sft` or `dpo`. */
   purpose: string
@@ -271,14 +271,20 @@ export interface CleanOptions {
   output: string
   /** Where dropped rows go, with the rule that dropped each. */
   rejects?: string
+  /** Where the report goes, as JSON: docs/reports.md has its shape. */
+  report?: string
   /** Repeats the reference program bug for bug. */
   compat: boolean
+  /** What becomes of a conversation: `first` (its first exchange) or `each` (a row an exchange). */
+  turns: string
   promptColumn?: string
   responseColumn?: string
   chosenColumn?: string
   rejectedColumn?: string
   /** Such as `gb18030`; detected where left out. */
   encoding?: string
+  /** Draws the report's samples of dropped rows. */
+  seed: number
   /** Counts broken rows instead of stopping at the first. */
   keepGoing: boolean
   /** Replaces an existing output. */
@@ -292,6 +298,8 @@ export interface CleanReport {
   dropped: Record<string, number>
   /** Rows that could not be read (`keepGoing`). */
   broken: number
+  /** Byte sequences that were no text in the file's encoding. */
+  undecodable: number
   seconds: number
 }
 

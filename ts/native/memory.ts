@@ -177,7 +177,14 @@ const tryLock = (path: string): B.FileLock | null => {
 
 export const memoryBorder = (): B.Border => ({
   CancelToken: Token,
-  clean: later("read", () => ({ read: 3, kept: 2, dropped: { short: 1 }, broken: 0, seconds: 0.5 })),
+  clean: later("read", () => ({
+    read: 3,
+    kept: 2,
+    dropped: { short: 1 },
+    broken: 0,
+    undecodable: 0,
+    seconds: 0.5
+  })),
   dedup: later("verify", () => ({
     rows: 3,
     kept: 2,

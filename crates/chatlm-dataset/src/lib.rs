@@ -10,6 +10,7 @@ mod inspect;
 mod json;
 mod lines;
 mod loader;
+mod mended;
 mod parquet;
 mod prompts;
 mod rows;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::input::{InputOptions, Layout, Opened, expand, open};
 use crate::parquet::ParquetTable;
-use crate::{json, lines, separated};
+use crate::{json, lines, mended, separated};
 
 /// One row: its fields by name, and where it came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,6 +85,8 @@ pub struct Rows {
     files: std::vec::IntoIter<PathBuf>,
     options: InputOptions,
     ragged: bool,
+    mending: bool,
+    mended: Arc<AtomicU64>,
     file: Arc<str>,
     current: Option<FileRows>,
     row: u64,
@@ -105,6 +107,8 @@ impl Rows {
             files: files.into_iter(),
             options: options.clone(),
             ragged: false,
+            mending: false,
+            mended: Arc::default(),
             file: Arc::from(""),
             current: None,
             row: 0,
@@ -128,7 +132,21 @@ impl Rows {
         self
     }
 
-    /// Rows skipped because they could not be read (`keep_going`).
+    /// Takes a csv quote that is never closed for a plain sign instead of calling the rest of the file
+    /// broken.
+    #[must_use]
+    pub fn mending(mut self, mending: bool) -> Self {
+        self.mending = mending;
+        self
+    }
+
+    /// Csv rows whose broken quote was taken for a plain sign (`mending`).
+    pub fn mended(&self) -> u64 {
+        self.mended.load(Ordering::Relaxed)
+    }
+
+    /// Rows skipped because they could not be read (`keep_going`); what is left of a file that is
+    /// damaged as a whole, such as parquet cut short, counts as one.
     pub fn broken(&self) -> u64 {
         self.broken
     }
@@ -136,6 +154,13 @@ impl Rows {
     /// Byte sequences that were no text in the file's encoding and became U+FFFD.
     pub fn undecodable(&self) -> u64 {
         self.replaced.load(Ordering::Relaxed)
+    }
+
+    /// Whether a file that cannot be read on is counted as a broken row and left.
+    fn passes_over(&mut self, error: &Error) -> bool {
+        let over = self.options.keep_going && error.code() == Code::InputFormat;
+        self.broken += u64::from(over);
+        over
     }
 
     fn begin(&mut self, path: &Path) -> Result<()> {
@@ -157,6 +182,12 @@ impl Rows {
             Opened::Text {
                 layout: Layout::Separated(separator),
                 reader,
+            } if self.mending => {
+                mended::rows(path, reader, separator, self.ragged, self.mended.clone())?
+            }
+            Opened::Text {
+                layout: Layout::Separated(separator),
+                reader,
             } => separated::rows(path, reader, separator, self.ragged)?,
         });
         Ok(())
@@ -170,11 +201,14 @@ impl Iterator for Rows {
         while !self.stopped {
             let Some(current) = &mut self.current else {
                 let path = self.files.next()?;
-                if let Err(error) = self.begin(&path) {
-                    self.stopped = true;
-                    return Some(Err(error));
+                match self.begin(&path) {
+                    Ok(()) => continue,
+                    Err(error) if self.passes_over(&error) => continue,
+                    Err(error) => {
+                        self.stopped = true;
+                        return Some(Err(error));
+                    }
                 }
-                continue;
             };
             let Some(next) = current.next() else {
                 self.current = None;
@@ -195,6 +229,7 @@ impl Iterator for Rows {
                     self.stopped = true;
                     return Some(Err(row_error(&self.file, row, &what)));
                 }
+                Err(Fault::File(error)) if self.passes_over(&error) => self.current = None,
                 Err(Fault::File(error)) => {
                     self.stopped = true;
                     return Some(Err(error.with("row", row)));

@@ -48,7 +48,7 @@ pub(crate) fn rows(
         Some(Err(error)) => return Err(broken(path, &error)),
         None => return Ok(Box::new(io_none())),
     };
-    let names = names(path, &header)?;
+    let names = names(path, header.iter())?;
     let path = path.to_owned();
     let mut stopped = false;
     Ok(Box::new(std::iter::from_fn(move || {
@@ -63,7 +63,10 @@ pub(crate) fn rows(
                     "a quote is opened and never closed".to_owned(),
                 )))
             }
-            Ok(record) => Some(fields(&names, &record, ragged)),
+            Ok(record) => {
+                let values = record.iter().map(str::to_owned).collect::<Vec<_>>();
+                Some(fields(&names, values.into_iter(), ragged))
+            }
             Err(error) => {
                 stopped = true;
                 Some(Err(Fault::File(broken(&path, &error))))
@@ -88,9 +91,9 @@ fn broken(path: &Path, error: &csv::Error) -> Error {
     .with("file", path.display().to_string())
 }
 
-fn names(path: &Path, header: &csv::StringRecord) -> Result<Vec<String>> {
-    let mut names: Vec<String> = Vec::with_capacity(header.len());
-    for (place, name) in header.iter().enumerate() {
+pub(crate) fn names<'a>(path: &Path, header: impl Iterator<Item = &'a str>) -> Result<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for (place, name) in header.enumerate() {
         let name = name.trim();
         let name = if name.is_empty() {
             format!("column{}", place + 1)
@@ -111,7 +114,11 @@ fn names(path: &Path, header: &csv::StringRecord) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn fields(names: &[String], record: &csv::StringRecord, ragged: bool) -> Result<Fields, Fault> {
+pub(crate) fn fields(
+    names: &[String],
+    record: std::vec::IntoIter<String>,
+    ragged: bool,
+) -> Result<Fields, Fault> {
     if !ragged && record.len() != names.len() {
         return Err(Fault::Row(format!(
             "it has {} fields where the first row names {}",
@@ -120,12 +127,12 @@ fn fields(names: &[String], record: &csv::StringRecord, ragged: bool) -> Result<
         )));
     }
     let mut fields = Map::with_capacity(record.len());
-    for (place, value) in record.iter().enumerate() {
+    for (place, value) in record.enumerate() {
         let name = names
             .get(place)
             .cloned()
             .unwrap_or_else(|| format!("column{}", place + 1));
-        fields.insert(name, Value::String(value.to_owned()));
+        fields.insert(name, Value::String(value));
     }
     Ok(fields)
 }

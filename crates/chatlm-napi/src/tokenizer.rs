@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use chatlm_dataset::{InputOptions, texts};
+use chatlm_dataset::{InputOptions, expand, texts};
 use chatlm_tokenizer::{Preset, TrainOptions, train};
 use napi_derive::napi;
 
@@ -19,6 +19,8 @@ pub struct TokenizerTrainOptions {
     pub vocab_size: u32,
     /// Pairs seen less often are not merged.
     pub min_frequency: u32,
+    /// Bytes that the whole process may take; by default half of what is free.
+    pub max_memory: Option<f64>,
     pub encoding: Option<String>,
     pub force: bool,
 }
@@ -46,6 +48,8 @@ pub async fn train_tokenizer(
             preset: options.model.parse::<Preset>()?,
             vocab_size: options.vocab_size as usize,
             min_frequency: u64::from(options.min_frequency),
+            max_memory: options.max_memory.map(|bytes| bytes as u64),
+            files: Some(expand(&options.inputs)?),
         };
         let input = InputOptions {
             encoding: options.encoding,

@@ -26,6 +26,8 @@ impl Folder {
             preset: Preset::ByteBpe,
             vocab_size: 300,
             min_frequency: 1,
+            max_memory: None,
+            files: None,
         };
         let texts = [
             "你好世界，今天天气很好",

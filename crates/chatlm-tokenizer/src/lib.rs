@@ -4,10 +4,15 @@
 //! form that `transformers` and `tokenizers` load. Presets and special tokens follow the reference
 //! program's `train_tokenizer.py`; where they differ, `preset.rs` says why.
 
+mod bpe;
+mod count;
+mod memory;
 mod preset;
 mod stream;
 mod tokenizer;
 mod train;
+mod words;
+mod work;
 
 pub use preset::{Preset, SPECIAL_TOKENS};
 pub use stream::DecodeStream;

@@ -18,7 +18,7 @@ pub const SPECIAL_TOKENS: [&str; 7] = [
 ];
 
 /// The token for what the vocabulary lacks.
-const UNKNOWN: &str = "[UNK]";
+pub(crate) const UNKNOWN: &str = "[UNK]";
 
 /// How text becomes symbols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,23 +1,21 @@
 //! Training a tokenizer on a stream of texts.
 
 use std::fs;
-use std::path::Path;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use chatlm_job::{AtomicDir, Code, Error, Job, Result, check_target};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokenizers::models::TrainerWrapper;
-use tokenizers::models::bpe::BpeTrainer;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{
-    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
-    PreTokenizer, Tokenizer, Trainer,
-};
+use tokenizers::models::bpe::BPE;
+use tokenizers::{AddedToken, Tokenizer};
 
-use crate::preset::{Preset, SPECIAL_TOKENS, special_tokens, untrained};
+use crate::bpe::{LearnOptions, Merge, Symbols, Vocabulary, by_rank, learn};
+use crate::count::{Counted, count};
+use crate::memory::Memory;
+use crate::preset::{Preset, SPECIAL_TOKENS, UNKNOWN, special_tokens, untrained};
 use crate::tokenizer::{CONFIG, SPECIAL_MAP, TOKENIZER};
+use crate::work::Work;
 
 /// What to train.
 #[derive(Debug, Clone)]
@@ -28,6 +26,11 @@ pub struct TrainOptions {
     pub vocab_size: usize,
     /// Pairs seen less often are not merged.
     pub min_frequency: u64,
+    /// Bytes that the whole process may take; by default half of what is free.
+    pub max_memory: Option<u64>,
+    /// The files that the texts come from: an interrupted training over the same files goes on. `None`
+    /// keeps nothing.
+    pub files: Option<Vec<PathBuf>>,
 }
 
 /// What came of it.
@@ -64,36 +67,50 @@ pub fn train(
     check(options)?;
     check_target(out, force)?;
     let mut tokenizer = untrained(options.preset).map_err(Error::internal)?;
-    let mut trainer = trainer(options);
-    let feed = Feed {
-        state: Mutex::new(FeedState::default()),
-        job,
+    let mut vocabulary = Vocabulary::default();
+    for token in SPECIAL_TOKENS {
+        vocabulary.add(token, token.chars().count() as u32);
+    }
+    let memory = Memory::new(options.max_memory)?;
+    let mut work = Work::open(options, out)?;
+    let counted = match work.counted()? {
+        Some(counted) => counted,
+        None => work.keep(count(
+            texts,
+            options.preset,
+            &tokenizer,
+            &memory,
+            &work.folder(),
+            job,
+        )?)?,
     };
-    // Counting and merging are two calls, so that an error or the cancel flag stops between them.
-    let counted = trainer.feed(feed.watch(texts).flat_map(pieces), |text| {
-        words(&tokenizer, text)
-    });
-    let state = feed
-        .state
-        .into_inner()
-        .map_err(|_| Error::internal("a reader panicked"))?;
-    if let Some(error) = state.error {
-        return Err(error);
-    }
-    counted.map_err(Error::internal)?;
-    if state.texts == 0 {
-        return Err(Error::new(
-            Code::InputFormat,
-            "there is no text to train a tokenizer on",
-            "check the input: its text columns are empty, or it has none",
-        ));
-    }
-    job.cancel.check()?;
-    let mut model = tokenizer.get_model().clone();
-    let special = trainer.train(&mut model).map_err(Error::internal)?;
-    tokenizer.with_model(model);
+    let symbols = match options.preset {
+        Preset::CharBpe => Symbols::Characters,
+        Preset::ByteBpe => Symbols::Bytes,
+    };
+    let settings = LearnOptions {
+        vocab_size: options.vocab_size,
+        min_frequency: options.min_frequency,
+        max_token_length: None,
+        memory: memory.bytes(),
+    };
+    let Counted {
+        words,
+        alphabet,
+        texts,
+    } = counted;
+    let merges = learn(
+        words,
+        symbols,
+        &alphabet,
+        &mut vocabulary,
+        &settings,
+        work.saving(),
+        job,
+    )?;
+    tokenizer.with_model(model(options.preset, &vocabulary, &merges)?);
     tokenizer
-        .add_special_tokens(special)
+        .add_special_tokens(special_tokens())
         .map_err(Error::internal)?;
     job.cancel.check()?;
     let blanks: Vec<AddedToken> = ["\t", "\n"]
@@ -103,10 +120,11 @@ pub fn train(
         .collect();
     tokenizer.add_tokens(blanks).map_err(Error::internal)?;
     let merges = write(&tokenizer, out, force)?;
+    work.remove();
     Ok(TrainReport {
         vocab_size: tokenizer.get_vocab_size(true) as u64,
         merges,
-        texts: state.texts,
+        texts,
         seconds: started.elapsed().as_secs_f64(),
     })
 }
@@ -126,88 +144,25 @@ fn check(options: &TrainOptions) -> Result<()> {
     Ok(())
 }
 
-fn trainer(options: &TrainOptions) -> TrainerWrapper {
-    let builder = BpeTrainer::builder()
-        .vocab_size(options.vocab_size)
-        .min_frequency(options.min_frequency)
-        .special_tokens(special_tokens())
-        .show_progress(false);
-    let builder = match options.preset {
-        Preset::CharBpe => builder,
-        Preset::ByteBpe => builder.initial_alphabet(ByteLevel::alphabet().into_iter().collect()),
-    };
-    TrainerWrapper::BpeTrainer(builder.build())
-}
-
-/// Hands texts on until the first error or the cancel flag, and keeps that error.
-struct Feed<'a> {
-    state: Mutex<FeedState>,
-    job: &'a Job,
-}
-
-#[derive(Default)]
-struct FeedState {
-    texts: u64,
-    error: Option<Error>,
-}
-
-impl Feed<'_> {
-    fn watch(
-        &self,
-        texts: impl Iterator<Item = Result<String>> + Send,
-    ) -> impl Iterator<Item = String> + Send {
-        texts.map_while(|text| {
-            let Ok(mut state) = self.state.lock() else {
-                return None;
-            };
-            match text.and_then(|text| self.job.cancel.check().map(|()| text)) {
-                Ok(text) => {
-                    state.texts += 1;
-                    self.job
-                        .progress
-                        .report("count", state.texts, None, "texts");
-                    Some(text)
-                }
-                Err(error) => {
-                    state.error.get_or_insert(error);
-                    None
-                }
-            }
-        })
-    }
-}
-
-/// The words of a text, as the tokenizers crate's own training takes them.
-fn words(tokenizer: &Tokenizer, text: &str) -> tokenizers::Result<Vec<String>> {
-    let mut normalized = NormalizedString::from(text);
-    if let Some(normalizer) = tokenizer.get_normalizer() {
-        normalizer.normalize(&mut normalized)?;
-    }
-    let mut split = PreTokenizedString::from(normalized);
-    if let Some(splitter) = tokenizer.get_pre_tokenizer() {
-        splitter.pre_tokenize(&mut split)?;
-    }
-    let words = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
-    Ok(words
+/// The model of a vocabulary and merges.
+fn model(preset: Preset, vocabulary: &Vocabulary, merges: &[Merge]) -> Result<BPE> {
+    let text = |id: u32| vocabulary.token(id).to_owned();
+    let ids: tokenizers::models::bpe::Vocab = vocabulary
+        .tokens()
+        .iter()
+        .zip(0..)
+        .map(|(token, id)| (token.to_string(), id))
+        .collect();
+    let merges = by_rank(merges)
         .into_iter()
-        .map(|(word, _, _)| word.to_owned())
-        .collect())
-}
-
-/// The stretches of a text between special tokens.
-fn pieces(text: String) -> Vec<String> {
-    let mut pieces = vec![text];
-    for token in SPECIAL_TOKENS {
-        if pieces.iter().any(|piece| piece.contains(token)) {
-            pieces = pieces
-                .iter()
-                .flat_map(|piece| piece.split(token))
-                .filter(|piece| !piece.is_empty())
-                .map(str::to_owned)
-                .collect();
-        }
-    }
-    pieces
+        .map(|(first, second)| (text(first), text(second)))
+        .collect();
+    let builder = BPE::builder().vocab_and_merges(ids, merges);
+    let builder = match preset {
+        Preset::CharBpe => builder.unk_token(UNKNOWN.to_owned()),
+        Preset::ByteBpe => builder,
+    };
+    builder.build().map_err(Error::internal)
 }
 
 /// Writes the folder; the number of merges.

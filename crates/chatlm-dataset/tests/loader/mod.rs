@@ -17,6 +17,8 @@ fn tokenizer() -> Tokenizer {
             preset: Preset::ByteBpe,
             vocab_size: 300,
             min_frequency: 2,
+            max_memory: None,
+            files: None,
         };
         let texts = ["提问 prompt", "回答 response"].map(|text| Ok(text.repeat(20)));
         train(
