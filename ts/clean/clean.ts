@@ -25,7 +25,7 @@ export const purposes = ["pretrain", "sft", "dpo"] as const
 export const turns = ["first", "each"] as const
 
 /** What may be left out. */
-const defaults = { ...switches } as const
+const defaults = { ...switches, purpose: "pretrain", turns: "first", seed: 23_333 } as const
 /** The options of `clean`. */
 export type CleanInput = Brief<CleanOptions, typeof defaults>
 
