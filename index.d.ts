@@ -640,6 +640,8 @@ export interface TokenizerTrainOptions {
   vocabSize: number
   /** Pairs seen less often are not merged. */
   minFrequency: number
+  /** Bytes that the whole process may take; by default half of what is free. */
+  maxMemory?: number
   encoding?: string
   force: boolean
 }

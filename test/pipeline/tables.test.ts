@@ -9,6 +9,7 @@ import { describe, expect, it } from "vitest"
 import { FetchSettings } from "../../ts/fetch/fetch.ts"
 import { Native } from "../../ts/native/index.ts"
 import {
+  clean,
   corpus,
   fromPromise,
   fetch,
@@ -123,6 +124,18 @@ describe("stages over tables", () => {
     const text = readFileSync(page, "utf8")
     for (const name of ["Duplicates (a.json)", "Duplicates (b.json)"]) expect(text).toContain(name)
     expect(() => reportPage({ from: given("pairs", "rows.jsonl") })).toThrow("rows.jsonl has no report")
+  })
+
+  it("what clean has reported as a page", async () => {
+    const folder = newFolder()
+    writeFileSync(
+      join(folder, "a.jsonl"),
+      '{"prompt":"一加一等于几？","response":"等于二，因为是这样数的。"}\n'
+    )
+    const from = given("rows", join(folder, "a.jsonl"))
+    const rows = clean({ from, source: "pairs", promptColumn: "prompt", responseColumn: "response" })
+    const { page = "" } = await run(pipeline("cleaned", { page: reportPage({ from: rows }) }))
+    expect(readFileSync(page, "utf8")).toContain("pairs, for pretrain")
   })
 
   it("an error of one's own step is the stage's", async () => {
