@@ -174,7 +174,12 @@ impl ColumnFile {
             }
             return Ok(map.clone().sliced(start..end));
         }
-        let mut bytes = vec![0; end.saturating_sub(start)];
+        // A damaged footer may claim more than any memory holds.
+        let there = self.file.metadata().map_or(0, |metadata| metadata.len());
+        if range.start > range.end || range.end > there {
+            return Err(polars_err("a column lies beyond the end"));
+        }
+        let mut bytes = vec![0; end - start];
         read_exact_at(&self.file, &mut bytes, range.start)
             .map_err(|e| polars_err(&e.to_string()))?;
         Ok(Buffer::from_vec(bytes))

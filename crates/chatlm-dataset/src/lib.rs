@@ -7,6 +7,7 @@ mod chunks;
 mod columns;
 mod copying;
 mod encoding;
+mod exchange;
 mod input;
 mod inspect;
 mod json;
@@ -22,6 +23,7 @@ mod writer;
 
 pub use chunks::{ChunkWriter, EncodedChunk};
 pub use columns::{Chunk, ColumnFile, Piece, read_exact_at};
+pub use exchange::{RowBatches, RowTable};
 pub use input::{InputOptions, expand};
 pub use inspect::{Bucket, ColumnDescription, Inspection, Lengths, inspect};
 pub use loader::{Batch, Cursor, Loader, LoaderOptions, SetSpec, Shard};
