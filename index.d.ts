@@ -26,6 +26,13 @@ export declare class CancelToken {
   get cancelled(): boolean
 }
 
+/** A lock on a file (`flock`), which Python's filelock honours too. Ends with the process. */
+export declare class FileLock {
+  /** Takes the lock, or answers null where another holder has it. */
+  static tryAcquire(path: string): FileLock | null
+  release(): void
+}
+
 /** A loaded model on a thread of its own; calls are answered one after the other. */
 export declare class Generator {
   /** Loads a model; rejects with `MODEL_INVALID`, `TOKENIZER_INVALID` or `NOT_FINITE`. */
@@ -49,6 +56,34 @@ export declare class PromptReader {
   static open(options: PromptOptions): PromptReader
   /** The next `count` prompts, none at the end; rejects with `INPUT_ROW` where a row has none. */
   next(count: number): Promise<Array<string>>
+}
+
+/** Reads rows a batch at a time, in bounded memory. */
+export declare class RowReader {
+  /** Finds the inputs; throws `INPUT_NOT_FOUND`. */
+  static open(options: RowsOptions): RowReader
+  /**
+   * Up to `count` rows as the JSON text of a list of `{file, row, fields}`; `[]` at the end. Rejects with
+   * `INPUT_ROW` or `INPUT_FORMAT`, and with `CANCELLED` within a row after `close()`.
+   */
+  next(count: number): Promise<string>
+  /** Stops a read that is under way and closes the files. */
+  close(): void
+}
+
+/** Writes rows into a table that is put in place by `finish()`, and otherwise never seen. */
+export declare class RowWriter {
+  /** Throws `TARGET_EXISTS` where the output is there and `force` is false. */
+  static create(options: RowWriterOptions): RowWriter
+  /**
+   * Adds the rows of the JSON text of a list of objects; rejects with `INPUT_ROW` for a value that has no
+   * column or does not fit it.
+   */
+  write(batch: string): Promise<void>
+  /** Puts the table in place; the number of rows. */
+  finish(): Promise<number>
+  /** Throws away what is not finished; resolves when nothing of it is left. */
+  close(): Promise<void>
 }
 
 /** A tokenizer folder, loaded. */
@@ -510,6 +545,26 @@ export interface RejectReport {
   seconds: number
 }
 
+export interface RowsOptions {
+  /** Files, folders or globs; `-` is standard input. */
+  inputs: Array<string>
+  /** Only these fields, in this order; a row that lacks one is an error. */
+  columns?: Array<string>
+  /** Such as `gb18030`; detected where left out. */
+  encoding?: string
+  /** Passes over broken rows instead of stopping at the first. */
+  keepGoing: boolean
+}
+
+export interface RowWriterOptions {
+  /** `.parquet` or `.jsonl`. */
+  output: string
+  /** Left out: those of the first batch. */
+  columns?: Array<TableColumn>
+  /** Replaces an existing output. */
+  force: boolean
+}
+
 /** Sets the number of threads; only before the first call that uses any. 0 is all. */
 export declare function setThreads(threads: number): void
 
@@ -537,6 +592,12 @@ export interface SplitReport {
   valid: number
   test: number
   seconds: number
+}
+
+export interface TableColumn {
+  name: string
+  /** `text` (lists and objects become JSON), `int64` or `float64`. */
+  kind: string
 }
 
 export interface TableOptions {

@@ -2,8 +2,9 @@
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 
-import { Native } from "../native/index.ts"
+import { Native, spelledOut } from "../native/index.ts"
 import type {
+  Brief,
   ChatlmError,
   InspectOptions,
   Inspection,
@@ -28,16 +29,16 @@ export type {
 export const splitDefaults = { train: 0.91, valid: 0.0025, test: 0.0875 } as const
 
 /** The rows of all inputs, in order, in one table. */
-export const merge = (options: TableOptions): Effect.Effect<TableReport, ChatlmError, Native> =>
-  Effect.flatMap(Native, (native) => native.merge(options))
+export const merge = (options: Brief<TableOptions>): Effect.Effect<TableReport, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.merge(spelledOut(options)))
 
 /** `train.parquet`, `valid.parquet`, `test.parquet` in a folder; the same seed draws the same rows. */
-export const split = (options: SplitOptions): Effect.Effect<SplitReport, ChatlmError, Native> =>
-  Effect.flatMap(Native, (native) => native.split(options))
+export const split = (options: Brief<SplitOptions>): Effect.Effect<SplitReport, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.split(spelledOut(options)))
 
 /** `prompt[SEP]response[SEP]` a line; text files as they are. */
-export const corpus = (options: TableOptions): Effect.Effect<TableReport, ChatlmError, Native> =>
-  Effect.flatMap(Native, (native) => native.corpus(options))
+export const corpus = (options: Brief<TableOptions>): Effect.Effect<TableReport, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.corpus(spelledOut(options)))
 
 /** Rows, columns, a histogram of lengths, a few rows. */
 export const inspect = (options: InspectOptions): Effect.Effect<Inspection, ChatlmError, Native> =>

@@ -29,6 +29,8 @@ import type {
   PromptOptions,
   RejectOptions,
   RejectReport,
+  RowsOptions,
+  RowWriterOptions,
   SplitOptions,
   SplitReport,
   TableOptions,
@@ -69,8 +71,11 @@ export type {
   PromptOptions,
   RejectOptions,
   RejectReport,
+  RowsOptions,
+  RowWriterOptions,
   SplitOptions,
   SplitReport,
+  TableColumn,
   TableOptions,
   TableReport,
   TextPiece,
@@ -112,6 +117,24 @@ export interface Inspection {
 
 export interface PromptReader {
   next(count: number): Promise<Array<string>>
+}
+
+/** A batch is the JSON text of a list of `{file, row, fields}`; `[]` is the end. */
+export interface RowReader {
+  next(count: number): Promise<string>
+  close(): void
+}
+
+/** A batch is the JSON text of a list of objects. */
+export interface RowWriter {
+  write(batch: string): Promise<void>
+  finish(): Promise<number>
+  close(): Promise<void>
+}
+
+/** Held until released, or until the process ends. */
+export interface FileLock {
+  release(): void
 }
 
 export interface Tokenizer {
@@ -198,6 +221,9 @@ export interface Border {
   split: LongCall<SplitOptions, SplitReport>
   inspect: LongCall<InspectOptions, Inspection>
   PromptReader: { open(options: PromptOptions): PromptReader }
+  RowReader: { open(options: RowsOptions): RowReader }
+  RowWriter: { create(options: RowWriterOptions): RowWriter }
+  FileLock: { tryAcquire(path: string): FileLock | null }
   trainTokenizer: LongCall<TokenizerTrainOptions, TokenizerTrainReport>
   Tokenizer: { load(folder: string): Tokenizer }
   TrainingRun: {

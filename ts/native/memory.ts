@@ -137,6 +137,44 @@ class MemoryRun implements B.TrainingRun {
   close(): void {}
 }
 
+/** Three rows a file; a writer forgets them. */
+class MemoryRows implements B.RowReader {
+  private readonly rows: Array<object>
+  private open = true
+  constructor({ inputs }: B.RowsOptions) {
+    this.rows = inputs.flatMap((file) =>
+      [0, 1, 2].map((row) => ({ file, row, fields: { prompt: `问${row}`, response: `答${row}` } }))
+    )
+  }
+  async next(count: number): Promise<string> {
+    await new Promise((done) => setImmediate(done))
+    if (!this.open) throw cancelled()
+    return JSON.stringify(this.rows.splice(0, count))
+  }
+  close(): void {
+    this.open = false
+  }
+}
+
+class MemoryTable implements B.RowWriter {
+  private rows = 0
+  async write(batch: string): Promise<void> {
+    this.rows += (JSON.parse(batch) as ReadonlyArray<unknown>).length
+  }
+  async finish(): Promise<number> {
+    return this.rows
+  }
+  async close(): Promise<void> {}
+}
+
+/** Holds between the calls of this process alone. */
+const locked = new Set<string>()
+const tryLock = (path: string): B.FileLock | null => {
+  if (locked.has(path)) return null
+  locked.add(path)
+  return { release: () => locked.delete(path) }
+}
+
 export const memoryBorder = (): B.Border => ({
   CancelToken: Token,
   clean: later("read", () => ({ read: 3, kept: 2, dropped: { short: 1 }, broken: 0, seconds: 0.5 })),
@@ -176,6 +214,9 @@ export const memoryBorder = (): B.Border => ({
       return { next: async (count) => prompts.splice(0, count) }
     }
   },
+  RowReader: { open: (options) => new MemoryRows(options) },
+  RowWriter: { create: () => new MemoryTable() },
+  FileLock: { tryAcquire: tryLock },
   trainTokenizer: later("merge", (options) => ({
     vocabSize: options.vocabSize,
     merges: options.vocabSize - 7,

@@ -54,6 +54,13 @@ export interface Generator {
   readonly stream: (prompt: string, settings: B.GenerationSettings) => Stream.Stream<B.TextPiece, ChatlmError>
 }
 
+/** A table that is being written; it is put in place by `finish` or, at the end of the scope, thrown away. */
+export interface RowWriter {
+  readonly write: (rows: ReadonlyArray<object>) => Effect.Effect<void, ChatlmError>
+  /** Puts the table in place; the number of rows. */
+  readonly finish: Effect.Effect<number, ChatlmError>
+}
+
 type Call<Options, Report> = (options: Options) => Effect.Effect<Report, ChatlmError>
 
 export interface NativeService {
@@ -68,6 +75,11 @@ export interface NativeService {
     options: B.PromptOptions,
     count: number
   ) => Stream.Stream<ReadonlyArray<string>, ChatlmError>
+  /** Batches of up to `count` rows, each as JSON text; closed when the consumer stops. */
+  readonly rows: (options: B.RowsOptions, count: number) => Stream.Stream<string, ChatlmError>
+  readonly rowWriter: (options: B.RowWriterOptions) => Effect.Effect<RowWriter, ChatlmError, Scope.Scope>
+  /** Takes a lock on a file that other processes honour (`flock`), or answers null. */
+  readonly tryLock: (path: string) => Effect.Effect<B.FileLock | null, ChatlmError>
   readonly trainTokenizer: Call<B.TokenizerTrainOptions, B.TokenizerTrainReport>
   readonly tokenizer: (folder: string) => Effect.Effect<Tokenizer, ChatlmError>
   /** Opens a run; it is closed with the scope, without saving. */
@@ -201,6 +213,33 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
           return Stream.fromEffectRepeat(next).pipe(Stream.takeWhile((prompts) => prompts.length > 0))
         })
       ),
+    rows: (options, count) =>
+      Stream.unwrap(
+        Effect.gen(function* () {
+          const module = yield* border
+          const reader = yield* Effect.acquireRelease(
+            immediate(() => module.RowReader.open(options)),
+            (reader) => Effect.sync(() => reader.close())
+          )
+          // Not waited for when interrupted: closing ends a read, and standard input may never come.
+          const next = Effect.tryPromise({ try: () => reader.next(count), catch: fromBorder })
+          return Stream.fromEffectRepeat(next).pipe(Stream.takeWhile((batch) => batch !== "[]"))
+        })
+      ),
+    rowWriter: (options) =>
+      Effect.gen(function* () {
+        const module = yield* border
+        const writer = yield* Effect.acquireRelease(
+          immediate(() => module.RowWriter.create(options)),
+          // Waits for a write that is under way, so that no temporary file outlives the scope.
+          (writer) => Effect.promise(() => writer.close())
+        )
+        return {
+          write: (rows) => awaiting(undefined, () => writer.write(JSON.stringify(rows))),
+          finish: awaiting(undefined, () => writer.finish())
+        }
+      }),
+    tryLock: (path) => Effect.flatMap(border, (module) => immediate(() => module.FileLock.tryAcquire(path))),
     trainTokenizer: call("trainTokenizer"),
     tokenizer: (folder) =>
       Effect.flatMap(border, (module) => immediate(() => tokenizer(module.Tokenizer.load(folder)))),

@@ -4,6 +4,7 @@
 //! Leaves cleaning and deduplication to their own crates and knows no tensors: a batch is token ids.
 
 mod encoding;
+mod exchange;
 mod input;
 mod inspect;
 mod json;
@@ -16,6 +17,7 @@ mod separated;
 mod table;
 mod writer;
 
+pub use exchange::{RowBatches, RowTable};
 pub use input::{InputOptions, expand};
 pub use inspect::{Bucket, ColumnDescription, Inspection, Lengths, inspect};
 pub use loader::{Batch, Cursor, Loader, LoaderOptions, SetSpec};

@@ -22,5 +22,7 @@ mod error;
 mod evaluation;
 mod generate;
 mod job;
+mod lock;
+mod rows;
 mod tokenizer;
 mod train;
