@@ -5,12 +5,21 @@ import { Native } from "../native/index.ts"
 import type {
   BenchGenerateOptions,
   BenchGenerateReport,
+  BenchLoadOptions,
+  BenchLoadReport,
   BenchTrainStepOptions,
   BenchTrainStepReport,
   ChatlmError
 } from "../native/index.ts"
 
-export type { BenchGenerateOptions, BenchGenerateReport, BenchTrainStepOptions, BenchTrainStepReport }
+export type {
+  BenchGenerateOptions,
+  BenchGenerateReport,
+  BenchLoadOptions,
+  BenchLoadReport,
+  BenchTrainStepOptions,
+  BenchTrainStepReport
+}
 
 export const benchOptimizers = ["adamw", "adafactor"] as const
 export const benchPrecisions = ["f32", "bf16", "f16"] as const
@@ -29,3 +38,9 @@ export const benchGenerate = (
   options: BenchGenerateOptions
 ): Effect.Effect<BenchGenerateReport, ChatlmError, Native> =>
   Effect.flatMap(Native, (native) => native.benchGenerate(options))
+
+/** Rows through read, shuffle, encode and batch, by the loader of every run. */
+export const benchLoad = (
+  options: BenchLoadOptions
+): Effect.Effect<BenchLoadReport, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.benchLoad(options))

@@ -6,6 +6,8 @@ import type {
   Answer,
   BenchGenerateOptions,
   BenchGenerateReport,
+  BenchLoadOptions,
+  BenchLoadReport,
   BenchTrainStepOptions,
   BenchTrainStepReport,
   BleuOptions,
@@ -48,6 +50,8 @@ export type {
   Answer,
   BenchGenerateOptions,
   BenchGenerateReport,
+  BenchLoadOptions,
+  BenchLoadReport,
   BenchTrainStepOptions,
   BenchTrainStepReport,
   BleuOptions,
@@ -250,6 +254,7 @@ export interface Border {
   evaluatePerplexity: LongCall<PerplexityOptions, PerplexityReport>
   benchTrainStep: LongCall<BenchTrainStepOptions, BenchTrainStepReport>
   benchGenerate: LongCall<BenchGenerateOptions, BenchGenerateReport>
+  benchLoad: LongCall<BenchLoadOptions, BenchLoadReport>
   doctor(): Doctor
   checkDevice(device: string): void
   setThreads(threads: number): void

@@ -251,6 +251,16 @@ export const memoryBorder = (): B.Border => ({
     peakRssBytes: 1024 ** 2,
     cpu: "plain"
   })),
+  benchLoad: later("bench", ({ batch, batches }) => ({
+    rowsPerSecond: (batch * batches) / 0.5,
+    tokensPerSecond: (batch * batches * 100) / 0.5,
+    paddingShare: 0.0625,
+    peakRssBytes: 1024 ** 2,
+    openSeconds: 0.125,
+    firstBatchSeconds: 0.25,
+    rows: batch * batches,
+    cpu: "plain"
+  })),
   doctor: () => ({
     version: "0.1.0",
     cpu: "plain",

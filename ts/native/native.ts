@@ -103,6 +103,7 @@ export interface NativeService {
   /** Runs to its end: an interruption waits for it. */
   readonly benchTrainStep: Call<B.BenchTrainStepOptions, B.BenchTrainStepReport>
   readonly benchGenerate: Call<B.BenchGenerateOptions, B.BenchGenerateReport>
+  readonly benchLoad: Call<B.BenchLoadOptions, B.BenchLoadReport>
   readonly doctor: Effect.Effect<B.Doctor, ChatlmError>
   /** Fails for what is no device, and for one that this build has not. */
   readonly checkDevice: (device: string) => Effect.Effect<void, ChatlmError>
@@ -282,6 +283,7 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
     evaluatePerplexity: computing("evaluatePerplexity"),
     benchTrainStep: computing("benchTrainStep"),
     benchGenerate: computing("benchGenerate"),
+    benchLoad: call("benchLoad"),
     doctor: Effect.flatMap(border, (module) => immediate(() => module.doctor())),
     checkDevice: (device) => Effect.flatMap(border, (module) => immediate(() => module.checkDevice(device))),
     setThreads: (threads) => Effect.flatMap(border, (module) => immediate(() => module.setThreads(threads)))

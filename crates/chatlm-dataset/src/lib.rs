@@ -20,7 +20,7 @@ mod writer;
 pub use exchange::{RowBatches, RowTable};
 pub use input::{InputOptions, expand};
 pub use inspect::{Bucket, ColumnDescription, Inspection, Lengths, inspect};
-pub use loader::{Batch, Cursor, Loader, LoaderOptions, SetSpec};
+pub use loader::{Batch, Cursor, Loader, LoaderOptions, SetSpec, Shard};
 pub use prompts::Prompts;
 pub use rows::{Row, Rows};
 pub use table::{Cells, Schema, Split, corpus, merge, split, texts};

@@ -13,7 +13,7 @@ use polars::prelude::{
 use serde_json::{Map, Number, Value};
 
 use crate::input::ParquetBytes;
-use crate::rows::{Fault, Fields};
+use crate::rows::{Fault, Fields, row_error};
 use crate::writer::ColumnKind;
 
 type Metadata = polars::io::parquet::metadata::FileMetadataRef;
@@ -79,6 +79,39 @@ impl ParquetTable {
                 .set_rechunk(true)
                 .finish()
         })
+    }
+
+    /// Bytes of the largest row group, unpacked.
+    pub(crate) fn largest_group(&self) -> u64 {
+        let sizes = self.metadata.row_groups.iter();
+        sizes
+            .map(|group| group.total_byte_size() as u64)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// `count` rows of text columns from `start` on, column by column; `None` where there is a null.
+    /// `number` is that of the file's first row, for errors.
+    pub(crate) fn texts(
+        &self,
+        start: u64,
+        count: u64,
+        columns: &[String],
+        number: u64,
+    ) -> Result<Vec<Vec<Option<String>>>> {
+        let frame = self.slice(start, count, Some(columns))?;
+        let column = |name: &String| {
+            let there = frame
+                .column(name)
+                .map_err(|e| e.to_string())
+                .and_then(texts);
+            there.map_err(|what| {
+                let file = self.path.display().to_string();
+                row_error(&file, number + start, &format!("the field {name:?} {what}"))
+                    .with("field", name.as_str())
+            })
+        };
+        columns.iter().map(column).collect()
     }
 
     /// All rows, in pieces of constant memory.
@@ -182,7 +215,7 @@ fn values(path: &Path, frame: &DataFrame) -> Result<Vec<Fields>> {
 }
 
 /// A text column as strings; `None` where it is null; an error text where it holds no text.
-pub(crate) fn texts(column: &Column) -> Result<Vec<Option<String>>, String> {
+fn texts(column: &Column) -> Result<Vec<Option<String>>, String> {
     if let Ok(strings) = column.str() {
         return Ok(strings.iter().map(|text| text.map(str::to_owned)).collect());
     }

@@ -138,7 +138,7 @@ impl TrainingRun {
             train_sets(&config),
             true,
             &prepared.tokenizer,
-            &job.cancel,
+            &job,
         )?;
         let valid = match &config.valid {
             Some(path) => {
@@ -152,7 +152,7 @@ impl TrainingRun {
                     vec![set],
                     false,
                     &prepared.tokenizer,
-                    &job.cancel,
+                    &job,
                 )?)
             }
             None => None,

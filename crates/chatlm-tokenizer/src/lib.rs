@@ -6,6 +6,7 @@
 
 mod bpe;
 mod count;
+mod direct;
 mod memory;
 mod preset;
 mod stream;

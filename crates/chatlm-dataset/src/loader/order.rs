@@ -196,6 +196,12 @@ impl Epoch {
         )
     }
 
+    /// How the batches of a section, known by its first place, are permuted.
+    pub(crate) fn batches(&self, section: u64, count: u64) -> Option<Permutation> {
+        self.shuffle
+            .then(|| Permutation::new(count, mix(mix(self.key, 5), section)))
+    }
+
     pub(crate) fn shuffled(&self) -> bool {
         self.shuffle
     }
