@@ -5,11 +5,17 @@ import { dedupSection, dedupTitle } from "./dedup.ts"
 import { Html, html } from "./html.ts"
 import type { CleanReport, Named } from "./schema.ts"
 import { style } from "./style.ts"
+import { tokenizerSection, tokenizerTitle } from "./tokenizer.ts"
 
-const title = ({ report, file }: Named) => (report.kind === "clean" ? cleanTitle(report) : dedupTitle(file))
+const title = ({ report, file }: Named) => {
+  if (report.kind === "clean") return cleanTitle(report)
+  return report.kind === "dedup" ? dedupTitle(file) : tokenizerTitle(report)
+}
 
-const section = ({ report, file }: Named, id: string) =>
-  report.kind === "clean" ? cleanSection(report, id) : dedupSection(report, file, id)
+const section = ({ report, file }: Named, id: string) => {
+  if (report.kind === "clean") return cleanSection(report, id)
+  return report.kind === "dedup" ? dedupSection(report, file, id) : tokenizerSection(report, id)
+}
 
 /** All sources beside each other, as long bars as they have rows. */
 const overview = (reports: ReadonlyArray<CleanReport>): Html | undefined => {

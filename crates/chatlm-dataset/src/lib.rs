@@ -23,5 +23,5 @@ pub use inspect::{Bucket, ColumnDescription, Inspection, Lengths, inspect};
 pub use loader::{Batch, Cursor, Loader, LoaderOptions, SetSpec, Shard};
 pub use prompts::Prompts;
 pub use rows::{Row, Rows};
-pub use table::{Cells, Schema, Split, corpus, merge, split, texts};
+pub use table::{Cells, Schema, Split, corpus, merge, row_texts, split, texts};
 pub use writer::{Cell, ColumnKind, TableWriter};

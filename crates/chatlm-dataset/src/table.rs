@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chatlm_job::{AtomicFile, Code, Error, Job, Random, Result, check_target, mix};
+use chatlm_tokenizer::RowTexts;
 use serde_json::Value;
 
 use crate::input::{InputOptions, Opened, expand, open};
@@ -298,20 +299,33 @@ pub fn corpus(
     Ok(count)
 }
 
-/// Every text of every row, column by column: what a tokenizer is trained on.
+/// The texts of every row, column by column, and where it came from.
+pub fn row_texts(
+    paths: &[String],
+    options: &InputOptions,
+) -> Result<impl Iterator<Item = Result<RowTexts>> + Send + use<>> {
+    let rows = Rows::open(paths, options)?;
+    Ok(rows.map(|row| {
+        let row = row?;
+        let texts = row.fields.into_iter().filter_map(|(_, value)| match value {
+            Value::String(text) if !text.is_empty() => Some(text),
+            _ => None,
+        });
+        Ok(RowTexts {
+            file: row.file,
+            row: row.row,
+            texts: texts.collect(),
+        })
+    }))
+}
+
+/// Every text of every row: what a tokenizer is trained on.
 pub fn texts(
     paths: &[String],
     options: &InputOptions,
 ) -> Result<impl Iterator<Item = Result<String>> + Send + use<>> {
-    Ok(Rows::open(paths, options)?.flat_map(|row| match row {
-        Ok(row) => row
-            .fields
-            .into_iter()
-            .filter_map(|(_, value)| match value {
-                Value::String(text) if !text.is_empty() => Some(Ok(text)),
-                _ => None,
-            })
-            .collect::<Vec<_>>(),
+    Ok(row_texts(paths, options)?.flat_map(|row| match row {
+        Ok(row) => row.texts.into_iter().map(Ok).collect(),
         Err(error) => vec![Err(error)],
     }))
 }

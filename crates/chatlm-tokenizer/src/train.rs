@@ -12,7 +12,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use crate::bpe::{LearnOptions, Merge, Symbols, Vocabulary, by_rank, learn};
 use crate::count::count;
-use crate::memory::Memory;
+use crate::memory::{Memory, peak_rss_bytes};
 use crate::preset::{Preset, SPECIAL_TOKENS, UNKNOWN, special_tokens, untrained};
 use crate::tokenizer::{CONFIG, SPECIAL_MAP, TOKENIZER};
 
@@ -20,8 +20,7 @@ use crate::tokenizer::{CONFIG, SPECIAL_MAP, TOKENIZER};
 #[derive(Debug, Clone)]
 pub struct TrainOptions {
     pub preset: Preset,
-    /// The largest vocabulary, special tokens included; single characters are in it all the same,
-    /// even where there are more of them than this.
+    /// The largest vocabulary, special tokens included. All characters of the text have to fit.
     pub vocab_size: usize,
     /// Pairs seen less often are not merged.
     pub min_frequency: u64,
@@ -37,6 +36,8 @@ pub struct TrainReport {
     pub merges: u64,
     pub texts: u64,
     pub seconds: f64,
+    /// The most memory this process has held.
+    pub peak_rss_bytes: u64,
 }
 
 /// The roles of special tokens, as `transformers` calls them.
@@ -69,7 +70,15 @@ pub fn train(
     }
     let memory = Memory::new(options.max_memory)?;
     let spill = AtomicDir::create(out, force)?;
-    let counted = count(texts, options.preset, &tokenizer, &memory, spill.path(), job)?;
+    let counted = count(
+        texts,
+        options.preset,
+        &tokenizer,
+        &memory,
+        spill.path(),
+        job,
+    )?;
+    check_alphabet(options, &counted.alphabet)?;
     let symbols = match options.preset {
         Preset::CharBpe => Symbols::Characters,
         Preset::ByteBpe => Symbols::Bytes,
@@ -81,7 +90,14 @@ pub fn train(
         memory: memory.bytes(),
     };
     let alphabet = &counted.alphabet;
-    let merges = learn(counted.counter, symbols, alphabet, &mut vocabulary, &settings, job)?;
+    let merges = learn(
+        counted.counter,
+        symbols,
+        alphabet,
+        &mut vocabulary,
+        &settings,
+        job,
+    )?;
     drop(spill);
     tokenizer.with_model(model(options.preset, &vocabulary, &merges)?);
     tokenizer
@@ -100,6 +116,7 @@ pub fn train(
         merges,
         texts: counted.texts,
         seconds: started.elapsed().as_secs_f64(),
+        peak_rss_bytes: peak_rss_bytes(),
     })
 }
 
@@ -113,6 +130,21 @@ fn check(options: &TrainOptions) -> Result<()> {
             Code::Usage,
             format!("a vocabulary of {} is too small", options.vocab_size),
             format!("special tokens and single symbols alone need {least}"),
+        ));
+    }
+    Ok(())
+}
+
+/// The package leaves no character out and exceeds the size that it was given. A model made for that size
+/// would not hold all ids, so here it is an error.
+fn check_alphabet(options: &TrainOptions, alphabet: &[char]) -> Result<()> {
+    let least = SPECIAL_TOKENS.len() + alphabet.len();
+    if options.vocab_size < least {
+        let (size, characters) = (options.vocab_size, alphabet.len());
+        return Err(Error::new(
+            Code::Usage,
+            format!("a vocabulary of {size} is too small: the text has {characters} different characters"),
+            format!("give --vocab-size at least {least}, or use --model byte-bpe, which has 256 symbols"),
         ));
     }
     Ok(())

@@ -1,0 +1,13 @@
+/** What tokenizers make of text. */
+import * as Effect from "effect/Effect"
+
+import { Native, spelledOut } from "../native/index.ts"
+import type { Brief, ChatlmError, TokenizerReportOptions } from "../native/index.ts"
+
+export type { TokenizerReportOptions }
+
+/** Encodes and decodes every text with each tokenizer; the answer is the JSON that `makeReport` reads too. */
+export const tokenizerReport = (
+  options: Brief<TokenizerReportOptions>
+): Effect.Effect<unknown, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.tokenizerReport(spelledOut<TokenizerReportOptions>(options)))
