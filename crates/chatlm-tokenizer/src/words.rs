@@ -44,8 +44,12 @@ const CODE: u32 = (1 << 21) - 1;
 
 impl<'a> Words<'a> {
     pub(crate) fn new(preset: Preset, tokenizer: &'a Tokenizer) -> Self {
-        let known = (0..=u32::from(char::MAX)).map(|_| AtomicU32::new(0)).collect();
-        let seen = (0..=u32::from(char::MAX)).map(|_| AtomicBool::new(false)).collect();
+        let known = (0..=u32::from(char::MAX))
+            .map(|_| AtomicU32::new(0))
+            .collect();
+        let seen = (0..=u32::from(char::MAX))
+            .map(|_| AtomicBool::new(false))
+            .collect();
         Self {
             preset,
             tokenizer,
@@ -94,17 +98,13 @@ impl<'a> Words<'a> {
 
     /// NFKC, then punctuation and numbers alone, a new word at each space, a mark before the first.
     fn characters(&self, text: &str, batch: &mut Batch) -> bool {
-        let mut known = Vec::with_capacity(text.len());
-        for c in text.chars() {
-            let told = self.known(c);
-            if told & HARD != 0 {
-                return false;
-            }
-            known.push(told);
+        if text.chars().any(|c| self.known(c) & HARD != 0) {
+            return false;
         }
         let mut word = Vec::with_capacity(64);
         let mut utf8 = [0; 4];
-        for (place, told) in known.into_iter().enumerate() {
+        for (place, c) in text.chars().enumerate() {
+            let told = self.known(c);
             let c = match char::from_u32(told & CODE).unwrap_or_default() {
                 ' ' => SPACE_MARK,
                 c => c,
@@ -151,7 +151,9 @@ impl<'a> Words<'a> {
             return KNOWN | HARD;
         }
         // Between two letters it stands alone, or does not.
-        let alone = self.cut(&format!("x{one}x")).is_ok_and(|words| words.len() == 3);
+        let alone = self
+            .cut(&format!("x{one}x"))
+            .is_ok_and(|words| words.len() == 3);
         KNOWN | u32::from(one) | if alone { ALONE } else { 0 }
     }
 
@@ -183,7 +185,9 @@ impl<'a> Words<'a> {
             let (mut kind, mut length) = class(at);
             if kind & BLANK != 0 {
                 let spaced = bytes[at] == b' ' && at + 1 < bytes.len();
-                let next = spaced.then(|| class(at + 1)).filter(|(kind, _)| kind & BLANK == 0);
+                let next = spaced
+                    .then(|| class(at + 1))
+                    .filter(|(kind, _)| kind & BLANK == 0);
                 let Some(after) = next else {
                     at = self.blanks(text, at, &class);
                     batch.push(&bytes[start..at]);
@@ -251,7 +255,10 @@ impl<'a> Words<'a> {
             splitter.pre_tokenize(&mut split)?;
         }
         let words = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        Ok(words.into_iter().map(|(word, _, _)| word.to_owned()).collect())
+        Ok(words
+            .into_iter()
+            .map(|(word, _, _)| word.to_owned())
+            .collect())
     }
 
     fn slow(&self, text: &str, batch: &mut Batch) -> Result<()> {
