@@ -730,6 +730,8 @@ export interface TokenizerTrainReport {
   merges: number
   texts: number
   seconds: number
+  /** The most memory this process has held. */
+  peakRssBytes: number
 }
 
 /** What `advance` tells. `type` says which of the fields are there. */

@@ -60,7 +60,17 @@ const chatlm = (...args) =>
 const python = flags.only === "growth" ? "" : findPython(flags.python)
 const theirs = (...args) => peer(python, "tokenizer.py", [...args, "--threads", flags.threads], flags.threads)
 const train = (model, file, more = []) =>
-  chatlm("tokenizer", "train", "--in", file, "--out", join(folder, model), "--force", ...settings(model), ...more)
+  chatlm(
+    "tokenizer",
+    "train",
+    "--in",
+    file,
+    "--out",
+    join(folder, model),
+    "--force",
+    ...settings(model),
+    ...more
+  )
 
 const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1]
 const seconds = (value) => `${value.toFixed(1)} s`
@@ -97,7 +107,9 @@ const compare = async () => {
       if (pairs.length === 0) return
       const [ours, other] = [0, 1].map((side) => show(median(pairs.map((pair) => pair[side]))))
       const ratios = pairs.map(([a, b]) => a / b)
-      console.log(`| ${model}: ${what} | ${ours} | ${other} | ${median(ratios).toFixed(2)} (${each(ratios)}) |`)
+      console.log(
+        `| ${model}: ${what} | ${ours} | ${other} | ${median(ratios).toFixed(2)} (${each(ratios)}) |`
+      )
     }
     line("training", rounds.time, seconds)
     line("its peak memory", rounds.memory, megabytes)

@@ -162,7 +162,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, default=root.parent / "shared/data")
     parser.add_argument("--corpus", type=pathlib.Path, action="append", default=[])
-    parser.add_argument("--settings", default="8000:2,29298:100,40960:2")
+    parser.add_argument("--settings", default="16000:2,29298:100,40960:2")
     parser.add_argument("--presets", default=",".join(peer.PRESETS))
     parser.add_argument("--only", choices=["merges", "ids"])
     flags = parser.parse_args()

@@ -77,7 +77,7 @@ export const dtype = Flag.Literals("dtype", dtypes).pipe(
 export const given = <const Key extends string, A>(key: Key, value: Option.Option<A>): { [K in Key]?: A } =>
   Option.isSome(value) ? ({ [key]: value.value } as { [K in Key]?: A }) : {}
 
-const many = new Set(["--in", "--set"])
+const many = new Set(["--against", "--in", "--set"])
 
 /** `--in A B` is `--in A --in B`: what follows up to the next flag belongs to it. */
 export const spread = (args: ReadonlyArray<string>): ReadonlyArray<string> => {

@@ -7,6 +7,7 @@ use chatlm_job::Result;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::script::Script;
 use super::subject::Subject;
 use super::tally::{Failure, Tally};
 
@@ -170,10 +171,9 @@ impl Figures {
 
 /// The tokens of the vocabulary that stand for text.
 fn entries(subject: &Subject, tally: &Tally) -> Result<Vec<Token>> {
-    let special = subject.special();
     (0..subject.tokenizer.vocab_size() as u32)
         .into_par_iter()
-        .filter(|id| special.binary_search(id).is_err())
+        .filter(|id| !subject.is_special(*id))
         .filter(|id| subject.tokenizer.inner().id_to_token(*id).is_some())
         .map(|id| {
             let text = subject.text(id)?;
@@ -198,8 +198,10 @@ fn unknown(
     if tally.unknown > 0 {
         lacking = characters
             .par_iter()
-            .filter_map(|(c, count)| match subject.lacks(*c) {
-                Ok(true) => Some(Ok((*c, *count))),
+            .map(|(c, count)| (*c, count - tally.spelled.get(c).unwrap_or(&0)))
+            .filter(|(_, count)| *count > 0)
+            .filter_map(|(c, count)| match subject.lacks(c) {
+                Ok(true) => Some(Ok((c, count))),
                 Ok(false) => None,
                 Err(error) => Some(Err(error)),
             })
@@ -248,12 +250,11 @@ fn scripts(subject: &Subject, entries: &[Token], tally: &Tally) -> Result<Vec<Sc
         *tokens += 1;
         *uses += token.uses;
     }
-    let special = subject.special();
-    let uses = special
-        .iter()
-        .filter_map(|id| tally.uses.get(*id as usize))
-        .sum();
-    found.insert(super::script::Script::Special, (special.len() as u64, uses));
+    for id in subject.special() {
+        let (tokens, uses) = found.entry(Script::Special).or_insert((0, 0));
+        *tokens += 1;
+        *uses += tally.uses.get(id as usize).unwrap_or(&0);
+    }
     let mut scripts: Vec<ScriptTokens> = found
         .into_iter()
         .map(|(script, (entries, uses))| ScriptTokens {

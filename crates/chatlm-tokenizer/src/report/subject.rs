@@ -10,6 +10,8 @@ use crate::tokenizer::Tokenizer;
 pub(super) struct Subject {
     pub(super) tokenizer: Tokenizer,
     unknown: Option<u32>,
+    /// Ids that stand for no text, such as `[EOS]`, and how texts spell them.
+    special: Vec<(u32, String)>,
     /// Whether tokens spell bytes, which only decoding makes text.
     spells_bytes: bool,
 }
@@ -33,10 +35,20 @@ impl Subject {
             (Value::String(token), _) => inner.token_to_id(token),
             (_, id) => id.as_u64().map(|id| id as u32),
         };
+        let added = inner.get_added_tokens_decoder().into_iter();
+        let mut special: Vec<(u32, String)> = added
+            .filter(|(_, token)| token.special)
+            .map(|(id, token)| (id, token.content))
+            .collect();
+        if let Some(id) = unknown.filter(|id| special.iter().all(|(known, _)| known != id)) {
+            special.push((id, String::new()));
+        }
+        special.sort_unstable();
         let spells_bytes = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
         Ok(Self {
             tokenizer,
             unknown,
+            special,
             spells_bytes,
         })
     }
@@ -52,17 +64,20 @@ impl Subject {
         Ok(ids.last().is_some_and(|id| self.is_unknown(*id)))
     }
 
-    /// The ids that stand for no text, such as `[EOS]`.
-    pub(super) fn special(&self) -> Vec<u32> {
-        let added = self.tokenizer.inner().get_added_tokens_decoder();
-        let mut special: Vec<u32> = added
-            .into_iter()
-            .filter_map(|(id, token)| token.special.then_some(id))
-            .chain(self.unknown)
-            .collect();
-        special.sort_unstable();
-        special.dedup();
-        special
+    pub(super) fn is_special(&self, id: u32) -> bool {
+        self.special
+            .binary_search_by_key(&id, |(id, _)| *id)
+            .is_ok()
+    }
+
+    pub(super) fn special(&self) -> impl Iterator<Item = u32> {
+        self.special.iter().map(|(id, _)| *id)
+    }
+
+    /// Characters of a text that are spelled special tokens, which no other token has to hold.
+    pub(super) fn spelled<'a>(&'a self, text: &'a str) -> impl Iterator<Item = char> + 'a {
+        let spelled = self.special.iter().filter(|(_, token)| !token.is_empty());
+        spelled.flat_map(|(_, token)| text.matches(token.as_str()).flat_map(str::chars))
     }
 
     /// What a token is the text of, as far as it is one.

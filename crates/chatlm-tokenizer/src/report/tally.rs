@@ -31,6 +31,8 @@ pub(super) struct Tally {
     pub(super) uses: Vec<u64>,
     pub(super) tokens: u64,
     pub(super) unknown: u64,
+    /// Characters that stood in special tokens.
+    pub(super) spelled: BTreeMap<char, u64>,
     /// Texts that come back as they are, and those that do up to the tokenizer's normalization.
     pub(super) exact: u64,
     pub(super) normalized: u64,
@@ -47,6 +49,9 @@ impl Tally {
         let mut length = 0;
         for text in row.texts.iter().filter(|text| !text.is_empty()) {
             let ids = subject.tokenizer.encode(text)?;
+            for c in subject.spelled(text) {
+                *self.spelled.entry(c).or_default() += 1;
+            }
             length += ids.len() as u64;
             self.uses.resize(subject.tokenizer.vocab_size(), 0);
             for id in &ids {
@@ -88,6 +93,9 @@ impl Tally {
         }
         self.tokens += later.tokens;
         self.unknown += later.unknown;
+        for (c, count) in later.spelled {
+            *self.spelled.entry(c).or_default() += count;
+        }
         self.exact += later.exact;
         self.normalized += later.normalized;
         for (reason, texts) in later.failed {
