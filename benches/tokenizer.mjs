@@ -56,7 +56,7 @@ const settings = (model) => [
   flags["min-frequency"]
 ]
 const chatlm = (...args) =>
-  run("/usr/bin/env", [node, join(root, "bin", "chatlm.mjs"), ...args, "--threads", flags.threads, "--json"])
+  run(node, [join(root, "bin", "chatlm.mjs"), ...args, "--threads", flags.threads, "--json"])
 const python = flags.only === "growth" ? "" : findPython(flags.python)
 const theirs = (...args) => peer(python, "tokenizer.py", [...args, "--threads", flags.threads], flags.threads)
 const train = (model, file, more = []) =>

@@ -47,7 +47,7 @@ describe("tokenizer report", () => {
   it("writes a page, not over another, and says so before it counts", async () => {
     expect((await chatlm([...verb, "--against", "theirs", "--out", page])).status).toBe(0)
     const text = readFileSync(page, "utf8")
-    expect(text).toContain("Tokenizer mine and theirs")
+    expect(text).toContain("Tokenizers mine, theirs")
     expect(text).toContain("人工智能")
     expect(text).not.toMatch(/<script|https?:|src=/)
     let counted = false

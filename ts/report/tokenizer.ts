@@ -27,14 +27,13 @@ const compared: ReadonlyArray<
 
 const comparison = (tokenizers: ReadonlyArray<TokenizerFigures>): Html =>
   html`<h3>Beside each other</h3>
-    ${compared.map(([name, text, size]) => {
-      const most = Math.max(...tokenizers.map(size), Number.MIN_VALUE)
-      return table(
-        ["tokenizer", "", name],
-        tokenizers.map((one) => [one.folder, bar([size(one) / most, "main"]), html`${text(one)}`]),
-        name
-      )
-    })}`
+    ${table(
+      ["", ...tokenizers.map(({ folder }) => folder)],
+      compared.map(([name, text, size]) => {
+        const most = Math.max(...tokenizers.map(size), Number.MIN_VALUE)
+        return [name, ...tokenizers.map((one) => html`${text(one)}${bar([size(one) / most, "main"])}`)]
+      })
+    )}`
 
 const scripts = ({ scripts: found }: TokenizerFigures): Html => {
   const most = Math.max(...found.map(({ share }) => share), Number.MIN_VALUE)
@@ -127,7 +126,7 @@ const figures = (one: TokenizerFigures, alone: boolean): Html =>
 
 /** What a section is called, in its head and in the list of sections. */
 export const tokenizerTitle = ({ tokenizers }: TokenizerReport): string =>
-  `Tokenizer ${tokenizers.map(({ folder }) => folder).join(" and ")}`
+  `${tokenizers.length === 1 ? "Tokenizer" : "Tokenizers"} ${tokenizers.map(({ folder }) => folder).join(", ")}`
 
 /** The section of one report. */
 export const tokenizerSection = (report: TokenizerReport, id: string): Html => {
