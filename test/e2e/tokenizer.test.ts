@@ -156,8 +156,17 @@ describe("a trained tokenizer", () => {
 
   it("is reported on, as JSON and as a page", async () => {
     const ran = await chatlm(
-      ...["tokenizer", "report", "--tokenizer", dir.at("poem"), "--against", dir.at("poem")],
-      ...["--in", dir.at("poem.txt"), "--out", dir.at("report.html"), "--json"]
+      "tokenizer",
+      "report",
+      "--tokenizer",
+      dir.at("poem"),
+      "--against",
+      dir.at("poem"),
+      "--in",
+      dir.at("poem.txt"),
+      "--out",
+      dir.at("report.html"),
+      "--json"
     )
     const { rows, characters, tokenizers } = JSON.parse(ran.out)
     expect([rows, characters]).toEqual([40, 480])
@@ -169,17 +178,15 @@ describe("a trained tokenizer", () => {
 
   it("is measured", async () => {
     const ran = await chatlm(
-      ...[
-        "bench",
-        "encode",
-        "--tokenizer",
-        dir.at("poem"),
-        "--in",
-        dir.at("poem.txt"),
-        "--rounds",
-        "1",
-        "--json"
-      ]
+      "bench",
+      "encode",
+      "--tokenizer",
+      dir.at("poem"),
+      "--in",
+      dir.at("poem.txt"),
+      "--rounds",
+      "1",
+      "--json"
     )
     const report = JSON.parse(ran.out)
     expect(report.texts).toBe(40)
