@@ -127,6 +127,6 @@ fn no_text_a_broken_row_and_cancelling_are_errors() {
     let job = Job::quiet();
     job.cancel.cancel();
     let endless = std::iter::repeat_with(|| Ok(rows(&[&["明月"]]).remove(0)));
-    let stopped = report(&[], endless, &[tokenizer.clone()], &job).unwrap_err();
+    let stopped = report(&[], endless, std::slice::from_ref(&tokenizer), &job).unwrap_err();
     assert_eq!(stopped.code(), Code::Cancelled);
 }
