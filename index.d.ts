@@ -212,46 +212,6 @@ export interface BenchGenerateReport {
   cpu: string
 }
 
-/** Rows through read, shuffle, encode and batch. */
-export declare function benchLoad(options: BenchLoadOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<BenchLoadReport>
-
-export interface BenchLoadOptions {
-  inputs: Array<string>
-  tokenizer: string
-  /** Rows a batch. */
-  batch: number
-  /** Instead of rows: tokens a batch, padding included. */
-  batchTokens?: number
-  /** Tokens of each text, `[EOS]` included. */
-  maxLength: number
-  /** Batches that count, after one that does not. */
-  batches: number
-  /** Rows of like lengths together. */
-  groupByLength: boolean
-  /** Where to start in the first epoch. */
-  row: number
-  seed: number
-  /** All where left out. */
-  threads?: number
-}
-
-export interface BenchLoadReport {
-  rowsPerSecond: number
-  /** Of both sides, padding not counted. */
-  tokensPerSecond: number
-  /** Of all ids of both sides. */
-  paddingShare: number
-  /** The most memory this process has held. */
-  peakRssBytes: number
-  /** Finding the rows. */
-  openSeconds: number
-  /** From there to the first batch. */
-  firstBatchSeconds: number
-  rows: number
-  /** The processor path in use. */
-  cpu: string
-}
-
 /** Whole training steps of a T5 on random ids: forward, backward, clip, update. */
 export declare function benchTrainStep(options: BenchTrainStepOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<BenchTrainStepReport>
 
@@ -331,7 +291,7 @@ export declare function checkDevice(device: string): void
 export declare function clean(options: CleanOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<CleanReport>
 
 export interface CleanOptions {
-  /** `alpaca`, `belle`, `pairs`, `medical-dialogue`, or `rlhf-pairs` for `dpo`. */
+  /** Such as `belle`; docs/cleaning.md lists them. `rlhf-pairs` is for `dpo` alone. */
   source: string
   /** `pretrain`, `sft` or `dpo`. */
   purpose: string
@@ -341,14 +301,20 @@ export interface CleanOptions {
   output: string
   /** Where dropped rows go, with the rule that dropped each. */
   rejects?: string
+  /** Where the report goes, as JSON: docs/reports.md has its shape. */
+  report?: string
   /** Repeats the reference program bug for bug. */
   compat: boolean
+  /** What becomes of a conversation: `first` (its first exchange) or `each` (a row an exchange). */
+  turns: string
   promptColumn?: string
   responseColumn?: string
   chosenColumn?: string
   rejectedColumn?: string
   /** Such as `gb18030`; detected where left out. */
   encoding?: string
+  /** Draws the report's samples of dropped rows. */
+  seed: number
   /** Counts broken rows instead of stopping at the first. */
   keepGoing: boolean
   /** Replaces an existing output. */
@@ -362,6 +328,8 @@ export interface CleanReport {
   dropped: Record<string, number>
   /** Rows that could not be read (`keepGoing`). */
   broken: number
+  /** Byte sequences that were no text in the file's encoding. */
+  undecodable: number
   seconds: number
 }
 
@@ -661,6 +629,8 @@ export interface SplitReport {
   train: number
   valid: number
   test: number
+  /** Rows that could not be read (`keep_going`). */
+  broken: number
   seconds: number
 }
 
@@ -680,6 +650,8 @@ export interface TableOptions {
 
 export interface TableReport {
   rows: number
+  /** Rows that could not be read (`keep_going`). */
+  broken: number
   seconds: number
 }
 

@@ -6,10 +6,23 @@ import type { Brief, ChatlmError, CleanOptions, CleanReport } from "../native/in
 
 export type { CleanOptions, CleanReport }
 
-/** The kinds of raw data that are understood. */
-export const sources = ["alpaca", "belle", "medical-dialogue", "pairs", "rlhf-pairs"] as const
+/** The kinds of raw data that are understood; `rlhf-pairs` is for dpo alone. */
+export const sources = [
+  "webtext2019zh",
+  "baike-qa2019",
+  "medical-dialogue",
+  "zhihu-kol",
+  "belle",
+  "finance-qa",
+  "alpaca",
+  "sharegpt",
+  "pairs",
+  "rlhf-pairs"
+] as const
 /** What the rows are for; it decides the columns and the rules. */
 export const purposes = ["pretrain", "sft", "dpo"] as const
+/** What becomes of a conversation: its first exchange, or a row for each. */
+export const turns = ["first", "each"] as const
 
 /** Cleans raw rows, counts what each rule drops, and keeps the dropped ones where `rejects` says so. */
 export const clean = (options: Brief<CleanOptions>): Effect.Effect<CleanReport, ChatlmError, Native> =>

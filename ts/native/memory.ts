@@ -217,7 +217,14 @@ const memoryFigures = (folder: string) => ({
 
 export const memoryBorder = (): B.Border => ({
   CancelToken: Token,
-  clean: later("read", () => ({ read: 3, kept: 2, dropped: { short: 1 }, broken: 0, seconds: 0.5 })),
+  clean: later("read", () => ({
+    read: 3,
+    kept: 2,
+    dropped: { short: 1 },
+    broken: 0,
+    undecodable: 0,
+    seconds: 0.5
+  })),
   dedup: later("verify", () => ({
     rows: 3,
     kept: 2,
@@ -227,13 +234,14 @@ export const memoryBorder = (): B.Border => ({
     seconds: 0.5,
     peakRssBytes: 1024
   })),
-  merge: later("read", () => ({ rows: 3, seconds: 0.5 })),
-  corpus: later("read", () => ({ rows: 3, seconds: 0.5 })),
+  merge: later("read", () => ({ rows: 3, broken: 0, seconds: 0.5 })),
+  corpus: later("read", () => ({ rows: 3, broken: 0, seconds: 0.5 })),
   split: later("read", (options) => ({
     rows: 100,
     train: Math.round(options.train * 100),
     valid: Math.round(options.valid * 100),
     test: Math.round(options.test * 100),
+    broken: 0,
     seconds: 0.5
   })),
   inspect: later("read", (options) => ({

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use chatlm_clean::{CleanOptions, CleanReport, Purpose, Source, clean};
+use chatlm_clean::{CleanOptions, CleanReport, Purpose, clean};
 use chatlm_dataset::{InputOptions, Rows};
 use chatlm_job::Job;
 
@@ -38,33 +38,21 @@ fn pairs(path: &Path) -> Vec<(String, String)> {
 }
 
 /// Cleans `input` of a case with `--compat` and compares with `expected`, row by row.
-fn compare(
-    source: Source,
-    purpose: Purpose,
-    case: &str,
-    input: &str,
-    expected: &str,
-    encoding: Option<&str>,
-) {
+fn compare(source: &str, purpose: Purpose, case: &str, files: [&str; 2], encoding: Option<&str>) {
     let Some(folder) = golden(case) else { return };
+    let [input, expected] = files.map(|name| folder.join(name));
     let out = tempfile::tempdir().unwrap();
-    let options = CleanOptions {
-        source,
+    let mut options = CleanOptions::new(
+        source.parse().unwrap(),
         purpose,
-        inputs: vec![folder.join(input).display().to_string()],
-        output: out.path().join("out.parquet"),
-        rejects: Some(out.path().join("rejects.parquet")),
-        compat: true,
-        prompt_column: None,
-        response_column: None,
-        chosen_column: None,
-        rejected_column: None,
-        encoding: encoding.map(str::to_owned),
-        keep_going: false,
-        force: false,
-    };
+        vec![input.display().to_string()],
+        out.path().join("out.parquet"),
+    );
+    options.rejects = Some(out.path().join("rejects.parquet"));
+    options.compat = true;
+    options.encoding = encoding.map(str::to_owned);
     let report: CleanReport = clean(&options, &Job::quiet()).unwrap();
-    let (got, expected) = (pairs(&options.output), pairs(&folder.join(expected)));
+    let (got, expected) = (pairs(&options.output), pairs(&expected));
     for (place, (got, expected)) in got.iter().zip(&expected).enumerate() {
         assert_eq!(got, expected, "{case}, row {place}");
     }
@@ -86,48 +74,41 @@ fn compare(
 }
 
 #[test]
-fn belle_for_pretraining() {
-    compare(
-        Source::Belle,
-        Purpose::Pretrain,
-        "belle",
-        "input.jsonl",
-        "expected.parquet",
-        None,
-    );
-}
-
-#[test]
-fn belle_for_fine_tuning() {
-    compare(
-        Source::Belle,
-        Purpose::Sft,
-        "belle",
-        "input.jsonl",
-        "expected_sft.parquet",
-        None,
-    );
-}
-
-#[test]
-fn medical_dialogue_as_gb2312() {
-    for case in ["medical-dialogue", "medical-dialogue-nasty"] {
-        let (source, purpose) = (Source::MedicalDialogue, Purpose::Pretrain);
-        compare(source, purpose, case, "input.csv", "expected.parquet", None);
+fn json_lines_and_parquet() {
+    for (source, input) in [
+        ("webtext2019zh", "input.jsonl"),
+        ("baike-qa2019", "input.jsonl"),
+        ("zhihu-kol", "input.parquet"),
+        ("belle", "input.jsonl"),
+    ] {
+        let files = [input, "expected.parquet"];
+        compare(source, Purpose::Pretrain, source, files, None);
     }
 }
 
 #[test]
-fn medical_dialogue_as_gb18030() {
+fn belle_for_fine_tuning() {
+    let files = ["input.jsonl", "expected_sft.parquet"];
+    compare("belle", Purpose::Sft, "belle", files, None);
+}
+
+#[test]
+fn medical_dialogue_in_both_encodings() {
     for case in ["medical-dialogue", "medical-dialogue-nasty"] {
-        let (source, purpose) = (Source::MedicalDialogue, Purpose::Pretrain);
-        compare(
-            source,
-            purpose,
-            case,
-            "input.csv",
-            "expected_gb18030.parquet",
-            Some("gb18030"),
-        );
+        for (expected, encoding) in [
+            ("expected.parquet", None),
+            ("expected_gb18030.parquet", Some("gb18030")),
+        ] {
+            let files = ["input.csv", expected];
+            compare("medical-dialogue", Purpose::Pretrain, case, files, encoding);
+        }
+    }
+}
+
+#[test]
+fn finance_with_and_without_the_fourth_column() {
+    for case in ["finance-qa", "finance-qa-3col"] {
+        let files = ["input.csv", "expected.parquet"];
+        compare("finance-qa", Purpose::Pretrain, case, files, None);
     }
 }

@@ -10,6 +10,7 @@ mod hash;
 mod job;
 mod lock;
 mod random;
+mod work;
 
 pub use atomic::{AtomicDir, AtomicFile, check_target};
 pub use error::{Code, Error, Kind, Result};
@@ -17,3 +18,4 @@ pub use hash::{sha256_bytes, sha256_file};
 pub use job::{Cancel, Job, Progress, Reporter};
 pub use lock::FileLock;
 pub use random::{Permutation, Random, mix};
+pub use work::WorkFolder;

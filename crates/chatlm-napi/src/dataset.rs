@@ -24,6 +24,8 @@ pub struct TableOptions {
 #[napi(object)]
 pub struct TableReport {
     pub rows: i64,
+    /// Rows that could not be read (`keep_going`).
+    pub broken: i64,
     pub seconds: f64,
 }
 
@@ -44,9 +46,10 @@ pub async fn merge(
             keep_going: options.keep_going,
         };
         let output = Path::new(&options.output);
-        let rows = run_merge(&options.inputs, &input, output, options.force, &job)?;
+        let written = run_merge(&options.inputs, &input, output, options.force, &job)?;
         Ok(TableReport {
-            rows: rows as i64,
+            rows: written.rows as i64,
+            broken: written.broken as i64,
             seconds: started.elapsed().as_secs_f64(),
         })
     })
@@ -70,9 +73,10 @@ pub async fn corpus(
             keep_going: options.keep_going,
         };
         let output = Path::new(&options.output);
-        let rows = run_corpus(&options.inputs, &input, output, options.force, &job)?;
+        let written = run_corpus(&options.inputs, &input, output, options.force, &job)?;
         Ok(TableReport {
-            rows: rows as i64,
+            rows: written.rows as i64,
+            broken: written.broken as i64,
             seconds: started.elapsed().as_secs_f64(),
         })
     })
@@ -101,6 +105,8 @@ pub struct SplitReport {
     pub train: i64,
     pub valid: i64,
     pub test: i64,
+    /// Rows that could not be read (`keep_going`).
+    pub broken: i64,
     pub seconds: f64,
 }
 
@@ -137,6 +143,7 @@ pub async fn split(
             train: counts.train as i64,
             valid: counts.valid as i64,
             test: counts.test as i64,
+            broken: counts.broken as i64,
             seconds: started.elapsed().as_secs_f64(),
         })
     })

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use chatlm_dataset::{InputOptions, texts};
+use chatlm_dataset::{InputOptions, expand, texts};
 use chatlm_tokenizer::{Preset, TrainOptions, train};
 use napi_derive::napi;
 
@@ -51,6 +51,7 @@ pub async fn train_tokenizer(
             vocab_size: options.vocab_size as usize,
             min_frequency: u64::from(options.min_frequency),
             max_memory: options.max_memory.map(|bytes| bytes as u64),
+            files: Some(expand(&options.inputs)?),
         };
         let input = InputOptions {
             encoding: options.encoding,

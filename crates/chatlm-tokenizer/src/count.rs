@@ -7,16 +7,16 @@ use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
 use crate::ahead::ahead;
-use crate::bpe::{Batch, Counter, byte_characters};
+use crate::bpe::{Batch, Counter, Words, byte_characters};
 use crate::memory::Memory;
 use crate::preset::{Preset, SPECIAL_TOKENS};
-use crate::words::Words;
+use crate::words::Cutter;
 
 /// Bytes of text cut into words together.
 const BATCH: usize = 4 << 20;
 
 pub(crate) struct Counted {
-    pub(crate) counter: Counter,
+    pub(crate) words: Words,
     /// All characters of the words, sorted.
     pub(crate) alphabet: Vec<char>,
     pub(crate) texts: u64,
@@ -32,7 +32,7 @@ pub(crate) fn count(
     job: &Job,
 ) -> Result<Counted> {
     let mut counter = Counter::new(&folder.join("words"), memory.bytes() / 2);
-    let words = Words::new(preset, tokenizer);
+    let cutter = Cutter::new(preset, tokenizer);
     let mut seen = 0;
     let weight = |text: &String| text.len() + size_of::<String>();
     ahead(texts, weight, BATCH, |batch| {
@@ -47,7 +47,7 @@ pub(crate) fn count(
             .map(|texts| {
                 let mut batch = Batch::new();
                 for text in texts {
-                    words.of(text, &mut batch)?;
+                    cutter.cut(text, &mut batch)?;
                 }
                 Ok(batch)
             })
@@ -65,7 +65,7 @@ pub(crate) fn count(
         ));
     }
     let alphabet = match preset {
-        Preset::CharBpe => words.alphabet(),
+        Preset::CharBpe => cutter.alphabet(),
         Preset::ByteBpe => {
             let mut shown = byte_characters().to_vec();
             shown.sort_unstable();
@@ -73,7 +73,7 @@ pub(crate) fn count(
         }
     };
     Ok(Counted {
-        counter,
+        words: Words::Counted(counter),
         alphabet,
         texts: seen,
     })

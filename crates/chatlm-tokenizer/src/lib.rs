@@ -15,6 +15,7 @@ mod stream;
 mod tokenizer;
 mod train;
 mod words;
+mod work;
 
 pub use preset::{Preset, SPECIAL_TOKENS};
 pub use report::{Figures, RowTexts, TokenizerReport, report};

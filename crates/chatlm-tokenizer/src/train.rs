@@ -1,7 +1,7 @@
 //! Training a tokenizer on a stream of texts.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use chatlm_job::{AtomicDir, Code, Error, Job, Result, check_target};
@@ -11,10 +11,11 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::bpe::{LearnOptions, Merge, Symbols, Vocabulary, by_rank, learn};
-use crate::count::count;
+use crate::count::{Counted, count};
 use crate::memory::{Memory, peak_rss_bytes};
 use crate::preset::{Preset, SPECIAL_TOKENS, UNKNOWN, special_tokens, untrained};
 use crate::tokenizer::{CONFIG, SPECIAL_MAP, TOKENIZER};
+use crate::work::Work;
 
 /// What to train.
 #[derive(Debug, Clone)]
@@ -26,6 +27,9 @@ pub struct TrainOptions {
     pub min_frequency: u64,
     /// Bytes that the whole process may take; by default half of what is free.
     pub max_memory: Option<u64>,
+    /// The files that the texts come from: an interrupted training over the same files goes on. `None`
+    /// keeps nothing.
+    pub files: Option<Vec<PathBuf>>,
 }
 
 /// What came of it.
@@ -69,16 +73,23 @@ pub fn train(
         vocabulary.add(token, token.chars().count() as u32);
     }
     let memory = Memory::new(options.max_memory)?;
-    let spill = AtomicDir::create(out, force)?;
-    let counted = count(
-        texts,
-        options.preset,
-        &tokenizer,
-        &memory,
-        spill.path(),
-        job,
-    )?;
-    check_alphabet(options, &counted.alphabet)?;
+    let mut work = Work::open(options, out)?;
+    let counted = match work.counted()? {
+        Some(counted) => counted,
+        None => {
+            let (preset, folder) = (options.preset, work.folder());
+            let counted = count(texts, preset, &tokenizer, &memory, &folder, job)
+                .and_then(|counted| check_alphabet(options, &counted.alphabet).map(|()| counted));
+            match counted {
+                Ok(counted) => work.keep(counted)?,
+                // Half a count is of no use to a later run.
+                Err(error) => {
+                    work.remove();
+                    return Err(error);
+                }
+            }
+        }
+    };
     let symbols = match options.preset {
         Preset::CharBpe => Symbols::Characters,
         Preset::ByteBpe => Symbols::Bytes,
@@ -89,16 +100,20 @@ pub fn train(
         max_token_length: None,
         memory: memory.bytes(),
     };
-    let alphabet = &counted.alphabet;
-    let merges = learn(
-        counted.counter,
-        symbols,
+    let Counted {
+        words,
         alphabet,
+        texts,
+    } = counted;
+    let merges = learn(
+        words,
+        symbols,
+        &alphabet,
         &mut vocabulary,
         &settings,
+        work.saving(),
         job,
     )?;
-    drop(spill);
     tokenizer.with_model(model(options.preset, &vocabulary, &merges)?);
     tokenizer
         .add_special_tokens(special_tokens())
@@ -111,10 +126,11 @@ pub fn train(
         .collect();
     tokenizer.add_tokens(blanks).map_err(Error::internal)?;
     let merges = write(&tokenizer, out, force)?;
+    work.remove();
     Ok(TrainReport {
         vocab_size: tokenizer.get_vocab_size(true) as u64,
         merges,
-        texts: counted.texts,
+        texts,
         seconds: started.elapsed().as_secs_f64(),
         peak_rss_bytes: peak_rss_bytes(),
     })

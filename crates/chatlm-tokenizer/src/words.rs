@@ -23,7 +23,7 @@ use crate::preset::Preset;
 const SPACE_MARK: char = '▁';
 
 /// Cuts texts into words.
-pub(crate) struct Words<'a> {
+pub(crate) struct Cutter<'a> {
     preset: Preset,
     tokenizer: &'a Tokenizer,
     /// What is known of each character, 0 where it was not asked yet.
@@ -42,7 +42,7 @@ const NUMBER: u32 = 1 << 27;
 const BLANK: u32 = 1 << 26;
 const CODE: u32 = (1 << 21) - 1;
 
-impl<'a> Words<'a> {
+impl<'a> Cutter<'a> {
     pub(crate) fn new(preset: Preset, tokenizer: &'a Tokenizer) -> Self {
         let known = (0..=u32::from(char::MAX))
             .map(|_| AtomicU32::new(0))
@@ -73,7 +73,7 @@ impl<'a> Words<'a> {
     }
 
     /// Adds the words of a text: UTF-8 for characters, the text's own bytes for bytes.
-    pub(crate) fn of(&self, text: &str, batch: &mut Batch) -> Result<()> {
+    pub(crate) fn cut(&self, text: &str, batch: &mut Batch) -> Result<()> {
         let done = match self.preset {
             Preset::CharBpe => self.characters(text, batch),
             Preset::ByteBpe => self.bytes(text, batch),
@@ -152,7 +152,7 @@ impl<'a> Words<'a> {
         }
         // Between two letters it stands alone, or does not.
         let alone = self
-            .cut(&format!("x{one}x"))
+            .pieces(&format!("x{one}x"))
             .is_ok_and(|words| words.len() == 3);
         KNOWN | u32::from(one) | if alone { ALONE } else { 0 }
     }
@@ -229,7 +229,7 @@ impl<'a> Words<'a> {
     /// What GPT-2's pattern takes a character for.
     fn class(&self, c: char) -> u32 {
         let alike = |neighbour: char| {
-            self.cut(&format!("{neighbour}{c}{neighbour}"))
+            self.pieces(&format!("{neighbour}{c}{neighbour}"))
                 .is_ok_and(|words| words.len() == 1)
         };
         let kind = if alike('x') {
@@ -245,7 +245,7 @@ impl<'a> Words<'a> {
     }
 
     /// The words of a text by the tokenizers crate.
-    fn cut(&self, text: &str) -> tokenizers::Result<Vec<String>> {
+    fn pieces(&self, text: &str) -> tokenizers::Result<Vec<String>> {
         let mut normalized = NormalizedString::from(text);
         if let Some(normalizer) = self.tokenizer.get_normalizer() {
             normalizer.normalize(&mut normalized)?;
@@ -263,7 +263,7 @@ impl<'a> Words<'a> {
 
     fn slow(&self, text: &str, batch: &mut Batch) -> Result<()> {
         let mut bytes = Vec::new();
-        for word in self.cut(text).map_err(Error::internal)? {
+        for word in self.pieces(text).map_err(Error::internal)? {
             match self.preset {
                 Preset::CharBpe => {
                     word.chars().for_each(|c| self.see(c));
@@ -302,9 +302,9 @@ mod tests {
 
     fn compare(preset: Preset, text: &str) {
         let tokenizer = untrained(preset).unwrap();
-        let words = Words::new(preset, &tokenizer);
+        let words = Cutter::new(preset, &tokenizer);
         let (mut fast, mut slow) = (Batch::new(), Batch::new());
-        words.of(text, &mut fast).unwrap();
+        words.cut(text, &mut fast).unwrap();
         words.slow(text, &mut slow).unwrap();
         assert_eq!(fast.sorted(), slow.sorted(), "{text:?}");
     }
@@ -325,14 +325,14 @@ mod tests {
         // All of them in texts of neighbours, so that hard ones do not hide the rest.
         for preset in [Preset::CharBpe, Preset::ByteBpe] {
             let tokenizer = untrained(preset).unwrap();
-            let words = Words::new(preset, &tokenizer);
+            let words = Cutter::new(preset, &tokenizer);
             let easy = |c: &char| preset == Preset::ByteBpe || words.known(*c) & HARD == 0;
             let all: Vec<char> = ('\0'..=char::MAX).filter(easy).collect();
             assert!(all.len() > 900_000);
             for piece in all.chunks(4096) {
                 let text: String = piece.iter().flat_map(|c| ['文', *c, *c]).collect();
                 let (mut fast, mut slow) = (Batch::new(), Batch::new());
-                words.of(&text, &mut fast).unwrap();
+                words.cut(&text, &mut fast).unwrap();
                 words.slow(&text, &mut slow).unwrap();
                 assert_eq!(fast.sorted(), slow.sorted());
             }

@@ -51,6 +51,7 @@ fn training_and_encoding_are_the_tokenizers_packages() {
             vocab_size: expected.vocab_size,
             min_frequency: expected.min_frequency,
             max_memory: None,
+            files: None,
         };
         let given = texts.iter().cloned().map(Ok);
         train(given, &options, &out, false, &Job::quiet()).unwrap();

@@ -14,6 +14,7 @@ fn trained(folder: &Path, preset: Preset, texts: &[&str]) -> Tokenizer {
         vocab_size: 300,
         min_frequency: 2,
         max_memory: None,
+        files: None,
     };
     let texts = texts.iter().map(|text| Ok((*text).to_owned()));
     train(texts, &options, &out, false, &Job::quiet()).unwrap();

@@ -45,6 +45,7 @@ fn trained(preset: Preset, texts: &[String], vocab_size: usize) -> (Tokenizer, t
         vocab_size,
         min_frequency: 2,
         max_memory: None,
+        files: None,
     };
     train(
         texts.iter().cloned().map(Ok),

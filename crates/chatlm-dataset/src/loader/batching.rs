@@ -67,7 +67,9 @@ impl Cut {
         }
         // The order inside a batch says nothing about lengths, the order of batches neither; a short
         // batch of rows stays the last, so that batches start at multiples of their size.
-        batches.iter_mut().for_each(|batch| batch.sort_unstable());
+        for batch in &mut batches {
+            batch.sort_unstable();
+        }
         let short = batches.pop_if(|last| self.tokens.is_none() && last.len() < self.rows);
         if let Some(permutation) = shuffle(batches.len() as u64) {
             let mut before: Vec<_> = batches.into_iter().map(Some).collect();

@@ -103,9 +103,10 @@ impl Source {
         let options = InputOptions::default();
         // Standard input is opened once, by the rows; looking at it here would use it up.
         let stdin = path.as_os_str() == "-";
-        let opened = match stdin {
-            true => None,
-            false => Some(open(path, &options, Arc::default())?),
+        let opened = if stdin {
+            None
+        } else {
+            Some(open(path, &options, Arc::default())?)
         };
         let table = match opened {
             Some(Opened::Parquet(bytes)) => Some(ParquetTable::open(path, bytes)?),
@@ -321,5 +322,56 @@ impl SourceFile {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// More text than is held in memory goes to disk, and the second start finds it there.
+    #[test]
+    fn large_text_files_are_kept_on_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |name: &str| folder.path().join(name).display().to_string();
+        let filler = "长".repeat(9000);
+        let texts: Vec<String> = (0..3000).map(|n| format!("{n} {filler}")).collect();
+        let line = |text: &str| format!("{{\"prompt\":\"{text}\",\"more\":1}}\n");
+        let lines: Vec<String> = texts.iter().map(|text| line(text)).collect();
+        fs::write(name("large.jsonl"), lines.concat()).unwrap();
+        fs::write(name("small.jsonl"), line("p")).unwrap();
+        let sets = [SetSpec {
+            paths: vec![name("small.jsonl"), name("large.jsonl")],
+            weight: 1.0,
+        }];
+        let cache = folder.path().join("cache");
+        let open = || {
+            let columns = ["prompt".to_owned()];
+            Source::open(&sets, &columns, Some(cache.clone()), &Job::quiet()).unwrap()
+        };
+        let text = |source: &Source, index: u64| {
+            let record = source.read(&[index]).unwrap().pop().unwrap();
+            record.texts.unwrap().pop().unwrap()
+        };
+        let made = |place: &Path| fs::metadata(place).unwrap().len();
+        for _ in 0..2 {
+            let source = open();
+            assert_eq!(source.sets, [3001]);
+            assert_eq!(text(&source, 0), "p");
+            for row in [0, 1023, 1024, 2999] {
+                assert_eq!(text(&source, row + 1), texts[row as usize]);
+            }
+            let stores: Vec<_> = fs::read_dir(&cache)
+                .unwrap()
+                .map(|e| e.unwrap().path())
+                .collect();
+            assert_eq!(stores.len(), 1);
+            assert!(made(&stores[0]) < 1 << 20);
+        }
+        // Another file at the same place is read anew.
+        fs::write(name("large.jsonl"), line("new")).unwrap();
+        assert_eq!(text(&open(), 1), "new");
     }
 }

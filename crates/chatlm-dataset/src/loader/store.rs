@@ -34,14 +34,15 @@ pub(super) type Texts = Vec<Option<String>>;
 /// `$CHATLM_CACHE/rows`, else `chatlm/rows` in the user's cache.
 pub(super) fn users_folder() -> PathBuf {
     let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let base = named("CHATLM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        let cache = named("XDG_CACHE_HOME")
-            .or_else(|| named("LOCALAPPDATA"))
-            .map(PathBuf::from)
+    let users = || {
+        let cache = named("XDG_CACHE_HOME").or_else(|| named("LOCALAPPDATA"));
+        let cache = cache.map(PathBuf::from);
+        cache
             .or_else(|| named("HOME").map(|home| Path::new(&home).join(".cache")))
-            .unwrap_or_else(std::env::temp_dir);
-        cache.join("chatlm")
-    });
+            .unwrap_or_else(std::env::temp_dir)
+            .join("chatlm")
+    };
+    let base = named("CHATLM_CACHE").map_or_else(users, PathBuf::from);
     base.join("rows")
 }
 
@@ -99,7 +100,7 @@ impl Writer {
             let length = text.as_ref().map_or(NULL, |text| text.len() as u32);
             self.block.extend(length.to_le_bytes());
             self.block
-                .extend(text.iter().flat_map(|text| text.as_bytes()));
+                .extend_from_slice(text.as_deref().unwrap_or_default().as_bytes());
         }
         self.rows += 1;
         if self.rows.is_multiple_of(BLOCK) {
@@ -194,8 +195,9 @@ impl Store {
             let bytes = self.block(block as usize)?;
             let mut rest = bytes.as_slice();
             for row in block * BLOCK..((block + 1) * BLOCK).min(end) {
-                let texts: Option<Texts> = (0..self.columns).map(|_| text(&mut rest)).collect();
-                let texts = texts.ok_or_else(|| self.damaged())?;
+                let texts: Result<Texts, Short> =
+                    (0..self.columns).map(|_| text(&mut rest)).collect();
+                let texts = texts.map_err(|Short| self.damaged())?;
                 if row >= start {
                     rows.push(texts);
                 }
@@ -235,17 +237,22 @@ impl Store {
     }
 }
 
-/// Takes the next text: `None` at the end of the bytes, `Some(None)` for null.
-fn text(rest: &mut &[u8]) -> Option<Option<String>> {
-    let (length, behind) = rest.split_first_chunk()?;
+/// The bytes of a block end too early.
+struct Short;
+
+/// Takes the next text, which may be null.
+fn text(rest: &mut &[u8]) -> Result<Option<String>, Short> {
+    let (length, behind) = rest.split_first_chunk().ok_or(Short)?;
     let length = u32::from_le_bytes(*length);
     if length == NULL {
         *rest = behind;
-        return Some(None);
+        return Ok(None);
     }
-    let (bytes, behind) = behind.split_at_checked(length as usize)?;
+    let (bytes, behind) = behind.split_at_checked(length as usize).ok_or(Short)?;
     *rest = behind;
-    Some(Some(String::from_utf8(bytes.to_vec()).ok()?))
+    String::from_utf8(bytes.to_vec())
+        .map(Some)
+        .map_err(|_| Short)
 }
 
 /// Removes files that were not opened for a month, as far as that can be done.

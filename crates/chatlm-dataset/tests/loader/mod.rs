@@ -18,6 +18,7 @@ fn tokenizer() -> Tokenizer {
             vocab_size: 300,
             min_frequency: 2,
             max_memory: None,
+            files: None,
         };
         let texts = ["提问 prompt", "回答 response"].map(|text| Ok(text.repeat(20)));
         train(
@@ -192,7 +193,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn shards_share_the_batches_in_turn_and_threads_change_nothing(
         rows in 1usize..2500, batch in 1usize..70, buffer in 0u64..3000, seed: u64, shuffle: bool,
@@ -234,7 +235,7 @@ proptest! {
 
     #[test]
     fn grouped_batches_hold_each_row_once_an_epoch_and_resume_anywhere(
-        rows in 1usize..20_000, batch in 1usize..300, seed: u64, at in 0usize..30,
+        rows in 1usize..12_000, batch in 1usize..300, seed: u64, at in 0usize..30,
         tokens in prop::option::of(64usize..4000),
     ) {
         let folder = Folder::new();
@@ -279,46 +280,6 @@ fn batch_size(options: &LoaderOptions, next: Cursor, rows: usize) -> usize {
     match (next.epoch, rows % options.batch_size) {
         (1, rest) if rest > 0 => rest,
         _ => options.batch_size,
-    }
-}
-
-/// More text than is held in memory goes to disk, and the second start finds it there.
-#[test]
-fn large_text_files_are_kept_on_disk() {
-    let folder = Folder::new();
-    let filler = "长".repeat(9000);
-    let texts: Vec<String> = (0..3000).map(|n| format!("{n} {filler}")).collect();
-    let lines: String = texts
-        .iter()
-        .map(|text| format!("{{\"prompt\":\"{text}\",\"response\":\"答\",\"more\":1}}\n"))
-        .collect();
-    let path = folder.put("large.jsonl", lines);
-    let small = folder.put("small.jsonl", "{\"prompt\":\"p\",\"response\":\"r\"}\n");
-    let options = LoaderOptions {
-        sets: vec![SetSpec {
-            paths: vec![small, path.clone()],
-            weight: 1.0,
-        }],
-        cache: Some(folder.at("cache")),
-        ..options(Vec::new(), 64)
-    };
-    let stores = || {
-        let kept = folder.at("cache");
-        std::fs::read_dir(kept).map_or(0, Iterator::count)
-    };
-    {
-        let mut first = open(options.clone()).unwrap();
-        assert_eq!((first.rows(), stores()), (3001, 1));
-        assert_eq!(first.text(0, 0).unwrap(), "p");
-        for row in [0, 1023, 1024, 2999] {
-            assert_eq!(first.text(row + 1, 0).unwrap(), texts[row as usize]);
-        }
-        let batches = take(&mut first, 60);
-        let mut second = open(options.clone()).unwrap();
-        assert_eq!(take(&mut second, 60), batches);
-        // Another file at the same place is read anew.
-        folder.put("large.jsonl", "{\"prompt\":\"new\",\"response\":\"r\"}\n");
-        assert_eq!(open(options).unwrap().text(1, 0).unwrap(), "new");
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
 
 use chatlm_job::{Code, Error, Job, Result};
 
@@ -15,6 +16,7 @@ use super::merge::{Merger, Step, neighbours};
 use super::pairs::{
     Limits, List, Merged, NoRound, PAIR_BYTES, Pair, PairMap, Round, Tracked, pair, symbols,
 };
+use super::replay::{Progress, replay};
 use super::slots::{Slot, Slots};
 use super::vocabulary::Vocabulary;
 
@@ -51,7 +53,17 @@ fn kept_words(memory: usize) -> usize {
 /// Two tokens and what they become.
 pub(crate) type Merge = (u32, u32, u32);
 
-pub(super) struct Learner<'a, S> {
+/// What an earlier run got to, and where to put what this one gets to; called now and then and when the
+/// run is stopped.
+#[derive(Default)]
+pub(crate) struct Saving<'a> {
+    pub(crate) progress: Option<Progress>,
+    pub(crate) save: Option<&'a mut dyn FnMut(&Progress) -> Result<()>>,
+    /// Between two times of saving.
+    pub(crate) every: Duration,
+}
+
+pub(super) struct Learner<'a, 'b, S> {
     corpus: Slots<S>,
     vocabulary: &'a mut Vocabulary,
     options: &'a LearnOptions,
@@ -60,6 +72,8 @@ pub(super) struct Learner<'a, S> {
     merges: Vec<Merge>,
     merged: PairMap<Merged>,
     merger: Merger,
+    saving: Saving<'b>,
+    saved: Instant,
 }
 
 /// How a round ended.
@@ -75,11 +89,12 @@ enum End {
 /// The pairs of a round in the order of merging; entries whose count has fallen are put back.
 type Queue = BinaryHeap<(u64, Reverse<Pair>)>;
 
-impl<'a, S: Slot> Learner<'a, S> {
+impl<'a, 'b, S: Slot> Learner<'a, 'b, S> {
     pub(super) fn new(
         corpus: Slots<S>,
         vocabulary: &'a mut Vocabulary,
         options: &'a LearnOptions,
+        saving: Saving<'b>,
     ) -> Self {
         Self {
             corpus,
@@ -89,15 +104,25 @@ impl<'a, S: Slot> Learner<'a, S> {
             merges: Vec::new(),
             merged: PairMap::default(),
             merger: Merger::new(kept_words(options.memory)),
+            saving,
+            saved: Instant::now(),
         }
     }
 
     /// All merges, in order.
     pub(super) fn learn(mut self, job: &Job) -> Result<Vec<Merge>> {
+        if let Some(progress) = self.saving.progress.take() {
+            replay(&self.corpus, &progress.merges);
+            for (first, second, _) in &progress.merges {
+                self.add(*first, *second);
+            }
+            self.merged = progress.merged();
+            self.merges = progress.merges;
+        }
         let floor = self.options.min_frequency.max(1);
         let mut below = u64::MAX;
         while self.vocabulary.len() < self.options.vocab_size && below > floor {
-            job.cancel.check()?;
+            self.look(job)?;
             self.corpus.compact();
             let mut round = self.scan(floor, below, job)?;
             below = match self.round(&mut round, floor, job)? {
@@ -107,6 +132,25 @@ impl<'a, S: Slot> Learner<'a, S> {
             };
         }
         Ok(self.merges)
+    }
+
+    /// Saves where that was asked for, at least so often; always where the run is stopped.
+    fn look(&mut self, job: &Job) -> Result<()> {
+        let stopped = job.cancel.check();
+        if let Some(save) = &mut self.saving.save
+            && (stopped.is_err() || self.saved.elapsed() > self.saving.every)
+        {
+            save(&Progress::new(&self.merges, &self.merged))?;
+            self.saved = Instant::now();
+        }
+        stopped
+    }
+
+    /// The token of two, and whether it is new.
+    fn add(&mut self, first: u32, second: u32) -> (u32, bool) {
+        let text = [self.vocabulary.token(first), self.vocabulary.token(second)].concat();
+        let length = self.vocabulary.length(first) + self.vocabulary.length(second);
+        self.vocabulary.add(&text, length)
     }
 
     fn scan(&self, floor: u64, below: u64, job: &Job) -> Result<Round> {
@@ -164,6 +208,12 @@ impl<'a, S: Slot> Learner<'a, S> {
         let memory = self.options.memory;
         let mut own = 0;
         while self.vocabulary.len() < self.options.vocab_size {
+            self.look(job)?;
+            let done = self.merges.len() as u64;
+            if done.is_multiple_of(64) {
+                let total = done + (self.options.vocab_size - self.vocabulary.len()) as u64;
+                job.progress.report("merge", done, Some(total), "merges");
+            }
             let Some((count, Reverse(top))) = queue.pop() else {
                 return Ok(End::Threshold);
             };
@@ -186,9 +236,7 @@ impl<'a, S: Slot> Learner<'a, S> {
             };
             own -= tracked.own();
             let (first, second) = symbols(top);
-            let text = [self.vocabulary.token(first), self.vocabulary.token(second)].concat();
-            let length = self.vocabulary.length(first) + self.vocabulary.length(second);
-            let (token, new) = self.vocabulary.add(&text, length);
+            let (token, new) = self.add(first, second);
             self.merges.push((first, second, token));
             let step = Step {
                 first,
@@ -210,12 +258,6 @@ impl<'a, S: Slot> Learner<'a, S> {
             fall(&mut round.pairs, &mut change.after, |symbol| {
                 pair(second, symbol)
             });
-            let done = self.merges.len() as u64;
-            if done.is_multiple_of(64) {
-                job.cancel.check()?;
-                let total = done + (self.options.vocab_size - self.vocabulary.len()) as u64;
-                job.progress.report("merge", done, Some(total), "merges");
-            }
             let formed = change.formed(token);
             let kept = change.kept;
             let corpus = &self.corpus;
