@@ -9,7 +9,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { argv } from "node:process"
 
-import { clean, dedup, dedupDefaults, Native, rows, split, writeRows } from "chatlm"
+import { clean, dedup, Native, rows, split, writeRows } from "chatlm"
 import type { Fields, Row } from "chatlm"
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
@@ -51,7 +51,6 @@ export const prepare = (inputs: ReadonlyArray<string>, folder: string) =>
       rejects: at("rejects.parquet")
     })
     const unique = yield* dedup({
-      ...dedupDefaults,
       inputs: [at("clean.parquet")],
       output: at("unique.parquet")
     })

@@ -23,7 +23,7 @@ export {
   toEnvelope,
   UsageError
 } from "./native/index.ts"
-export type { Brief, ChatlmError, ErrorCode, ErrorFields, NativeService, Progress } from "./native/index.ts"
+export type { ChatlmError, ErrorCode, ErrorFields, NativeService, Progress } from "./native/index.ts"
 export * from "./report/report.ts"
 export * from "./tokenizer/report.ts"
 export * from "./tokenizer/tokenizer.ts"

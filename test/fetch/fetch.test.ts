@@ -6,7 +6,7 @@ import * as Fiber from "effect/Fiber"
 import { describe, expect, it } from "vitest"
 
 import type { Progress } from "../../ts/native/index.ts"
-import { mainCommit } from "./hub.ts"
+import { mainCommit, TestHub } from "./hub.ts"
 import { fetchEffect, fetchFrom, newFolder, noise, refusal, useHub } from "./support.ts"
 
 const hub = useHub()
@@ -48,7 +48,7 @@ describe("fetch", () => {
     expect(readFileSync(cached(folder, "refs", "main"), "utf8")).toBe(mainCommit)
     expect(incomplete(folder)).toEqual([])
     expect(progress.at(-1)).toEqual({ stage: "fetch", done: 0.3, total: 0.3, unit: "MB" })
-    expect(hub.requests.filter(({ path }) => path.includes("/tree/"))).toHaveLength(2)
+    expect(hub.requests.filter(({ path }) => path.includes("/tree/"))).toHaveLength(3)
   })
 
   it("asks for nothing twice", async () => {
@@ -235,6 +235,33 @@ describe("what goes wrong on the way", () => {
     expect(hub.contents().map(({ range }) => range)).toEqual(["bytes=70000-"])
   })
 
+  it("interrupted again and again, wherever it is, it still arrives and leaves nothing beside", async () => {
+    hub.repositories.push(model)
+    const folder = newFolder()
+    const output = join(folder, "out")
+    const options = { from: "hf:owner/name", output }
+    for (let delay = 0; delay < 40; delay += 3) {
+      hub.faults.push({ match: /raw\/.*(model|c\.bin)/, times: 1, cutAfter: 20_000 })
+      const fiber = Effect.runFork(fetchEffect(hub, folder, options))
+      await new Promise((done) => setTimeout(done, delay))
+      await Effect.runPromise(Fiber.interrupt(fiber))
+      const left = existsSync(folder) ? readdirSync(folder, { recursive: true, encoding: "utf8" }) : []
+      expect(left.filter((name) => name.endsWith(".tmp"))).toEqual([])
+    }
+    hub.faults.length = 0
+    await fetchFrom(hub, folder, options)
+    expect(readFileSync(join(output, "model.safetensors"))).toEqual(weights)
+    expect(incomplete(folder)).toEqual([])
+  })
+
+  it("files of the same content are fetched once", async () => {
+    hub.repositories.push({ ...model, files: { a: weights, b: weights, empty: "" } })
+    const report = await fetchFrom(hub, newFolder(), { from: "hf:owner/name" })
+    expect(readFileSync(join(report.folder, "b"))).toEqual(weights)
+    expect(readFileSync(join(report.folder, "empty"), "utf8")).toBe("")
+    expect(hub.contents()).toHaveLength(1)
+  })
+
   it("a listing may not lead out of its folder", async () => {
     hub.repositories.push({ ...model, files: { "../../outside": "x" } })
     expect(await refusal(hub, newFolder(), { from: "hf:owner/name" })).toMatchObject({ code: "INPUT_FORMAT" })
@@ -322,13 +349,13 @@ describe("without the hub", () => {
   })
 
   it("a server that is not there is an error of the network", async () => {
-    const error = await refusal(
-      hub,
-      newFolder(),
-      { from: "hf:owner/name" },
-      { HF_ENDPOINT: "http://127.0.0.1:9" }
-    )
-    expect(error).toMatchObject({ code: "NETWORK" })
+    const gone = await new TestHub().start()
+    const { address } = gone
+    await gone.stop()
+    for (const endpoint of [address, address.replace("127.0.0.1", "localhost")]) {
+      const error = await refusal(hub, newFolder(), { from: "hf:owner/name" }, { HF_ENDPOINT: endpoint })
+      expect(error).toMatchObject({ code: "NETWORK", message: expect.stringContaining("ECONNREFUSED") })
+    }
   })
 })
 

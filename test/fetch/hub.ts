@@ -156,7 +156,7 @@ export class TestHub {
       const folder = decodeURIComponent(api[5] ?? "")
       const all = Object.entries(found.files)
         .filter(([path]) => folder === "" || path.startsWith(`${folder}/`))
-        .map(([path, content]) => entry(path, bytesOf(content)))
+        .flatMap(([path, content]) => [entry(path, bytesOf(content)), ...folderEntry(path)])
       if (all.length === 0) return refuse(404, "EntryNotFound", `${folder} does not exist`)
       const from = Number(url.searchParams.get("cursor") ?? "0")
       const next = new URL(url.pathname + url.search, this.address)
@@ -258,3 +258,9 @@ const entry = (path: string, content: Buffer) => ({
     ? { oid: "f".repeat(40), lfs: { oid: sha256(content), size: content.length, pointerSize: 134 } }
     : {})
 })
+
+/** The hub lists folders too. */
+const folderEntry = (path: string) =>
+  path.includes("/")
+    ? [{ type: "directory", path: path.slice(0, path.lastIndexOf("/")), oid: "0", size: 0 }]
+    : []

@@ -9,7 +9,9 @@ import { describe, expect, it } from "vitest"
 import { FetchSettings } from "../../ts/fetch/fetch.ts"
 import { Native } from "../../ts/native/index.ts"
 import {
+  clean,
   corpus,
+  fromPromise,
   fetch,
   given,
   inspect,
@@ -18,6 +20,7 @@ import {
   pipeline,
   reportPage,
   runPipeline,
+  stage,
   through
 } from "../../ts/pipeline/index.ts"
 import type { Pipeline, RunOptions } from "../../ts/pipeline/index.ts"
@@ -104,8 +107,35 @@ describe("stages over tables", () => {
     }
     writeFileSync(join(folder, "a.json"), JSON.stringify(report))
     const from = given("report", join(folder, "a.json"))
-    const { page = "" } = await run(pipeline("page", { page: reportPage({ from }) }))
-    expect(readFileSync(page, "utf8")).toContain("Duplicates, a.json")
+    // A stage that writes a report beside its rows, as clean does.
+    const made = stage({
+      name: "made",
+      version: 1,
+      inputs: {},
+      outputs: { rows: { kind: "pairs", path: "rows.jsonl" }, report: { kind: "report", path: "b.json" } },
+      work: ({ outputs }) =>
+        fromPromise(async () => {
+          writeFileSync(outputs.rows, "")
+          writeFileSync(outputs.report, JSON.stringify(report))
+          return {}
+        })
+    })
+    const { page = "" } = await run(pipeline("page", { page: reportPage({ from: [from, made.rows] }) }))
+    const text = readFileSync(page, "utf8")
+    for (const name of ["Duplicates (a.json)", "Duplicates (b.json)"]) expect(text).toContain(name)
+    expect(() => reportPage({ from: given("pairs", "rows.jsonl") })).toThrow("rows.jsonl has no report")
+  })
+
+  it("what clean has reported as a page", async () => {
+    const folder = newFolder()
+    writeFileSync(
+      join(folder, "a.jsonl"),
+      '{"prompt":"一加一等于几？","response":"等于二，因为是这样数的。"}\n'
+    )
+    const from = given("rows", join(folder, "a.jsonl"))
+    const rows = clean({ from, source: "pairs", promptColumn: "prompt", responseColumn: "response" })
+    const { page = "" } = await run(pipeline("cleaned", { page: reportPage({ from: rows }) }))
+    expect(readFileSync(page, "utf8")).toContain("pairs, for pretrain")
   })
 
   it("an error of one's own step is the stage's", async () => {

@@ -143,7 +143,7 @@ describe("the page", () => {
   it("shows a deduplication: what fell, how alike, the largest clusters", async () => {
     const page = await pageOf(deduplicated)
     for (const text of [
-      "Duplicates, a.json",
+      "<h2>Duplicates</h2>",
       "5 rows like row 7",
       "resemble the other set",
       "0.85–0.86",
@@ -219,6 +219,13 @@ describe("the page", () => {
     expect(page).toContain("8,000")
     expect(readdirSync(join(folder, "out"))).toEqual(["page.html"])
   })
+})
+
+it("reports of one source are told apart by their files", async () => {
+  const folder = folderOf({ "a.json": cleaned(), "b.json": cleaned() })
+  await make({ inputs: [folder], output: join(folder, "page.html") })
+  const page = readFileSync(join(folder, "page.html"), "utf8")
+  for (const name of ["a.json", "b.json"]) expect(page).toContain(`<h2>belle, for pretrain (${name})</h2>`)
 })
 
 describe("what is no report", () => {

@@ -11,6 +11,7 @@ import type * as Scope from "effect/Scope"
 
 import { attempt, Native } from "../native/index.ts"
 import type { ChatlmError } from "../native/index.ts"
+import { checkedPath } from "./hub.ts"
 import type { Listed } from "./hub.ts"
 import type { RepositoryKind } from "./reference.ts"
 
@@ -47,6 +48,10 @@ const read = (path: string): Promise<string | undefined> =>
     throw error
   })
 
+/** A short write, which an interruption waits for. */
+const writing = (path: string, work: () => Promise<void>): Effect.Effect<void, ChatlmError> =>
+  Effect.uninterruptible(attempt(path, work))
+
 const writeWhole = async (path: string, text: string) => {
   await fs.mkdir(dirname(path), { recursive: true })
   const beside = `${path}.${process.pid}.tmp`
@@ -75,7 +80,7 @@ export const writeRef = (
   commit: string
 ): Effect.Effect<void, ChatlmError> => {
   const path = join(folder, "refs", revision)
-  return attempt(path, async () => {
+  return writing(path, async () => {
     if (revision !== commit && (await read(path)) !== commit) await writeWhole(path, commit)
   })
 }
@@ -103,6 +108,7 @@ export const readTree = (
         files?: Record<string, TreeEntry>
       } | null
       if (tree?.format_version !== 1 || tree.files === undefined) return undefined
+      if (!Object.keys(tree.files).every((path) => checkedPath(path) !== undefined)) return undefined
       return Object.entries(tree.files).map(([path, entry]): Listed => {
         const { size, blob_id: gitId, lfs_sha256: sha256, lfs_size: lfsSize, xet_hash: xetHash } = entry
         return {
@@ -125,7 +131,7 @@ export const writeTree = (
   commit: string,
   files: ReadonlyArray<Listed>
 ): Effect.Effect<void, ChatlmError> =>
-  attempt(treePath(cache, commit), async () => {
+  writing(treePath(cache, commit), async () => {
     const entries = files
       .toSorted((a, b) => (a.path < b.path ? -1 : 1))
       .map(({ path, size, hash, kind, gitId, xetHash }): readonly [string, TreeEntry] => [
@@ -150,7 +156,7 @@ const tag = `Signature: 8a477f597d28d172789f06886806bc55
 
 /** Makes the folders of a commit, and marks the whole as a cache that backups may leave out. */
 export const prepare = (root: string, cache: Cache, commit: string): Effect.Effect<void, ChatlmError> =>
-  attempt(cache.folder, async () => {
+  writing(cache.folder, async () => {
     await fs.mkdir(join(cache.folder, "blobs"), { recursive: true })
     await fs.mkdir(snapshotPath(cache, commit), { recursive: true })
     await fs.writeFile(join(root, "CACHEDIR.TAG"), tag, { flag: "wx" }).catch(() => {})
@@ -160,7 +166,7 @@ export const prepare = (root: string, cache: Cache, commit: string): Effect.Effe
 export const point = (cache: Cache, commit: string, file: Listed): Effect.Effect<void, ChatlmError> => {
   const pointer = join(snapshotPath(cache, commit), file.path)
   const blob = blobPath(cache, file)
-  return attempt(pointer, async () => {
+  return writing(pointer, async () => {
     if (await there(pointer)) return
     await fs.mkdir(dirname(pointer), { recursive: true })
     await fs.rm(pointer, { force: true })

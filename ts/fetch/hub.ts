@@ -9,7 +9,7 @@ import * as Effect from "effect/Effect"
 import { attempt, makeError } from "../native/index.ts"
 import type { ChatlmError } from "../native/index.ts"
 import { getJson } from "./http.ts"
-import type { Failure } from "./http.ts"
+import type { Failure } from "./failure.ts"
 import type { RepositoryKind } from "./reference.ts"
 import type { FetchSettings } from "./settings.ts"
 

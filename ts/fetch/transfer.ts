@@ -12,8 +12,9 @@ import * as Effect from "effect/Effect"
 
 import { attempt, fileError, makeError } from "../native/index.ts"
 import type { ChatlmError } from "../native/index.ts"
-import { isFailure, open, persistently, working } from "./http.ts"
-import type { Failure } from "./http.ts"
+import { isFailure } from "./failure.ts"
+import { open, persistently, working } from "./http.ts"
+import type { Failure } from "./failure.ts"
 import type { Listed } from "./hub.ts"
 import type { FetchSettings } from "./settings.ts"
 

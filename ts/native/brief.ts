@@ -1,10 +1,14 @@
-/** Options with the switches that are off unless they are named. */
+/** Options of the border where some may be left out, since the library has a default for them. */
 
-type Switch = "compat" | "keepGoing" | "force"
+/** Switches that are off unless they are named. */
+export const switches = { compat: false, keepGoing: false, force: false } as const
 
-/** Options of the border, where the switches may be left out. */
-export type Brief<Options> = Omit<Options, Switch> & Partial<Pick<Options, Switch & keyof Options>>
+/** Options of the border without the need to name what `Defaults` has. */
+export type Brief<Options, Defaults> = Omit<Options, keyof Defaults> &
+  Partial<Pick<Options, keyof Options & keyof Defaults>>
 
-/** All of the options; the border passes over a switch that a call does not have. */
-export const spelledOut = <Options>(brief: Brief<Options>): Options =>
-  ({ compat: false, keepGoing: false, force: false, ...brief }) as Options
+/** All of the options; the border passes over a default that a call does not take. */
+export const spelledOut = <Options, Defaults extends object>(
+  brief: Brief<Options, Defaults>,
+  defaults: Defaults
+): Options => ({ ...defaults, ...brief }) as unknown as Options

@@ -1,4 +1,4 @@
-export { spelledOut } from "./brief.ts"
+export { spelledOut, switches } from "./brief.ts"
 export type { Brief } from "./brief.ts"
 export type * from "./border.ts"
 export * from "./errors.ts"

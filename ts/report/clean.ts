@@ -18,17 +18,17 @@ export const facts = (list: ReadonlyArray<readonly [string, string]>): Html =>
     )}
   </dl>`
 
+/** A count and its share; nothing is nothing. */
+const counted = (part: number, whole: number): Html =>
+  html`${count(part)}${part > 0 && html` <span class="note">${percent(share(part, whole))}</span>`}`
+
 const funnel = ({ rows, funnel: rules }: CleanReport): Html => {
   const { read, kept, broken } = rows
   const lines = rules.map(({ rule, action, reached, dropped, changed }) => [
     rule,
     bar([share(reached - dropped, read), "main"], [share(dropped, read), "drop"]),
-    dropped === 0 && action !== "drop"
-      ? ""
-      : html`${count(dropped)} <span class="note">${percent(share(dropped, reached))}</span>`,
-    changed === 0
-      ? ""
-      : html`${count(changed)} <span class="note">${percent(share(changed, reached))}</span>`,
+    dropped === 0 && action !== "drop" ? "" : counted(dropped, reached),
+    changed === 0 ? "" : counted(changed, reached),
     reached - dropped
   ])
   const ends = (name: string, left: number, fell: number) => [
@@ -138,14 +138,14 @@ const rejects = ({ rejects: rows, funnel: rules }: CleanReport): Html | undefine
     })}`
 }
 
-/** What a section is called, in its head and in the list of sections. */
+/** What a section is called where no other is called the same. */
 export const cleanTitle = ({ source, purpose }: CleanReport): string => `${source}, for ${purpose}`
 
 /** The section of one source. */
-export const cleanSection = (report: CleanReport, id: string): Html => {
+export const cleanSection = (report: CleanReport, title: string, id: string): Html => {
   const { rows, inputs, compat, undecodable = 0, mended = 0 } = report
   return html`<section id="${id}">
-    <h2>${cleanTitle(report)}</h2>
+    <h2>${title}</h2>
     <p class="note">${inputs.join(", ")}${compat && ", as the reference program cleans"}</p>
     ${facts([
       ["read", count(rows.read)],

@@ -48,14 +48,11 @@ const how = ({
     html` A pair at the threshold is found with a chance of ${percent(chance_at_threshold)}.`
   }`
 
-/** What a section is called, in its head and in the list of sections. */
-export const dedupTitle = (file: string): string => `Duplicates, ${file}`
-
 /** The section of one deduplication. */
-export const dedupSection = (report: DedupReport, file: string, id: string): Html => {
+export const dedupSection = (report: DedupReport, title: string, id: string): Html => {
   const { rows, kept, duplicates, contaminated, clusters } = report
   return html`<section id="${id}">
-    <h2>${dedupTitle(file)}</h2>
+    <h2>${title}</h2>
     <p class="note">${how(report)}</p>
     ${facts([
       ["read", count(rows)],

@@ -1,24 +1,35 @@
 /** The page: one file that asks for nothing else, runs no script, and shows data as text alone. */
 import { bar, count, percent, table } from "./charts.ts"
 import { cleanSection, cleanTitle } from "./clean.ts"
-import { dedupSection, dedupTitle } from "./dedup.ts"
+import { dedupSection } from "./dedup.ts"
 import { Html, html } from "./html.ts"
 import type { CleanReport, Named } from "./schema.ts"
 import { style } from "./style.ts"
 import { tokenizerSection, tokenizerTitle } from "./tokenizer.ts"
 
-const title = ({ report, file }: Named) => {
+const titleOf = ({ report }: Named): string => {
   if (report.kind === "clean") return cleanTitle(report)
-  return report.kind === "dedup" ? dedupTitle(file) : tokenizerTitle(report)
+  return report.kind === "dedup" ? "Duplicates" : tokenizerTitle(report)
 }
 
-const section = ({ report, file }: Named, id: string) => {
-  if (report.kind === "clean") return cleanSection(report, id)
-  return report.kind === "dedup" ? dedupSection(report, file, id) : tokenizerSection(report, id)
+/** The reports' titles; those that are called the same are told apart by their files. */
+const titlesOf = (reports: ReadonlyArray<Named>): ReadonlyArray<string> => {
+  const plain = reports.map(titleOf)
+  return reports.map(({ file }, place) => {
+    const title = plain[place] ?? ""
+    return plain.filter((other) => other === title).length > 1 ? `${title} (${file})` : title
+  })
+}
+
+const section = ({ report }: Named, title: string, id: string) => {
+  if (report.kind === "clean") return cleanSection(report, title, id)
+  return report.kind === "dedup" ? dedupSection(report, title, id) : tokenizerSection(report, title, id)
 }
 
 /** All sources beside each other, as long bars as they have rows. */
-const overview = (reports: ReadonlyArray<CleanReport>): Html | undefined => {
+const overview = (
+  reports: ReadonlyArray<{ readonly title: string; readonly rows: CleanReport["rows"] }>
+): Html | undefined => {
   if (reports.length < 2) return undefined
   const most = Math.max(...reports.map(({ rows }) => rows.read), 1)
   const sum = (part: "read" | "kept" | "dropped" | "broken") =>
@@ -39,10 +50,9 @@ const overview = (reports: ReadonlyArray<CleanReport>): Html | undefined => {
     ${table(
       ["source", "rows", "read", "kept", "share"],
       [
-        ...reports.map((report) => {
-          const { read, kept, dropped, broken } = report.rows
-          return line(cleanTitle(report), read, kept, dropped + broken, most)
-        }),
+        ...reports.map(({ title, rows: { read, kept, dropped, broken } }) =>
+          line(title, read, kept, dropped + broken, most)
+        ),
         line(
           html`<em>all</em>`,
           sum("read"),
@@ -57,9 +67,12 @@ const overview = (reports: ReadonlyArray<CleanReport>): Html | undefined => {
 
 /** The page of these reports, in their order. */
 export const page = (reports: ReadonlyArray<Named>): string => {
-  const cleaned = reports.map(({ report }) => report).filter((report) => report.kind === "clean")
+  const titles = titlesOf(reports)
+  const cleaned = reports.flatMap(({ report }, place) =>
+    report.kind === "clean" ? [{ title: titles[place] ?? "", rows: report.rows }] : []
+  )
   const ids = reports.map((_, place) => `report-${place + 1}`)
-  const links = reports.map((report, place) => html`<li><a href="#${ids[place]}">${title(report)}</a></li>`)
+  const links = titles.map((title, place) => html`<li><a href="#${ids[place]}">${title}</a></li>`)
   return html`<!doctype html>
     <html lang="en">
       <head>
@@ -90,7 +103,9 @@ export const page = (reports: ReadonlyArray<Named>): string => {
             </ul>
           </nav>`
         }
-        <main>${overview(cleaned)}${reports.map((report, place) => section(report, ids[place] ?? ""))}</main>
+        <main>
+          ${overview(cleaned)}${reports.map((report, place) => section(report, titles[place] ?? "", ids[place] ?? ""))}
+        </main>
       </body>
     </html> `.text
 }

@@ -142,22 +142,24 @@ export const makePage = (
   { output, force = false }: PageTarget,
   reports: ReadonlyArray<Named>
 ): Effect.Effect<number, ChatlmError> =>
-  attempt(output, async () => {
-    const text = page(reports)
-    const beside = join(dirname(output), `.${basename(output)}.${process.pid}.tmp`)
-    await fs.mkdir(dirname(output), { recursive: true })
-    try {
-      await fs.writeFile(beside, text, { flush: true })
-      // A link refuses where something is there already; a rename would replace it.
-      await (force ? fs.rename(beside, output) : fs.link(beside, output))
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
-      throw taken(output)
-    } finally {
-      await fs.rm(beside, { force: true })
-    }
-    return Buffer.byteLength(text)
-  })
+  Effect.uninterruptible(
+    attempt(output, async () => {
+      const text = page(reports)
+      const beside = join(dirname(output), `.${basename(output)}.${process.pid}.tmp`)
+      await fs.mkdir(dirname(output), { recursive: true })
+      try {
+        await fs.writeFile(beside, text, { flush: true })
+        // A link refuses where something is there already; a rename would replace it.
+        await (force ? fs.rename(beside, output) : fs.link(beside, output))
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
+        throw taken(output)
+      } finally {
+        await fs.rm(beside, { force: true })
+      }
+      return Buffer.byteLength(text)
+    })
+  )
 
 const taken = (file: string) =>
   makeError("TARGET_EXISTS", `${file} is there already`, "use --force to replace it", { file })

@@ -41,7 +41,7 @@ details { margin: .3rem 0; } summary { cursor: pointer; padding: .15rem 0; }
 .sample { border-left: 3px solid var(--drop); padding: .1rem 0 .1rem .8rem; margin: .7rem 0; }
 .sample.kept { border-color: var(--main); }
 .sample dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; margin: .2rem 0; }
-.sample dt { color: var(--soft); font-size: .85rem; } .sample dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+.sample dt { color: var(--soft); font-size: .85rem; } .sample dd { margin: 0; } .sample bdi { white-space: pre-wrap; overflow-wrap: anywhere; }
 @media (max-width: 34rem) { .sample dl { grid-template-columns: 1fr; } th, td { padding-right: .5rem; } td:has(> .bar) { width: 25%; min-width: 4.5rem; } }
 @media print { body { max-width: none; } section { break-inside: avoid-page; } }
 `

@@ -129,10 +129,10 @@ export const tokenizerTitle = ({ tokenizers }: TokenizerReport): string =>
   `${tokenizers.length === 1 ? "Tokenizer" : "Tokenizers"} ${tokenizers.map(({ folder }) => folder).join(", ")}`
 
 /** The section of one report. */
-export const tokenizerSection = (report: TokenizerReport, id: string): Html => {
+export const tokenizerSection = (report: TokenizerReport, title: string, id: string): Html => {
   const { inputs, rows, texts, characters, bytes, scripts: written, tokenizers } = report
   return html`<section id="${id}">
-    <h2>${tokenizerTitle(report)}</h2>
+    <h2>${title}</h2>
     <p class="note">${inputs.join(", ")}</p>
     ${facts([
       ["rows", count(rows)],

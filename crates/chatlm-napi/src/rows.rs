@@ -7,7 +7,7 @@ use chatlm_dataset::{ColumnKind, InputOptions, RowBatches, RowTable};
 use chatlm_job::{Cancel, Code, Error, Result};
 use napi_derive::napi;
 
-use crate::error::{blocking, guarded, to_napi};
+use crate::error::{blocking, guarded};
 
 #[napi(object)]
 pub struct RowsOptions {
@@ -165,6 +165,5 @@ impl RowWriter {
             Ok(())
         })
         .await
-        .map_err(|error| to_napi(&Error::internal(error)))
     }
 }
