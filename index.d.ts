@@ -144,6 +144,36 @@ export interface Answer {
   finishReason: string
 }
 
+/** Encodes texts in batches on all threads, as the loader does. */
+export declare function benchEncode(options: BenchEncodeOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<BenchEncodeReport>
+
+export interface BenchEncodeOptions {
+  /** Every text column is taken. */
+  inputs: Array<string>
+  tokenizer: string
+  /** Texts encoded together. */
+  batch: number
+  /** Bytes of text that are taken, from the start of the inputs. */
+  bytes: number
+  /** Times that all texts are encoded, after one that does not count. */
+  rounds: number
+  /** All where left out. */
+  threads?: number
+}
+
+/** Rates of the median round; reading is not counted. */
+export interface BenchEncodeReport {
+  tokensPerSecond: number
+  charactersPerSecond: number
+  bytesPerSecond: number
+  texts: number
+  tokens: number
+  /** The most memory this process has held, the texts included. */
+  peakRssBytes: number
+  /** The processor path in use. */
+  cpu: string
+}
+
 /** Answers of a fixed length to random prompts. */
 export declare function benchGenerate(options: BenchGenerateOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<BenchGenerateReport>
 
@@ -685,6 +715,23 @@ export interface TextPiece {
   finishReason?: string
 }
 
+/**
+ * Encodes and decodes every text with each tokenizer, in bounded memory. The report is what
+ * `chatlm tokenizer report --json` prints.
+ */
+export declare function tokenizerReport(options: TokenizerReportOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<unknown>
+
+export interface TokenizerReportOptions {
+  /** Files, folders or globs; `-` is standard input. Every text column is taken. */
+  inputs: Array<string>
+  /** Tokenizer folders: the one asked about, then those it is compared with. */
+  tokenizers: Array<string>
+  /** Such as `gb18030`; detected where left out. */
+  encoding?: string
+  /** Passes over broken rows instead of stopping at the first. */
+  keepGoing: boolean
+}
+
 export interface TokenizerTrainOptions {
   inputs: Array<string>
   /** The folder to write. */
@@ -705,6 +752,8 @@ export interface TokenizerTrainReport {
   merges: number
   texts: number
   seconds: number
+  /** The most memory this process has held. */
+  peakRssBytes: number
 }
 
 /** What `advance` tells. `type` says which of the fields are there. */

@@ -773,13 +773,10 @@ if (
   }
 }
 
-const { CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Tokenizer, TokenStream, TrainingRun, benchGenerate, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, reject, setThreads, split, trainTokenizer, verifyResume } = nativeBinding
+const { CancelToken, Generator, PromptReader, Tokenizer, TokenStream, TrainingRun, benchGenerate, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, reject, setThreads, split, trainTokenizer, verifyResume } = nativeBinding
 export { CancelToken }
-export { FileLock }
 export { Generator }
 export { PromptReader }
-export { RowReader }
-export { RowWriter }
 export { Tokenizer }
 export { TokenStream }
 export { TrainingRun }

@@ -25,5 +25,6 @@ export {
 } from "./native/index.ts"
 export type { ChatlmError, ErrorCode, ErrorFields, NativeService, Progress } from "./native/index.ts"
 export * from "./report/report.ts"
+export * from "./tokenizer/report.ts"
 export * from "./tokenizer/tokenizer.ts"
 export * from "./train/train.ts"

@@ -3,6 +3,8 @@ import * as Effect from "effect/Effect"
 
 import { Native } from "../native/index.ts"
 import type {
+  BenchEncodeOptions,
+  BenchEncodeReport,
   BenchGenerateOptions,
   BenchGenerateReport,
   BenchLoadOptions,
@@ -13,6 +15,8 @@ import type {
 } from "../native/index.ts"
 
 export type {
+  BenchEncodeOptions,
+  BenchEncodeReport,
   BenchGenerateOptions,
   BenchGenerateReport,
   BenchLoadOptions,
@@ -42,3 +46,9 @@ export const benchGenerate = (
 /** Rows through read, shuffle, encode and batch, by the loader of every run. */
 export const benchLoad = (options: BenchLoadOptions): Effect.Effect<BenchLoadReport, ChatlmError, Native> =>
   Effect.flatMap(Native, (native) => native.benchLoad(options))
+
+/** Texts to ids in batches on all threads, as the loader encodes. */
+export const benchEncode = (
+  options: BenchEncodeOptions
+): Effect.Effect<BenchEncodeReport, ChatlmError, Native> =>
+  Effect.flatMap(Native, (native) => native.benchEncode(options))

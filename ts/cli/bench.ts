@@ -13,6 +13,7 @@ import {
   feedForwards
 } from "../bench/bench.ts"
 import { makeError } from "../native/index.ts"
+import { encode } from "./bench-encode.ts"
 import * as Flags from "./core/flags.ts"
 import { columns, number, Output, snakeCase } from "./core/output.ts"
 import { group, verb } from "./core/verb.ts"
@@ -195,4 +196,9 @@ const load = verb(
   ]
 )
 
-export const command = group("bench", "What this program takes on this machine", [trainStep, generate, load])
+export const command = group("bench", "What this program takes on this machine", [
+  trainStep,
+  generate,
+  load,
+  encode
+])

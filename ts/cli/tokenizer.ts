@@ -9,6 +9,7 @@ import { Host } from "./core/host.ts"
 import { lines } from "./core/lines.ts"
 import { columns, Output, snakeCase } from "./core/output.ts"
 import { group, verb } from "./core/verb.ts"
+import { report } from "./tokenizer-report.ts"
 
 const train = verb(
   "train",
@@ -64,4 +65,4 @@ const encode = verb(
     })
 )
 
-export const command = group("tokenizer", "Train a tokenizer or use one", [train, encode])
+export const command = group("tokenizer", "Train a tokenizer or use one", [train, encode, report])

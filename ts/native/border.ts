@@ -4,6 +4,8 @@
  */
 import type {
   Answer,
+  BenchEncodeOptions,
+  BenchEncodeReport,
   BenchGenerateOptions,
   BenchGenerateReport,
   BenchLoadOptions,
@@ -38,6 +40,7 @@ import type {
   TableOptions,
   TableReport,
   TextPiece,
+  TokenizerReportOptions,
   TokenizerTrainOptions,
   TokenizerTrainReport,
   TrainingRunOptions,
@@ -48,6 +51,8 @@ import { isChatlmError, makeError } from "./errors.ts"
 
 export type {
   Answer,
+  BenchEncodeOptions,
+  BenchEncodeReport,
   BenchGenerateOptions,
   BenchGenerateReport,
   BenchLoadOptions,
@@ -83,6 +88,7 @@ export type {
   TableOptions,
   TableReport,
   TextPiece,
+  TokenizerReportOptions,
   TokenizerTrainOptions,
   TokenizerTrainReport,
   TrainingRunOptions,
@@ -229,6 +235,7 @@ export interface Border {
   RowWriter: { create(options: RowWriterOptions): RowWriter }
   FileLock: { tryAcquire(path: string): FileLock | null }
   trainTokenizer: LongCall<TokenizerTrainOptions, TokenizerTrainReport>
+  tokenizerReport: LongCall<TokenizerReportOptions, unknown>
   Tokenizer: { load(folder: string): Tokenizer }
   TrainingRun: {
     open(
@@ -255,6 +262,7 @@ export interface Border {
   benchTrainStep: LongCall<BenchTrainStepOptions, BenchTrainStepReport>
   benchGenerate: LongCall<BenchGenerateOptions, BenchGenerateReport>
   benchLoad: LongCall<BenchLoadOptions, BenchLoadReport>
+  benchEncode: LongCall<BenchEncodeOptions, BenchEncodeReport>
   doctor(): Doctor
   checkDevice(device: string): void
   setThreads(threads: number): void

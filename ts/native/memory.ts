@@ -175,6 +175,46 @@ const tryLock = (path: string): B.FileLock | null => {
   return { release: () => locked.delete(path) }
 }
 
+/** A tokenizer of 40 tokens, one of them unknown, a text of six that does not come back. */
+const memoryFigures = (folder: string) => ({
+  folder,
+  vocab_size: 100,
+  tokens: 40,
+  characters_per_token: 1.5,
+  bytes_per_token: 4.5,
+  unknown: {
+    tokens: 1,
+    share: 0.025,
+    characters: 1,
+    occurrences: 1,
+    character_share: 1 / 60,
+    frequent: [{ character: "龘", count: 1 }]
+  },
+  round_trip: {
+    texts: 6,
+    exact: 4,
+    normalized: 1,
+    failed: 1,
+    failed_share: 1 / 6,
+    reasons: { unknown: 1 },
+    examples: [{ file: "a", row: 2, reason: "unknown", text: "龘", back: "[UNK]" }]
+  },
+  unused: { tokens: 50, of: 93, share: 50 / 93, first: ["▁"] },
+  longest: [{ id: 99, text: "人工智能", characters: 4, uses: 2 }],
+  scripts: [{ script: "Han", entries: 93, uses: 40, share: 1 }],
+  tokens_per_row: {
+    count: 3,
+    min: 10,
+    max: 20,
+    mean: 40 / 3,
+    quantiles: [{ q: 0.5, value: 10 }],
+    histogram: [
+      { from: 8, to: 16, count: 2 },
+      { from: 16, to: 32, count: 1 }
+    ]
+  }
+})
+
 export const memoryBorder = (): B.Border => ({
   CancelToken: Token,
   clean: later("read", () => ({
@@ -229,6 +269,19 @@ export const memoryBorder = (): B.Border => ({
     vocabSize: options.vocabSize,
     merges: options.vocabSize - 7,
     texts: 3,
+    seconds: 0.5,
+    peakRssBytes: 1024
+  })),
+  tokenizerReport: later("report", ({ inputs, tokenizers }) => ({
+    kind: "tokenizer",
+    version: 1,
+    inputs,
+    rows: 3,
+    texts: 6,
+    characters: 60,
+    bytes: 180,
+    scripts: [{ script: "Han", characters: 60, share: 1 }],
+    tokenizers: tokenizers.map(memoryFigures),
     seconds: 0.5
   })),
   Tokenizer: { load: () => new MemoryTokenizer() },
@@ -256,6 +309,15 @@ export const memoryBorder = (): B.Border => ({
     tokensPerSecond: (batch * tokens) / 0.5,
     firstTokenSeconds: 0.125,
     loadSeconds: 0.25,
+    peakRssBytes: 1024 ** 2,
+    cpu: "plain"
+  })),
+  benchEncode: later("bench", ({ rounds }) => ({
+    tokensPerSecond: 2000,
+    charactersPerSecond: 3000,
+    bytesPerSecond: 9000,
+    texts: 3,
+    tokens: 40 * rounds,
     peakRssBytes: 1024 ** 2,
     cpu: "plain"
   })),

@@ -81,6 +81,8 @@ export interface NativeService {
   /** Takes a lock on a file that other processes honour (`flock`), or answers null. */
   readonly tryLock: (path: string) => Effect.Effect<B.FileLock | null, ChatlmError>
   readonly trainTokenizer: Call<B.TokenizerTrainOptions, B.TokenizerTrainReport>
+  /** The report as JSON, which `makeReport` of ts/report knows. */
+  readonly tokenizerReport: Call<B.TokenizerReportOptions, unknown>
   readonly tokenizer: (folder: string) => Effect.Effect<Tokenizer, ChatlmError>
   /** Opens a run; it is closed with the scope, without saving. */
   readonly trainingRun: (
@@ -104,6 +106,7 @@ export interface NativeService {
   readonly benchTrainStep: Call<B.BenchTrainStepOptions, B.BenchTrainStepReport>
   readonly benchGenerate: Call<B.BenchGenerateOptions, B.BenchGenerateReport>
   readonly benchLoad: Call<B.BenchLoadOptions, B.BenchLoadReport>
+  readonly benchEncode: Call<B.BenchEncodeOptions, B.BenchEncodeReport>
   readonly doctor: Effect.Effect<B.Doctor, ChatlmError>
   /** Fails for what is no device, and for one that this build has not. */
   readonly checkDevice: (device: string) => Effect.Effect<void, ChatlmError>
@@ -242,6 +245,7 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
       }),
     tryLock: (path) => Effect.flatMap(border, (module) => immediate(() => module.FileLock.tryAcquire(path))),
     trainTokenizer: call("trainTokenizer"),
+    tokenizerReport: call("tokenizerReport"),
     tokenizer: (folder) =>
       Effect.flatMap(border, (module) => immediate(() => tokenizer(module.Tokenizer.load(folder)))),
     trainingRun: (kind, config, options) =>
@@ -284,6 +288,7 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
     benchTrainStep: computing("benchTrainStep"),
     benchGenerate: computing("benchGenerate"),
     benchLoad: call("benchLoad"),
+    benchEncode: call("benchEncode"),
     doctor: Effect.flatMap(border, (module) => immediate(() => module.doctor())),
     checkDevice: (device) => Effect.flatMap(border, (module) => immediate(() => module.checkDevice(device))),
     setThreads: (threads) => Effect.flatMap(border, (module) => immediate(() => module.setThreads(threads)))

@@ -56,22 +56,22 @@ const funnel = ({ rows, funnel: rules }: CleanReport): Html => {
 const named = (q: number) => (q === 0.5 ? "median" : `${count(q * 100)} %`)
 
 /** The histogram of a column's lengths with its quantiles. */
-export const lengths = (column: string, found: Lengths): Html => {
+export const lengths = (title: string, found: Lengths, unit = "characters"): Html => {
   const columns = found.histogram.map(({ from, to, count: value }) => ({
     label: to - from === 1 ? count(from) : `${count(from)}–${count(to - 1)}`,
     value
   }))
   const quantiles = found.quantiles.map(({ q, value }) => `${named(q)}: ${count(value)}`).join(" · ")
   return html`<div>
-    ${histogram(`Length of ${column}`, "characters", columns)}
+    ${histogram(title, unit, columns)}
     <p class="note">
-      ${found.mean !== null && html`${count(found.min ?? 0)} to ${count(found.max ?? 0)} characters, ${count(found.mean)} on average. Quantiles: `}${quantiles}
+      ${found.mean !== null && html`${count(found.min ?? 0)} to ${count(found.max ?? 0)} ${unit}, ${count(found.mean)} on average. Quantiles: `}${quantiles}
     </p>
   </div>`
 }
 
 /** Signs that show nothing by themselves, by their names or code points. */
-const visible = (character: string): string => {
+export const visible = (character: string): string => {
   const code = character.codePointAt(0) ?? 0
   const name = { 0x09: "tab", 0x0a: "line", 0x20: "space", 0x30_00: "wide space" }[code]
   if (name !== undefined) return name
@@ -157,7 +157,9 @@ export const cleanSection = (report: CleanReport, title: string, id: string): Ht
     ])}
     ${funnel(report)}
     <h3>Lengths of the kept rows</h3>
-    <div class="pair">${Object.entries(report.lengths).map(([column, found]) => lengths(column, found))}</div>
+    <div class="pair">
+      ${Object.entries(report.lengths).map(([column, found]) => lengths(`Length of ${column}`, found))}
+    </div>
     ${characters(report)} ${rejects(report)}
   </section>`
 }

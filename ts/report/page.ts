@@ -5,18 +5,26 @@ import { dedupSection } from "./dedup.ts"
 import { Html, html } from "./html.ts"
 import type { CleanReport, Named } from "./schema.ts"
 import { style } from "./style.ts"
+import { tokenizerSection, tokenizerTitle } from "./tokenizer.ts"
+
+const titleOf = ({ report }: Named): string => {
+  if (report.kind === "clean") return cleanTitle(report)
+  return report.kind === "dedup" ? "Duplicates" : tokenizerTitle(report)
+}
 
 /** The reports' titles; those that are called the same are told apart by their files. */
 const titlesOf = (reports: ReadonlyArray<Named>): ReadonlyArray<string> => {
-  const plain = reports.map(({ report }) => (report.kind === "clean" ? cleanTitle(report) : "Duplicates"))
+  const plain = reports.map(titleOf)
   return reports.map(({ file }, place) => {
     const title = plain[place] ?? ""
     return plain.filter((other) => other === title).length > 1 ? `${title} (${file})` : title
   })
 }
 
-const section = ({ report }: Named, title: string, id: string) =>
-  report.kind === "clean" ? cleanSection(report, title, id) : dedupSection(report, title, id)
+const section = ({ report }: Named, title: string, id: string) => {
+  if (report.kind === "clean") return cleanSection(report, title, id)
+  return report.kind === "dedup" ? dedupSection(report, title, id) : tokenizerSection(report, title, id)
+}
 
 /** All sources beside each other, as long bars as they have rows. */
 const overview = (

@@ -1,17 +1,22 @@
-/** The page of what cleaning and dedup have done, made of the reports that they write as JSON. */
+/** The page of what cleaning and dedup have done, and of tokenizers, made of the reports that they write as JSON. */
 import * as fs from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
 
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 
-import { attempt, makeError } from "../native/index.ts"
+import { attempt, bug, makeError } from "../native/index.ts"
 import type { ChatlmError } from "../native/index.ts"
 import { page } from "./page.ts"
-import { CleanReport, DedupReport } from "./schema.ts"
+import { CleanReport, DedupReport, TokenizerReport } from "./schema.ts"
 import type { DataReport, Named } from "./schema.ts"
 
-export type { CleanReport as CleanReportJson, DataReport, DedupReport as DedupReportJson } from "./schema.ts"
+export type {
+  CleanReport as CleanReportJson,
+  DataReport,
+  DedupReport as DedupReportJson,
+  TokenizerReport as TokenizerReportJson
+} from "./schema.ts"
 
 /** Which reports, and where the page goes. */
 export interface ReportOptions {
@@ -32,11 +37,18 @@ export interface ReportPage {
   readonly bytes: number
 }
 
-const schemas = { clean: CleanReport, dedup: DedupReport } as const
+const schemas = { clean: CleanReport, dedup: DedupReport, tokenizer: TokenizerReport } as const
+
+/** What writes a report of each kind. */
+const writers = {
+  clean: "chatlm clean --report",
+  dedup: "chatlm dedup --report",
+  tokenizer: "chatlm tokenizer report --json"
+} as const
 
 const kindOf = (value: unknown): keyof typeof schemas | undefined => {
   const kind = typeof value === "object" && value !== null && "kind" in value ? value.kind : undefined
-  return kind === "clean" || kind === "dedup" ? kind : undefined
+  return typeof kind === "string" && Object.hasOwn(schemas, kind) ? (kind as keyof typeof schemas) : undefined
 }
 
 /** A value as the report that it says it is; undefined where it says nothing of the sort. */
@@ -50,7 +62,7 @@ const decode = (file: string, value: unknown): Effect.Effect<DataReport | undefi
     makeError(
       "INPUT_FORMAT",
       `${file} is no whole report of kind ${kind}: ${error.message.replaceAll(/\s*\n\s*/g, ", ")}`,
-      `write it again with chatlm ${kind} --report`,
+      `write it again with ${writers[kind]}`,
       { file },
       error
     )
@@ -104,18 +116,35 @@ const readInput = (input: string): Effect.Effect<ReadonlyArray<Named>, ChatlmErr
       makeError(
         "INPUT_FORMAT",
         isFolder ? `${input} holds no reports` : `${input} is no report`,
-        "give what chatlm clean --report or chatlm dedup --report has written",
+        "give what chatlm clean --report, chatlm dedup --report or chatlm tokenizer report --json has written",
         { file: input }
       )
     )
   })
 
-const writePage = (
-  { output, force = false }: ReportOptions,
-  text: string
-): Effect.Effect<void, ChatlmError> =>
+/** Where a page goes. */
+export type PageTarget = Pick<ReportOptions, "output" | "force">
+
+/** Fails where a page is there already, so that long work before it is not in vain. */
+export const checkPage = ({ output, force = false }: PageTarget): Effect.Effect<void, ChatlmError> =>
+  Effect.flatMap(
+    Effect.promise(() =>
+      fs.lstat(output).then(
+        () => !force,
+        () => false
+      )
+    ),
+    (isTaken) => (isTaken ? Effect.fail(taken(output)) : Effect.void)
+  )
+
+/** Writes the page of reports, in their order; how many bytes it has. */
+export const makePage = (
+  { output, force = false }: PageTarget,
+  reports: ReadonlyArray<Named>
+): Effect.Effect<number, ChatlmError> =>
   Effect.uninterruptible(
     attempt(output, async () => {
+      const text = page(reports)
       const beside = join(dirname(output), `.${basename(output)}.${process.pid}.tmp`)
       await fs.mkdir(dirname(output), { recursive: true })
       try {
@@ -128,19 +157,23 @@ const writePage = (
       } finally {
         await fs.rm(beside, { force: true })
       }
+      return Buffer.byteLength(text)
     })
   )
 
 const taken = (file: string) =>
   makeError("TARGET_EXISTS", `${file} is there already`, "use --force to replace it", { file })
 
+/** What `tokenizerReport` answers, as what it says. */
+export const readTokenizerReport = (value: unknown): Effect.Effect<TokenizerReport, ChatlmError> =>
+  Effect.mapError(Schema.decodeUnknownEffect(TokenizerReport)(value), (error) => bug(error))
+
 /** Makes one HTML page of reports, in their order; it asks for nothing else and runs no script. */
 export const makeReport = (options: ReportOptions): Effect.Effect<ReportPage, ChatlmError> =>
   Effect.gen(function* () {
     const reports = (yield* Effect.forEach(options.inputs, readInput)).flat()
-    const text = page(reports)
-    yield* writePage(options, text)
+    const bytes = yield* makePage(options, reports)
     const kinds: Record<string, number> = {}
     for (const { report } of reports) kinds[report.kind] = (kinds[report.kind] ?? 0) + 1
-    return { reports: reports.length, kinds, output: options.output, bytes: Buffer.byteLength(text) }
+    return { reports: reports.length, kinds, output: options.output, bytes }
   })

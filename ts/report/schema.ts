@@ -86,7 +86,70 @@ export const DedupReport = Schema.Struct({
 })
 export type DedupReport = typeof DedupReport.Type
 
-export type DataReport = CleanReport | DedupReport
+/** What one tokenizer makes of the texts; shares are between 0 and 1. */
+const TokenizerFigures = Schema.Struct({
+  folder: Schema.String,
+  vocab_size: Count,
+  tokens: Count,
+  characters_per_token: Schema.Number,
+  bytes_per_token: Schema.Number,
+  unknown: Schema.Struct({
+    tokens: Count,
+    share: Schema.Number,
+    characters: Count,
+    occurrences: Count,
+    character_share: Schema.Number,
+    frequent: Schema.Array(Schema.Struct({ character: Schema.String, count: Count }))
+  }),
+  round_trip: Schema.Struct({
+    texts: Count,
+    exact: Count,
+    normalized: Count,
+    failed: Count,
+    failed_share: Schema.Number,
+    reasons: Schema.Record(Schema.String, Count),
+    examples: Schema.Array(
+      Schema.Struct({
+        file: Schema.String,
+        row: Schema.Number,
+        reason: Schema.String,
+        text: Schema.String,
+        back: Schema.String
+      })
+    )
+  }),
+  unused: Schema.Struct({
+    tokens: Count,
+    of: Count,
+    share: Schema.Number,
+    first: Schema.Array(Schema.String)
+  }),
+  longest: Schema.Array(
+    Schema.Struct({ id: Schema.Number, text: Schema.String, characters: Count, uses: Count })
+  ),
+  scripts: Schema.Array(
+    Schema.Struct({ script: Schema.String, entries: Count, uses: Count, share: Schema.Number })
+  ),
+  tokens_per_row: Lengths
+})
+export type TokenizerFigures = typeof TokenizerFigures.Type
+
+/** `kind: "tokenizer"` (docs/tokenizer-report.md). */
+export const TokenizerReport = Schema.Struct({
+  kind: Schema.Literal("tokenizer"),
+  inputs: Schema.Array(Schema.String),
+  rows: Count,
+  texts: Count,
+  characters: Count,
+  bytes: Count,
+  scripts: Schema.Array(Schema.Struct({ script: Schema.String, characters: Count, share: Schema.Number })),
+  /** The one asked about, then those beside it. */
+  tokenizers: Schema.Array(TokenizerFigures),
+  seconds: Schema.Number
+})
+export type TokenizerReport = typeof TokenizerReport.Type
+
+export type DataReport = CleanReport | DedupReport | TokenizerReport
 
 /** A report and the name of the file that held it. */
 export interface Named {

@@ -29,5 +29,5 @@ pub use inspect::{Bucket, ColumnDescription, Inspection, Lengths, inspect};
 pub use loader::{Batch, Cursor, Loader, LoaderOptions, SetSpec, Shard};
 pub use prompts::Prompts;
 pub use rows::{Row, Rows};
-pub use table::{Cells, Schema, Split, Written, corpus, merge, split, texts};
+pub use table::{Cells, Schema, Split, Written, corpus, merge, row_texts, split, texts};
 pub use writer::{Cell, ColumnKind, TableWriter};

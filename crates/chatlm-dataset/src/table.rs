@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chatlm_job::{AtomicFile, Code, Error, Job, Random, Result, check_target, mix};
+use chatlm_tokenizer::RowTexts;
 use serde_json::Value;
 
 use crate::copying::{Copy, Tables};
@@ -388,20 +389,55 @@ pub fn corpus(
     })
 }
 
-/// Every text of every row, column by column: what a tokenizer is trained on.
+/// The texts of every row, column by column, and where it came from. Bytes that are no text are an error
+/// unless `keep_going` says otherwise: a tokenizer would learn what stands for them.
+pub fn row_texts(
+    paths: &[String],
+    options: &InputOptions,
+) -> Result<impl Iterator<Item = Result<RowTexts>> + Send + use<>> {
+    let mut rows = Rows::open(paths, options)?;
+    let strict = !options.keep_going;
+    Ok(std::iter::from_fn(move || {
+        let row = rows.next()?;
+        if strict && rows.undecodable() > 0 {
+            return Some(row.and_then(|row| Err(undecodable(&row))));
+        }
+        Some(row.map(|row| RowTexts {
+            file: row.file,
+            row: row.row,
+            texts: row
+                .fields
+                .into_iter()
+                .filter_map(|(_, value)| match value {
+                    Value::String(text) if !text.is_empty() => Some(text),
+                    _ => None,
+                })
+                .collect(),
+        }))
+    }))
+}
+
+/// The row is the first of those read together with the bytes.
+fn undecodable(row: &Row) -> Error {
+    Error::new(
+        Code::InputFormat,
+        format!(
+            "{}, at row {} or soon after: bytes that are no text in its encoding",
+            row.file, row.row
+        ),
+        "give --encoding NAME if it is not the one detected (UTF-8 mostly), or mend the file",
+    )
+    .with("file", row.file.to_string())
+    .with("row", row.row)
+}
+
+/// Every text of every row: what a tokenizer is trained on.
 pub fn texts(
     paths: &[String],
     options: &InputOptions,
 ) -> Result<impl Iterator<Item = Result<String>> + Send + use<>> {
-    Ok(Rows::open(paths, options)?.flat_map(|row| match row {
-        Ok(row) => row
-            .fields
-            .into_iter()
-            .filter_map(|(_, value)| match value {
-                Value::String(text) if !text.is_empty() => Some(Ok(text)),
-                _ => None,
-            })
-            .collect::<Vec<_>>(),
+    Ok(row_texts(paths, options)?.flat_map(|row| match row {
+        Ok(row) => row.texts.into_iter().map(Ok).collect(),
         Err(error) => vec![Err(error)],
     }))
 }

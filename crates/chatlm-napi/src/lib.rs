@@ -13,6 +13,7 @@
 
 mod allocator;
 mod bench;
+mod bench_encode;
 mod checkpoint;
 mod clean;
 mod dataset;
@@ -25,4 +26,5 @@ mod job;
 mod lock;
 mod rows;
 mod tokenizer;
+mod tokenizer_report;
 mod train;

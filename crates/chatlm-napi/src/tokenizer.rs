@@ -31,6 +31,8 @@ pub struct TokenizerTrainReport {
     pub merges: i64,
     pub texts: i64,
     pub seconds: f64,
+    /// The most memory this process has held.
+    pub peak_rss_bytes: i64,
 }
 
 /// Trains a tokenizer on every text column of the inputs.
@@ -68,6 +70,7 @@ pub async fn train_tokenizer(
             merges: report.merges as i64,
             texts: report.texts as i64,
             seconds: report.seconds,
+            peak_rss_bytes: report.peak_rss_bytes as i64,
         })
     })
     .await

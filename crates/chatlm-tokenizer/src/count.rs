@@ -1,13 +1,12 @@
-//! From texts to counted words: reading runs ahead on a thread of its own, cutting and counting use all
-//! threads.
+//! From texts to counted words, on all threads.
 
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
 
 use chatlm_job::{Code, Error, Job, Result};
 use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
+use crate::ahead::ahead;
 use crate::bpe::{Batch, Counter, Words, byte_characters};
 use crate::memory::Memory;
 use crate::preset::{Preset, SPECIAL_TOKENS};
@@ -35,40 +34,27 @@ pub(crate) fn count(
     let mut counter = Counter::new(&folder.join("words"), memory.bytes() / 2);
     let cutter = Cutter::new(preset, tokenizer);
     let mut seen = 0;
-    std::thread::scope(|scope| {
-        let (sender, batches) = sync_channel::<Result<Vec<String>>>(2);
-        scope.spawn(move || {
-            let mut texts = texts;
-            loop {
-                let batch = batch(&mut texts);
-                let last = batch.as_ref().map_or(true, Vec::is_empty);
-                if sender.send(batch).is_err() || last {
-                    return;
+    let weight = |text: &String| text.len() + size_of::<String>();
+    ahead(texts, weight, BATCH, |batch| {
+        job.cancel.check()?;
+        let pieces: Vec<&str> = batch.iter().flat_map(|text| pieces(text)).collect();
+        let share = pieces
+            .len()
+            .div_ceil(4 * rayon::current_num_threads())
+            .max(1);
+        let counted: Vec<Batch> = pieces
+            .par_chunks(share)
+            .map(|texts| {
+                let mut batch = Batch::new();
+                for text in texts {
+                    cutter.cut(text, &mut batch)?;
                 }
-            }
-        });
-        for batch in batches {
-            let batch = batch?;
-            job.cancel.check()?;
-            let pieces: Vec<&str> = batch.iter().flat_map(|text| pieces(text)).collect();
-            let share = pieces
-                .len()
-                .div_ceil(4 * rayon::current_num_threads())
-                .max(1);
-            let counted: Vec<Batch> = pieces
-                .par_chunks(share)
-                .map(|texts| {
-                    let mut batch = Batch::new();
-                    for text in texts {
-                        cutter.cut(text, &mut batch)?;
-                    }
-                    Ok(batch)
-                })
-                .collect::<Result<_>>()?;
-            counter.add(&counted)?;
-            seen += batch.len() as u64;
-            job.progress.report("count", seen, None, "texts");
-        }
+                Ok(batch)
+            })
+            .collect::<Result<_>>()?;
+        counter.add(&counted)?;
+        seen += batch.len() as u64;
+        job.progress.report("count", seen, None, "texts");
         Ok(())
     })?;
     if seen == 0 {
@@ -91,19 +77,6 @@ pub(crate) fn count(
         alphabet,
         texts: seen,
     })
-}
-
-/// Some texts; none at the end.
-fn batch(texts: &mut impl Iterator<Item = Result<String>>) -> Result<Vec<String>> {
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    while bytes < BATCH {
-        let Some(text) = texts.next().transpose()? else {
-            break;
-        };
-        bytes += text.len() + size_of::<String>();
-        batch.push(text);
-    }
-    Ok(batch)
 }
 
 /// The stretches of a text between special tokens.

@@ -4,11 +4,13 @@
 //! form that `transformers` and `tokenizers` load. Presets and special tokens follow the reference
 //! program's `train_tokenizer.py`; where they differ, `preset.rs` says why.
 
+mod ahead;
 mod bpe;
 mod count;
 mod direct;
 mod memory;
 mod preset;
+mod report;
 mod stream;
 mod tokenizer;
 mod train;
@@ -16,6 +18,7 @@ mod words;
 mod work;
 
 pub use preset::{Preset, SPECIAL_TOKENS};
+pub use report::{Figures, RowTexts, TokenizerReport, report};
 pub use stream::DecodeStream;
 pub use tokenizer::Tokenizer;
 pub use train::{TrainOptions, TrainReport, train};

@@ -59,7 +59,8 @@ pub(crate) fn untrained(preset: Preset) -> tokenizers::Result<Tokenizer> {
         Preset::CharBpe => {
             // The reference prepends the space mark to every piece between punctuation and digits,
             // so that its decoder puts spaces around them ("你好 ， 世界"). Only the first piece
-            // gets the mark here: text comes back as it was, up to NFKC and one leading space.
+            // gets the mark here: text comes back as it was, up to NFKC and one leading space, and
+            // but for a first character that NFKC takes apart ("㈠" comes back as "( 一 )").
             let metaspace = || Metaspace::new('▁', PrependScheme::First, true);
             let model = BPE::builder().unk_token(UNKNOWN.to_owned()).build()?;
             let mut tokenizer = Tokenizer::new(model);

@@ -177,6 +177,16 @@ impl Tokenizer {
             .map_err(|e| invalid(&self.0.folder, &format!("ids cannot be decoded: {e}")))
     }
 
+    /// The tokenizers crate's own, which has its parts.
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.0.tokenizer
+    }
+
+    /// Where it was loaded from.
+    pub fn folder(&self) -> &Path {
+        &self.0.folder
+    }
+
     /// Decodes ids as they come.
     pub fn stream(&self) -> DecodeStream {
         DecodeStream::new(self.clone())

@@ -12,7 +12,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use crate::bpe::{LearnOptions, Merge, Symbols, Vocabulary, by_rank, learn};
 use crate::count::{Counted, count};
-use crate::memory::Memory;
+use crate::memory::{Memory, peak_rss_bytes};
 use crate::preset::{Preset, SPECIAL_TOKENS, UNKNOWN, special_tokens, untrained};
 use crate::tokenizer::{CONFIG, SPECIAL_MAP, TOKENIZER};
 use crate::work::Work;
@@ -21,8 +21,7 @@ use crate::work::Work;
 #[derive(Debug, Clone)]
 pub struct TrainOptions {
     pub preset: Preset,
-    /// The largest vocabulary, special tokens included; single characters are in it all the same,
-    /// even where there are more of them than this.
+    /// The largest vocabulary, special tokens included. All characters of the text have to fit.
     pub vocab_size: usize,
     /// Pairs seen less often are not merged.
     pub min_frequency: u64,
@@ -41,6 +40,8 @@ pub struct TrainReport {
     pub merges: u64,
     pub texts: u64,
     pub seconds: f64,
+    /// The most memory this process has held.
+    pub peak_rss_bytes: u64,
 }
 
 /// The roles of special tokens, as `transformers` calls them.
@@ -75,14 +76,19 @@ pub fn train(
     let mut work = Work::open(options, out)?;
     let counted = match work.counted()? {
         Some(counted) => counted,
-        None => work.keep(count(
-            texts,
-            options.preset,
-            &tokenizer,
-            &memory,
-            &work.folder(),
-            job,
-        )?)?,
+        None => {
+            let (preset, folder) = (options.preset, work.folder());
+            let counted = count(texts, preset, &tokenizer, &memory, &folder, job)
+                .and_then(|counted| check_alphabet(options, &counted.alphabet).map(|()| counted));
+            match counted {
+                Ok(counted) => work.keep(counted)?,
+                // Half a count is of no use to a later run.
+                Err(error) => {
+                    work.remove();
+                    return Err(error);
+                }
+            }
+        }
     };
     let symbols = match options.preset {
         Preset::CharBpe => Symbols::Characters,
@@ -126,6 +132,7 @@ pub fn train(
         merges,
         texts,
         seconds: started.elapsed().as_secs_f64(),
+        peak_rss_bytes: peak_rss_bytes(),
     })
 }
 
@@ -139,6 +146,21 @@ fn check(options: &TrainOptions) -> Result<()> {
             Code::Usage,
             format!("a vocabulary of {} is too small", options.vocab_size),
             format!("special tokens and single symbols alone need {least}"),
+        ));
+    }
+    Ok(())
+}
+
+/// The package leaves no character out and exceeds the size that it was given. A model made for that size
+/// would not hold all ids, so here it is an error.
+fn check_alphabet(options: &TrainOptions, alphabet: &[char]) -> Result<()> {
+    let least = SPECIAL_TOKENS.len() + alphabet.len();
+    if options.vocab_size < least {
+        let (size, characters) = (options.vocab_size, alphabet.len());
+        return Err(Error::new(
+            Code::Usage,
+            format!("a vocabulary of {size} is too small: the text has {characters} different characters"),
+            format!("give --vocab-size at least {least}, or use --model byte-bpe, which has 256 symbols"),
         ));
     }
     Ok(())

@@ -73,6 +73,8 @@ fn trained(folder: &Path) -> PathBuf {
         preset: Preset::CharBpe,
         vocab_size: 400,
         min_frequency: 2,
+        max_memory: None,
+        files: None,
     };
     let texts = texts.iter().map(|text| Ok(text.repeat(30)));
     let out = folder.join("char");
