@@ -351,9 +351,11 @@ export interface CleanOptions {
   responseColumn?: string
   chosenColumn?: string
   rejectedColumn?: string
+  /** Question templates of `zhwiki`, one a line with `{title}`. */
+  templates?: string
   /** Such as `gb18030`; detected where left out. */
   encoding?: string
-  /** Draws the report's samples of dropped rows. */
+  /** Draws the report's samples of dropped rows and the questions of `zhwiki`. */
   seed: number
   /** Counts broken rows instead of stopping at the first. */
   keepGoing: boolean
@@ -373,7 +375,10 @@ export interface CleanReport {
   seconds: number
 }
 
-/** Writes text for a tokenizer: `prompt[SEP]response[SEP]` a line, text files line by line. */
+/**
+ * Writes text for a tokenizer: `prompt[SEP]response[SEP]` a line, text files line by line, the articles of
+ * Wikipedia's dumps line by line in simplified characters.
+ */
 export declare function corpus(options: TableOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TableReport>
 
 /** Drops each row that some earlier row resembles; order is kept. */

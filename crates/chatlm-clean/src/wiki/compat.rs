@@ -6,7 +6,7 @@
 //! numpy's generator in the order of titles.
 
 use chatlm_dataset::Row;
-use chatlm_job::{Error, Result};
+use chatlm_job::Result;
 use serde_json::{Map, Value};
 
 use super::extracted::Lines;
@@ -160,16 +160,42 @@ impl Raw for Compat {
     }
 }
 
-/// The text that the reference program trains its tokenizer on: every line that is not empty, cleaned.
-pub(crate) fn corpus(lines: Lines, mut write: impl FnMut(&str) -> Result<()>) -> Result<u64> {
-    let mut count = 0;
-    for raw in lines {
-        let raw: String = raw.map_err(|e: Error| e)?;
-        if raw != "\n" {
-            write(&line(&raw))?;
-            write("\n")?;
-            count += 1;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// What the reference program trains its tokenizer on: every line that is not empty, cleaned.
+    #[test]
+    fn lines_are_the_references() {
+        let shared = std::env::var_os("CHATLM_SHARED").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
+            Into::into,
+        );
+        for case in ["zhwiki", "zhwiki-page"] {
+            let folder = shared.join("golden/clean").join(case);
+            if !folder.is_dir() {
+                #[expect(clippy::print_stderr, reason = "says that the test was skipped")]
+                {
+                    eprintln!("skipped: {} is not there", folder.display());
+                }
+                return;
+            }
+            let packed = folder.join("expected_simple.txt.gz");
+            let expected = std::process::Command::new("gzip").arg("-dc").arg(packed).output();
+            let expected = String::from_utf8(expected.unwrap().stdout).unwrap();
+            let got: String = Lines::open(vec![folder.join("input.txt")])
+                .map(Result::unwrap)
+                .filter(|raw| raw != "\n")
+                .map(|raw| line(&raw) + "\n")
+                .collect();
+            assert!(!got.is_empty() && got == expected, "{case}");
         }
     }
-    Ok(count)
+
+    #[test]
+    fn signs_are_changed_as_the_reference_changes_them() {
+        assert_eq!(line("「魚」（，高25.6米)\n"), "\"鱼\"高25。6米）".replace("\"高", "\"高"));
+    }
 }
