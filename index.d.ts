@@ -212,6 +212,46 @@ export interface BenchGenerateReport {
   cpu: string
 }
 
+/** Rows through read, shuffle, encode and batch. */
+export declare function benchLoad(options: BenchLoadOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<BenchLoadReport>
+
+export interface BenchLoadOptions {
+  inputs: Array<string>
+  tokenizer: string
+  /** Rows a batch. */
+  batch: number
+  /** Instead of rows: tokens a batch, padding included. */
+  batchTokens?: number
+  /** Tokens of each text, `[EOS]` included. */
+  maxLength: number
+  /** Batches that count, after one that does not. */
+  batches: number
+  /** Rows of like lengths together. */
+  groupByLength: boolean
+  /** Where to start in the first epoch. */
+  row: number
+  seed: number
+  /** All where left out. */
+  threads?: number
+}
+
+export interface BenchLoadReport {
+  rowsPerSecond: number
+  /** Of both sides, padding not counted. */
+  tokensPerSecond: number
+  /** Of all ids of both sides. */
+  paddingShare: number
+  /** The most memory this process has held. */
+  peakRssBytes: number
+  /** Finding the rows. */
+  openSeconds: number
+  /** From there to the first batch. */
+  firstBatchSeconds: number
+  rows: number
+  /** The processor path in use. */
+  cpu: string
+}
+
 /** Whole training steps of a T5 on random ids: forward, backward, clip, update. */
 export declare function benchTrainStep(options: BenchTrainStepOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<BenchTrainStepReport>
 
@@ -348,11 +388,21 @@ export interface DedupOptions {
   ngram: number
   /** MinHash permutations, at least 16. */
   numPerm: number
-  /** Where the dropped rows and their clusters go. */
+  /** Where the dropped rows and their clusters go, as a table. */
   clusters?: string
-  /** Also drops what resembles a row of this set. */
-  against?: string
+  /** Where a report goes, as JSON. */
+  report?: string
+  /** Also drops what resembles a row of these sets. */
+  against: Array<string>
+  /**
+   * Where the work of a broken off run lies until it is gone on with; `.NAME.dedup` beside the output
+   * where left out.
+   */
+  work?: string
+  /** Repeats the reference program; threshold, ngram and numPerm are not looked at. */
   compat: boolean
+  /** Bytes that the whole process may hold; half of what is free, at most 4 GiB, where left out. */
+  maxMemory?: number
   encoding?: string
   keepGoing: boolean
   force: boolean

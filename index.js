@@ -773,14 +773,19 @@ if (
   }
 }
 
-const { CancelToken, Generator, PromptReader, Tokenizer, TokenStream, TrainingRun, benchGenerate, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, reject, setThreads, split, trainTokenizer, verifyResume } = nativeBinding
+const { CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, reject, setThreads, split, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
 export { CancelToken }
+export { FileLock }
 export { Generator }
 export { PromptReader }
+export { RowReader }
+export { RowWriter }
 export { Tokenizer }
 export { TokenStream }
 export { TrainingRun }
+export { benchEncode }
 export { benchGenerate }
+export { benchLoad }
 export { benchTrainStep }
 export { checkDevice }
 export { clean }
@@ -796,6 +801,7 @@ export { mergeLora }
 export { reject }
 export { setThreads }
 export { split }
+export { tokenizerReport }
 export { trainTokenizer }
 export { verifyResume }
 export const __napiBindingTarget = __napiLoadedBindingTarget
