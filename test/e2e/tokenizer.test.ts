@@ -118,7 +118,10 @@ describe("input that cannot be trained on is told, and nothing is left behind", 
     const ran = await chatlmUnder("ulimit -f 1;", ...train("short.txt", "bad", "--model", "byte-bpe"))
     expect(ran.status, ran.error).toBe(3)
     expect(ran.error).toContain("error[DISK_FULL]")
-    expect(left()).toEqual([])
+    // What was counted waits for the same command, which goes on with room.
+    expect(left().filter((name) => name !== ".bad.tokenizer")).toEqual([])
+    await ok(...train("short.txt", "bad", "--model", "byte-bpe"))
+    expect(left()).toEqual(["bad"])
   })
 })
 

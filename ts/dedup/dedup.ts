@@ -10,7 +10,7 @@ export type { DedupOptions, DedupReport }
 export const dedupDefaults = { threshold: 0.85, ngram: 5, numPerm: 128 } as const
 
 /** What may be left out. */
-const defaults = { ...switches, ...dedupDefaults } as const
+const defaults = { ...switches, ...dedupDefaults, against: [] as Array<string> }
 /** The options of `dedup`. */
 export type DedupInput = Brief<DedupOptions, typeof defaults>
 

@@ -11,4 +11,6 @@ export type TokenizerReportInput = Brief<TokenizerReportOptions, typeof defaults
 
 /** Encodes and decodes every text with each tokenizer; the answer is the JSON that `makeReport` reads too. */
 export const tokenizerReport = (input: TokenizerReportInput): Effect.Effect<unknown, ChatlmError, Native> =>
-  Effect.flatMap(Native, (native) => native.tokenizerReport(spelledOut(input, defaults)))
+  Effect.flatMap(Native, (native) =>
+    native.tokenizerReport(spelledOut<TokenizerReportOptions, typeof defaults>(input, defaults))
+  )
