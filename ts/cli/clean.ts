@@ -39,7 +39,9 @@ export const command = verb(
     responseColumn: column("response"),
     chosenColumn: column("chosen"),
     rejectedColumn: column("rejected"),
-    templates: Flags.text("templates", "Questions of zhwiki, one a line with {title}", "FILE").pipe(Flag.optional),
+    templates: Flags.text("templates", "Questions of zhwiki, one a line with {title}", "FILE").pipe(
+      Flag.optional
+    ),
     encoding: Flags.encoding,
     keepGoing: Flags.keepGoing,
     force: Flags.force

@@ -402,17 +402,19 @@ pub fn row_texts(
         if strict && rows.undecodable() > 0 {
             return Some(row.and_then(|row| Err(undecodable(&row))));
         }
-        Some(row.map(|row| RowTexts {
-            file: row.file,
-            row: row.row,
-            texts: row
-                .fields
-                .into_iter()
-                .filter_map(|(_, value)| match value {
-                    Value::String(text) if !text.is_empty() => Some(text),
-                    _ => None,
-                })
-                .collect(),
+        Some(row.map(|row| {
+            RowTexts {
+                file: row.file,
+                row: row.row,
+                texts: row
+                    .fields
+                    .into_iter()
+                    .filter_map(|(_, value)| match value {
+                        Value::String(text) if !text.is_empty() => Some(text),
+                        _ => None,
+                    })
+                    .collect(),
+            }
         }))
     }))
 }

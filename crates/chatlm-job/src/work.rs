@@ -114,7 +114,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (input, output) = (folder.path().join("a.txt"), folder.path().join("out"));
         fs::write(&input, "一").unwrap();
-        let open = |settings: &str| WorkFolder::open(&output, "work", settings, &[input.clone()]);
+        let open = |settings: &str| {
+            WorkFolder::open(&output, "work", settings, std::slice::from_ref(&input))
+        };
         let work = open("a").unwrap();
         assert!(!work.resumes());
         assert_eq!(open("a").unwrap_err().code(), Code::Usage);

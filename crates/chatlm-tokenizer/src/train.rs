@@ -74,19 +74,18 @@ pub fn train(
     }
     let memory = Memory::new(options.max_memory)?;
     let mut work = Work::open(options, out)?;
-    let counted = match work.counted()? {
-        Some(counted) => counted,
-        None => {
-            let (preset, folder) = (options.preset, work.folder());
-            let counted = count(texts, preset, &tokenizer, &memory, &folder, job)
-                .and_then(|counted| check_alphabet(options, &counted.alphabet).map(|()| counted));
-            match counted {
-                Ok(counted) => work.keep(counted)?,
-                // Half a count is of no use to a later run.
-                Err(error) => {
-                    work.remove();
-                    return Err(error);
-                }
+    let counted = if let Some(counted) = work.counted()? {
+        counted
+    } else {
+        let (preset, folder) = (options.preset, work.folder());
+        let counted = count(texts, preset, &tokenizer, &memory, &folder, job)
+            .and_then(|counted| check_alphabet(options, &counted.alphabet).map(|()| counted));
+        match counted {
+            Ok(counted) => work.keep(counted)?,
+            // Half a count is of no use to a later run.
+            Err(error) => {
+                work.remove();
+                return Err(error);
             }
         }
     };
@@ -159,8 +158,12 @@ fn check_alphabet(options: &TrainOptions, alphabet: &[char]) -> Result<()> {
         let (size, characters) = (options.vocab_size, alphabet.len());
         return Err(Error::new(
             Code::Usage,
-            format!("a vocabulary of {size} is too small: the text has {characters} different characters"),
-            format!("give --vocab-size at least {least}, or use --model byte-bpe, which has 256 symbols"),
+            format!(
+                "a vocabulary of {size} is too small: the text has {characters} different characters"
+            ),
+            format!(
+                "give --vocab-size at least {least}, or use --model byte-bpe, which has 256 symbols"
+            ),
         ));
     }
     Ok(())

@@ -189,7 +189,7 @@ impl<'a> Cutter<'a> {
                     .then(|| class(at + 1))
                     .filter(|(kind, _)| kind & BLANK == 0);
                 let Some(after) = next else {
-                    at = self.blanks(text, at, &class);
+                    at = Self::blanks(text, at, &class);
                     batch.push(&bytes[start..at]);
                     continue;
                 };
@@ -213,7 +213,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// The end of white space from a place on; the last blank before something else is left to it.
-    fn blanks(&self, text: &str, start: usize, class: &impl Fn(usize) -> (u32, usize)) -> usize {
+    fn blanks(text: &str, start: usize, class: &impl Fn(usize) -> (u32, usize)) -> usize {
         let (mut at, mut last) = (start, start);
         while at < text.len() {
             let (kind, length) = class(at);

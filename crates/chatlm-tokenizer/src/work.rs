@@ -6,7 +6,7 @@ use std::time::Duration;
 use chatlm_job::{AtomicDir, AtomicFile, Error, Result, WorkFolder};
 use serde::{Deserialize, Serialize};
 
-use crate::bpe::{Progress, Saving, Words, Written};
+use crate::bpe::{Progress, Save, Saving, Words, Written};
 use crate::count::Counted;
 use crate::train::TrainOptions;
 
@@ -32,7 +32,7 @@ struct Told {
 pub(crate) enum Work {
     Kept {
         folder: WorkFolder,
-        save: Option<Box<dyn FnMut(&Progress) -> Result<()>>>,
+        save: Option<Box<Save<'static>>>,
     },
     /// Nothing outlives the run.
     Temporary(AtomicDir),
@@ -116,7 +116,7 @@ impl Work {
         };
         let path = folder.path(MERGES);
         let progress = read(&path);
-        let save = save.insert(Box::new(move |progress| {
+        let save = save.insert(Box::new(move |progress: &Progress| {
             let bytes = serde_json::to_vec(progress).map_err(Error::internal)?;
             AtomicFile::write_all(&path, true, &bytes)
         }));

@@ -289,7 +289,7 @@ fn an_interrupted_training_goes_on() {
         train(texts, &options, out, false, job)
     };
     run(&whole, &Job::quiet()).unwrap();
-    let expected = Tokenizer::load(&whole).unwrap().hash().to_owned();
+    let expected = Tokenizer::load(&whole).unwrap().hash().clone();
     // Stops as soon as the words are counted; tried again where merging was over before that was seen.
     let counted = folder.path().join(".out.tokenizer/counted.json");
     let stopped = (0..20).any(|_| {
@@ -304,13 +304,10 @@ fn an_interrupted_training_goes_on() {
             });
             let result = run(&out, &job);
             done.store(true, std::sync::atomic::Ordering::Relaxed);
-            match result {
-                Err(error) => error.code() == Code::Cancelled,
-                Ok(_) => {
-                    std::fs::remove_dir_all(&out).unwrap();
-                    false
-                }
+            if result.is_ok() {
+                std::fs::remove_dir_all(&out).unwrap();
             }
+            result.is_err_and(|error| error.code() == Code::Cancelled)
         })
     });
     assert!(stopped);

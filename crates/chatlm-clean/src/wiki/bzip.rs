@@ -49,17 +49,13 @@ impl<R: Read + Send + 'static> Streams<R> {
         let found = starts
             .windows(MARK.len() + 4)
             .position(|w| w.starts_with(b"BZh") && &w[4..] == MARK);
-        match found {
-            Some(at) => {
-                let rest = self.waiting.split_off(from + at);
-                self.looked = 1;
-                Some(std::mem::replace(&mut self.waiting, rest))
-            }
-            None => {
-                self.looked = self.waiting.len().saturating_sub(MARK.len() + 4).max(1);
-                None
-            }
-        }
+        let Some(at) = found else {
+            self.looked = self.waiting.len().saturating_sub(MARK.len() + 4).max(1);
+            return None;
+        };
+        let rest = self.waiting.split_off(from + at);
+        self.looked = 1;
+        Some(std::mem::replace(&mut self.waiting, rest))
     }
 
     fn fill(&mut self) -> io::Result<()> {

@@ -36,7 +36,7 @@ impl Dump {
         }
     }
 
-    fn cut(&self, title: &str) -> Fault {
+    fn cut(title: &str) -> Fault {
         let after = if title.is_empty() {
             String::new()
         } else {
@@ -144,7 +144,7 @@ impl Dump {
                     ));
                 }
                 Event::Eof if self.over => return Ok(None),
-                Event::Eof => return Err(self.cut(&article.title)),
+                Event::Eof => return Err(Self::cut(&article.title)),
                 _ => {}
             }
         }

@@ -157,7 +157,7 @@ impl Extracted {
                 // The title is the first line of the text as well.
                 let rest = article.text.strip_prefix(&article.title);
                 if let Some(rest) = rest.filter(|rest| rest.starts_with('\n')) {
-                    article.text = rest.trim_start().to_owned();
+                    article.text = String::from(rest.trim_start());
                 }
                 return Ok(Some(article));
             }

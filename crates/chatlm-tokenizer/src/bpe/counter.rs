@@ -341,7 +341,9 @@ mod tests {
         let mut counter = Counter::new(&spill, memory);
         for piece in words.chunks(100) {
             let mut batch = Batch::new();
-            piece.iter().for_each(|word| batch.push(word.as_bytes()));
+            for word in piece {
+                batch.push(word.as_bytes());
+            }
             counter.add(&[batch]).unwrap();
         }
         assert_eq!(spill.is_dir(), memory < 1 << 20);

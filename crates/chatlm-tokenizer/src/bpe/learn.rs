@@ -53,12 +53,15 @@ fn kept_words(memory: usize) -> usize {
 /// Two tokens and what they become.
 pub(crate) type Merge = (u32, u32, u32);
 
+/// Puts what a run got to where a later one finds it.
+pub(crate) type Save<'a> = dyn FnMut(&Progress) -> Result<()> + 'a;
+
 /// What an earlier run got to, and where to put what this one gets to; called now and then and when the
 /// run is stopped.
 #[derive(Default)]
 pub(crate) struct Saving<'a> {
     pub(crate) progress: Option<Progress>,
-    pub(crate) save: Option<&'a mut dyn FnMut(&Progress) -> Result<()>>,
+    pub(crate) save: Option<&'a mut Save<'a>>,
     /// Between two times of saving.
     pub(crate) every: Duration,
 }

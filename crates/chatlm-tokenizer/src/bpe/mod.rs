@@ -21,7 +21,7 @@ use chatlm_job::{Code, Error, Job, Result};
 
 pub(crate) use counter::{Batch, Counter, Words, Written};
 use learn::Learner;
-pub(crate) use learn::{LearnOptions, Merge, Saving, by_rank};
+pub(crate) use learn::{LearnOptions, Merge, Save, Saving, by_rank};
 pub(crate) use replay::Progress;
 use slots::{Slot, Slots, slots_of};
 pub(crate) use vocabulary::Vocabulary;

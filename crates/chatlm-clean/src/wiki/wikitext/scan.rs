@@ -160,7 +160,7 @@ impl Scan<'_> {
     }
 
     fn starts_line(&self) -> bool {
-        let line = self.text[..self.at].as_bytes();
+        let line = &self.text.as_bytes()[..self.at];
         // Tables are often indented.
         let indent = line
             .iter()
@@ -343,13 +343,9 @@ impl Scan<'_> {
         let rest = self.rest();
         if rest.starts_with("<!--") {
             let end = (!self.no_comment_end).then(|| rest.find("-->")).flatten();
-            match end {
-                Some(end) => self.at += end + 3,
-                None => {
-                    self.no_comment_end = true;
-                    self.at += 4;
-                }
-            }
+            self.no_comment_end = end.is_none();
+            // One that never ends is no comment.
+            self.at += end.map_or(4, |end| end + 3);
             return;
         }
         let name_start = if rest.starts_with("</") { 2 } else { 1 };
@@ -383,19 +379,16 @@ impl Scan<'_> {
         } else {
             find_end(&rest[content..], known)
         };
-        match found {
-            Some((length, after)) => {
-                if raw {
-                    let text = super::entities(&rest[content..content + length]);
-                    self.out.push_str(&text);
-                }
-                self.at += content + after;
-            }
-            None => {
-                self.endless.push(known);
-                self.at += content;
-            }
+        let Some((length, after)) = found else {
+            self.endless.push(known);
+            self.at += content;
+            return;
+        };
+        if raw {
+            let text = super::entities(&rest[content..content + length]);
+            self.out.push_str(&text);
         }
+        self.at += content + after;
     }
 
     /// What is still open at the end was text, but for tables.
