@@ -8,6 +8,7 @@ import * as Flags from "./core/flags.ts"
 import { Host } from "./core/host.ts"
 import { lines } from "./core/lines.ts"
 import { columns, Output, snakeCase } from "./core/output.ts"
+import { maxMemory } from "./core/size.ts"
 import { group, verb } from "./core/verb.ts"
 import { report } from "./tokenizer-report.ts"
 
@@ -27,6 +28,7 @@ const train = verb(
     minFrequency: Flags.integer("min-frequency", "Pairs seen less often are not merged", 0).pipe(
       Flag.withDefault(tokenizerDefaults.minFrequency)
     ),
+    maxMemory: maxMemory("half of what is free"),
     encoding: Flags.encoding,
     force: Flags.force
   },
@@ -41,6 +43,7 @@ const train = verb(
           vocabSize: flags.vocabSize,
           minFrequency: flags.minFrequency,
           force: flags.force,
+          ...Flags.given("maxMemory", flags.maxMemory),
           ...Flags.given("encoding", flags.encoding)
         })
       )

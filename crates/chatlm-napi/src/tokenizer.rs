@@ -6,6 +6,7 @@ use chatlm_dataset::{InputOptions, expand, texts};
 use chatlm_tokenizer::{Preset, TrainOptions, train};
 use napi_derive::napi;
 
+use crate::allocator::{Work, prepare_for};
 use crate::error::{blocking, guarded};
 use crate::job::{CancelHandle, OnProgress, job};
 
@@ -46,6 +47,8 @@ pub async fn train_tokenizer(
 ) -> napi::Result<TokenizerTrainReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
+        // Pages that are free go back, so that --max-memory holds.
+        prepare_for(Work::Answers);
         let settings = TrainOptions {
             preset: options.model.parse::<Preset>()?,
             vocab_size: options.vocab_size as usize,

@@ -3,10 +3,10 @@
 use chatlm_job::{Code, Error, Result};
 
 /// Kept free of what the limit allows: threads, buffers of files, the allocator's own.
-const RESERVE: u64 = 48 << 20;
+const RESERVE: u64 = 96 << 20;
 
 /// Least that training can work with.
-const LEAST: u64 = 32 << 20;
+const LEAST: u64 = 24 << 20;
 
 /// A limit on the whole process.
 pub(crate) struct Memory {
