@@ -58,14 +58,15 @@ export interface Generator {
 export interface Serving {
   readonly info: B.GeneratorInfo
   /**
-   * News of a request, the last piece with its `end`. A consumer that stops gives the request up within a step
-   * of the model. Fails with `QUEUE_FULL` where too many wait, with `USAGE` for settings that make no sense.
+   * Takes a request in; its news come as a stream, the last piece with its `end`. A consumer that stops gives the
+   * request up within a step of the model. Fails with `QUEUE_FULL` where too many wait, with `USAGE` for settings
+   * that make no sense.
    */
   readonly ask: (
     prompt: string,
     settings: B.GenerationSettings,
     options?: B.AskOptions
-  ) => Stream.Stream<B.AnswerPiece, ChatlmError>
+  ) => Effect.Effect<Stream.Stream<B.AnswerPiece, ChatlmError>, ChatlmError>
   readonly stats: Effect.Effect<B.ServingStats, ChatlmError>
 }
 
@@ -186,11 +187,10 @@ const generator = (border: B.Border, raw: B.Generator): Generator => ({
 const serving = (raw: B.Serving): Serving => ({
   info: raw.info,
   ask: (prompt, settings, options = {}) =>
-    Stream.unwrap(
-      Effect.acquireRelease(
-        immediate(() => raw.ask(prompt, settings, options)),
-        (stream) => Effect.sync(() => stream.close())
-      ).pipe(Effect.map((stream) => Stream.fromAsyncIterable(stream, fromBorder)))
+    immediate(() => raw.ask(prompt, settings, options)).pipe(
+      Effect.map((stream) =>
+        Stream.fromAsyncIterable(stream, fromBorder).pipe(Stream.ensuring(Effect.sync(() => stream.close())))
+      )
     ),
   stats: immediate(() => raw.stats())
 })
