@@ -25,6 +25,9 @@ fn main() {
         &Job::quiet(),
     );
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    let peak = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap();
     println!("{report:?} {peak}");
 }

@@ -6,11 +6,9 @@ use std::sync::mpsc::sync_channel;
 
 use chatlm_job::{Code, Error, Job, Result};
 use rayon::prelude::*;
-use tokenizers::Tokenizer;
 
-use crate::bpe::{Batch, Counter, byte_characters};
+use crate::bpe::{Batch, Counter};
 use crate::memory::Memory;
-use crate::preset::{Preset, SPECIAL_TOKENS};
 use crate::words::Words;
 
 /// Bytes of text cut into words together.
@@ -26,14 +24,12 @@ pub(crate) struct Counted {
 /// Counts the words of all texts, cut at special tokens. Words that do not fit the memory go to `folder`.
 pub(crate) fn count(
     texts: impl Iterator<Item = Result<String>> + Send,
-    preset: Preset,
-    tokenizer: &Tokenizer,
+    words: &Words<'_>,
     memory: &Memory,
     folder: &Path,
     job: &Job,
 ) -> Result<Counted> {
     let mut counter = Counter::new(&folder.join("words"), memory.bytes() / 2);
-    let words = Words::new(preset, tokenizer);
     let mut seen = 0;
     std::thread::scope(|scope| {
         let (sender, batches) = sync_channel::<Result<Vec<String>>>(2);
@@ -50,8 +46,11 @@ pub(crate) fn count(
         for batch in batches {
             let batch = batch?;
             job.cancel.check()?;
-            let pieces: Vec<&str> = batch.iter().flat_map(|text| pieces(text)).collect();
-            let share = pieces.len().div_ceil(4 * rayon::current_num_threads()).max(1);
+            let pieces: Vec<&str> = batch.iter().flat_map(|text| words.pieces(text)).collect();
+            let share = pieces
+                .len()
+                .div_ceil(4 * rayon::current_num_threads())
+                .max(1);
             let counted: Vec<Batch> = pieces
                 .par_chunks(share)
                 .map(|texts| {
@@ -69,25 +68,21 @@ pub(crate) fn count(
         Ok(())
     })?;
     if seen == 0 {
-        return Err(Error::new(
-            Code::InputFormat,
-            "there is no text to train a tokenizer on",
-            "check the input: its text columns are empty, or it has none",
-        ));
+        return Err(no_text());
     }
-    let alphabet = match preset {
-        Preset::CharBpe => words.alphabet(),
-        Preset::ByteBpe => {
-            let mut shown = byte_characters().to_vec();
-            shown.sort_unstable();
-            shown
-        }
-    };
     Ok(Counted {
         counter,
-        alphabet,
+        alphabet: words.alphabet(),
         texts: seen,
     })
+}
+
+pub(crate) fn no_text() -> Error {
+    Error::new(
+        Code::InputFormat,
+        "there is no text to train a tokenizer on",
+        "check the input: its text columns are empty, or it has none",
+    )
 }
 
 /// Some texts; none at the end.
@@ -101,19 +96,4 @@ fn batch(texts: &mut impl Iterator<Item = Result<String>>) -> Result<Vec<String>
         batch.push(text);
     }
     Ok(batch)
-}
-
-/// The stretches of a text between special tokens.
-fn pieces(text: &str) -> Vec<&str> {
-    let mut pieces = vec![text];
-    // All of them begin alike, and few texts hold that.
-    if text.contains('[') {
-        for token in SPECIAL_TOKENS {
-            if pieces.iter().any(|piece| piece.contains(token)) {
-                pieces = pieces.iter().flat_map(|piece| piece.split(token)).collect();
-            }
-        }
-    }
-    pieces.retain(|piece| !piece.is_empty());
-    pieces
 }

@@ -6,14 +6,23 @@
 
 mod bpe;
 mod count;
+mod folder;
+mod from_words;
+mod jieba;
 mod memory;
 mod preset;
+mod retrain;
+mod sentencepiece;
 mod stream;
 mod tokenizer;
 mod train;
+mod unigram;
 mod words;
 
+pub use from_words::{FromWordsOptions, FromWordsReport, from_words};
 pub use preset::{Preset, SPECIAL_TOKENS};
+pub use retrain::{RetrainOptions, retrain};
+pub use sentencepiece::{ImportReport, import};
 pub use stream::DecodeStream;
 pub use tokenizer::Tokenizer;
 pub use train::{TrainOptions, TrainReport, train};

@@ -1,20 +1,22 @@
 //! Training a tokenizer on a stream of texts.
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
 use chatlm_job::{AtomicDir, Code, Error, Job, Result, check_target};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokenizers::models::bpe::BPE;
 use tokenizers::{AddedToken, Tokenizer};
 
-use crate::bpe::{LearnOptions, Merge, Symbols, Vocabulary, by_rank, learn};
-use crate::count::count;
+use crate::bpe::{LearnOptions, Merge, Vocabulary, by_rank, learn};
+use crate::count::{Counted, count};
+use crate::folder::{Beside, ROLES, write};
 use crate::memory::Memory;
-use crate::preset::{Preset, SPECIAL_TOKENS, UNKNOWN, special_tokens, untrained};
-use crate::tokenizer::{CONFIG, SPECIAL_MAP, TOKENIZER};
+use crate::preset::{
+    Preset, SPECIAL_TOKENS, byte_tokens, special_tokens, untrained, while_learning,
+};
+use crate::unigram;
+use crate::words::Words;
 
 /// What to train.
 #[derive(Debug, Clone)]
@@ -39,16 +41,8 @@ pub struct TrainReport {
     pub seconds: f64,
 }
 
-/// The roles of special tokens, as `transformers` calls them.
-const ROLES: [(&str, &str); 7] = [
-    ("pad_token", "[PAD]"),
-    ("eos_token", "[EOS]"),
-    ("sep_token", "[SEP]"),
-    ("bos_token", "[BOS]"),
-    ("cls_token", "[CLS]"),
-    ("mask_token", "[MASK]"),
-    ("unk_token", "[UNK]"),
-];
+/// Characters of a piece at most.
+const LONGEST_PIECE: usize = 16;
 
 /// Trains on `texts` and writes the folder `out`. Texts are cut at special tokens, which
 /// `chatlm corpus` writes between fields, so that those are not learnt as words.
@@ -62,52 +56,87 @@ pub fn train(
     let started = Instant::now();
     check(options)?;
     check_target(out, force)?;
-    let mut tokenizer = untrained(options.preset).map_err(Error::internal)?;
-    let mut vocabulary = Vocabulary::default();
-    for token in SPECIAL_TOKENS {
-        vocabulary.add(token, token.chars().count() as u32);
-    }
+    let tokenizer = untrained(options.preset).map_err(Error::internal)?;
+    let mut cutter = tokenizer.clone();
+    let spelled = matches!(options.preset, Preset::Unigram | Preset::SentencePieceBpe);
+    let words = if spelled {
+        cutter.with_pre_tokenizer(Some(while_learning()));
+        Words::of_pipeline(
+            &cutter,
+            SPECIAL_TOKENS.map(str::to_owned).to_vec(),
+            Vec::new(),
+        )
+    } else {
+        Words::new(options.preset, &tokenizer)
+    };
     let memory = Memory::new(options.max_memory)?;
     let spill = AtomicDir::create(out, force)?;
-    let counted = count(texts, options.preset, &tokenizer, &memory, spill.path(), job)?;
-    let symbols = match options.preset {
-        Preset::CharBpe => Symbols::Characters,
-        Preset::ByteBpe => Symbols::Bytes,
+    let counted = count(texts, &words, &memory, spill.path(), job)?;
+    let texts = counted.texts;
+    let mut tokenizer = if options.preset == Preset::Unigram {
+        let model = unigram::learn(counted, options, &memory, job)?;
+        let mut tokenizer = tokenizer;
+        tokenizer.with_model(model);
+        tokenizer
+    } else {
+        let mut vocabulary = Vocabulary::default();
+        let special = SPECIAL_TOKENS.map(str::to_owned).into_iter();
+        for token in special.chain(byte_tokens().filter(|_| spelled)) {
+            vocabulary.add(&token, token.chars().count() as u32);
+        }
+        let settings = LearnOptions {
+            vocab_size: options.vocab_size,
+            min_frequency: options.min_frequency,
+            // As SentencePiece: a piece has 16 characters at most.
+            max_token_length: spelled.then_some(LONGEST_PIECE + 1),
+            memory: memory.bytes(),
+        };
+        let Counted {
+            counter, alphabet, ..
+        } = counted;
+        let merges = learn(
+            counter,
+            words.symbols(),
+            &alphabet,
+            &mut vocabulary,
+            &settings,
+            job,
+        )?;
+        with_merges(&tokenizer, &vocabulary, &merges)?
     };
-    let settings = LearnOptions {
-        vocab_size: options.vocab_size,
-        min_frequency: options.min_frequency,
-        max_token_length: None,
-        memory: memory.bytes(),
-    };
-    let alphabet = &counted.alphabet;
-    let merges = learn(counted.counter, symbols, alphabet, &mut vocabulary, &settings, job)?;
     drop(spill);
-    tokenizer.with_model(model(options.preset, &vocabulary, &merges)?);
+    job.cancel.check()?;
+    complete(&mut tokenizer)?;
+    let merges = write(&tokenizer, &Beside::roles(&ROLES)?, out, force)?;
+    Ok(TrainReport {
+        vocab_size: tokenizer.get_vocab_size(true) as u64,
+        merges,
+        texts,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Gives a tokenizer of ours what each of them has: the special tokens, tab and newline.
+pub(crate) fn complete(tokenizer: &mut Tokenizer) -> Result<()> {
     tokenizer
         .add_special_tokens(special_tokens())
         .map_err(Error::internal)?;
-    job.cancel.check()?;
     let blanks: Vec<AddedToken> = ["\t", "\n"]
         .into_iter()
         .filter(|blank| tokenizer.token_to_id(blank).is_none())
         .map(|blank| AddedToken::from(blank, false))
         .collect();
     tokenizer.add_tokens(blanks).map_err(Error::internal)?;
-    let merges = write(&tokenizer, out, force)?;
-    Ok(TrainReport {
-        vocab_size: tokenizer.get_vocab_size(true) as u64,
-        merges,
-        texts: counted.texts,
-        seconds: started.elapsed().as_secs_f64(),
-    })
+    Ok(())
 }
 
 fn check(options: &TrainOptions) -> Result<()> {
-    let least = match options.preset {
-        Preset::CharBpe => SPECIAL_TOKENS.len() + 1,
-        Preset::ByteBpe => SPECIAL_TOKENS.len() + 256,
-    };
+    let least = SPECIAL_TOKENS.len()
+        + match options.preset {
+            Preset::CharBpe => 1,
+            Preset::ByteBpe => 256,
+            Preset::Unigram | Preset::SentencePieceBpe => 257,
+        };
     if options.vocab_size < least {
         return Err(Error::new(
             Code::Usage,
@@ -118,64 +147,25 @@ fn check(options: &TrainOptions) -> Result<()> {
     Ok(())
 }
 
-/// The model of a vocabulary and merges.
-fn model(preset: Preset, vocabulary: &Vocabulary, merges: &[Merge]) -> Result<BPE> {
-    let text = |id: u32| vocabulary.token(id).to_owned();
-    let ids: tokenizers::models::bpe::Vocab = vocabulary
+/// The tokenizer with another vocabulary and merges in its BPE model, every setting kept.
+pub(crate) fn with_merges(
+    tokenizer: &Tokenizer,
+    vocabulary: &Vocabulary,
+    merges: &[Merge],
+) -> Result<Tokenizer> {
+    let mut json = serde_json::to_value(tokenizer).map_err(Error::internal)?;
+    let ids: Map<String, Value> = vocabulary
         .tokens()
         .iter()
-        .zip(0..)
-        .map(|(token, id)| (token.to_string(), id))
+        .zip(0u32..)
+        .map(|(token, id)| (token.to_string(), json!(id)))
         .collect();
-    let merges = by_rank(merges)
+    let text = |id: u32| vocabulary.token(id);
+    let merges: Vec<[&str; 2]> = by_rank(merges)
         .into_iter()
-        .map(|(first, second)| (text(first), text(second)))
+        .map(|(first, second)| [text(first), text(second)])
         .collect();
-    let builder = BPE::builder().vocab_and_merges(ids, merges);
-    let builder = match preset {
-        Preset::CharBpe => builder.unk_token(UNKNOWN.to_owned()),
-        Preset::ByteBpe => builder,
-    };
-    builder.build().map_err(Error::internal)
-}
-
-/// Writes the folder; the number of merges.
-fn write(tokenizer: &Tokenizer, out: &Path, force: bool) -> Result<u64> {
-    let json = tokenizer.to_string(false).map_err(Error::internal)?;
-    let parsed: Value = serde_json::from_str(&json).map_err(Error::internal)?;
-    let dir = AtomicDir::create(out, force)?;
-    let write = |name: &str, bytes: &[u8]| {
-        let path = dir.path().join(name);
-        fs::write(&path, bytes).map_err(|e| Error::io(&e, "write", out.join(name)))
-    };
-    write(TOKENIZER, json.as_bytes())?;
-    write(CONFIG, &config_json(&ROLES)?)?;
-    write(SPECIAL_MAP, &special_map_json(&ROLES)?)?;
-    dir.commit()?;
-    Ok(parsed["model"]["merges"].as_array().map_or(0, Vec::len) as u64)
-}
-
-/// `tokenizer_config.json` for tokens in roles.
-pub(crate) fn config_json(roles: &[(&str, &str)]) -> Result<Vec<u8>> {
-    let mut config = Map::new();
-    config.insert(
-        "tokenizer_class".to_owned(),
-        json!("PreTrainedTokenizerFast"),
-    );
-    config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
-    // transformers' own way to say "no limit".
-    config.insert("model_max_length".to_owned(), json!(1e30));
-    for (role, token) in roles {
-        config.insert((*role).to_owned(), json!(token));
-    }
-    serde_json::to_vec_pretty(&config).map_err(Error::internal)
-}
-
-/// `special_tokens_map.json` for tokens in roles.
-pub(crate) fn special_map_json(roles: &[(&str, &str)]) -> Result<Vec<u8>> {
-    let map: Map<String, Value> = roles
-        .iter()
-        .map(|(role, token)| ((*role).to_owned(), json!(token)))
-        .collect();
-    serde_json::to_vec_pretty(&map).map_err(Error::internal)
+    json["model"]["vocab"] = ids.into();
+    json["model"]["merges"] = json!(merges);
+    Tokenizer::from_bytes(json.to_string()).map_err(Error::internal)
 }

@@ -99,7 +99,10 @@ impl Shard {
 
     fn each(&self, mut word: impl FnMut(&[u8], u64)) {
         for entry in &self.table {
-            word(&self.bytes[entry.start as usize..entry.end as usize], entry.count);
+            word(
+                &self.bytes[entry.start as usize..entry.end as usize],
+                entry.count,
+            );
         }
     }
 }
@@ -142,13 +145,16 @@ impl Counter {
     }
 
     pub(crate) fn add(&mut self, batches: &[Batch]) -> Result<()> {
-        self.shards.par_iter_mut().enumerate().for_each(|(n, shard)| {
-            for batch in batches {
-                for word in batch.shard(n) {
-                    shard.add(word, 1);
+        self.shards
+            .par_iter_mut()
+            .enumerate()
+            .for_each(|(n, shard)| {
+                for batch in batches {
+                    for word in batch.shard(n) {
+                        shard.add(word, 1);
+                    }
                 }
-            }
-        });
+            });
         let memory: usize = self.shards.iter().map(Shard::memory).sum();
         if memory > self.memory || self.shards.iter().any(Shard::full) {
             self.spill.write(&mut self.shards)?;
@@ -259,7 +265,12 @@ fn read_run(file: &mut impl Read, word: &mut Vec<u8>) -> io::Result<Option<u64>>
         }
     }
     let (count, length) = head.split_at(8);
-    let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+    let number = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .rev()
+            .fold(0u64, |n, byte| n << 8 | u64::from(*byte))
+    };
     word.resize(number(length) as usize, 0);
     file.read_exact(word)?;
     Ok(Some(number(count)))
@@ -296,7 +307,9 @@ mod tests {
 
     #[test]
     fn spilling_changes_no_count() {
-        let words: Vec<String> = (0..5000).map(|n: u32| format!("词{}", n * n % 200 + n % 7)).collect();
+        let words: Vec<String> = (0..5000)
+            .map(|n: u32| format!("词{}", n * n % 200 + n % 7))
+            .collect();
         let mut plain: HashMap<String, u64> = HashMap::new();
         for word in &words {
             *plain.entry(word.clone()).or_default() += 1;

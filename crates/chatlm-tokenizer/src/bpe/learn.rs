@@ -12,7 +12,9 @@ use std::collections::BinaryHeap;
 use chatlm_job::{Code, Error, Job, Result};
 
 use super::merge::{Change, Merger, Step};
-use super::pairs::{PAIR_BYTES, Limits, List, Merged, NoRound, Pair, PairMap, Round, Tracked, pair, symbols};
+use super::pairs::{
+    Limits, List, Merged, NoRound, PAIR_BYTES, Pair, PairMap, Round, Tracked, pair, symbols,
+};
 use super::slots::{Slot, Slots};
 use super::vocabulary::Vocabulary;
 
@@ -117,7 +119,10 @@ impl<'a, S: Slot> Learner<'a, S> {
 
     fn too_small(&self, why: &NoRound) -> Error {
         let (what, bytes) = match why {
-            NoRound::TooSmall(places) => ("words of the most frequent pair", places * size_of::<u32>() * 4),
+            NoRound::TooSmall(places) => (
+                "words of the most frequent pair",
+                places * size_of::<u32>() * 4,
+            ),
             NoRound::TooManyPairs => ("many different pairs of this text", self.options.memory * 2),
         };
         let needed = (bytes + self.corpus.len() * size_of::<S>()) / (1 << 20) + 64;
@@ -186,8 +191,12 @@ impl<'a, S: Slot> Learner<'a, S> {
                 again: false,
             };
             self.merged.insert(top, merged);
-            fall(&mut round.pairs, &mut change.before, |symbol| pair(symbol, first));
-            fall(&mut round.pairs, &mut change.after, |symbol| pair(second, symbol));
+            fall(&mut round.pairs, &mut change.before, |symbol| {
+                pair(symbol, first)
+            });
+            fall(&mut round.pairs, &mut change.after, |symbol| {
+                pair(second, symbol)
+            });
             let done = self.merges.len() as u64;
             if done.is_multiple_of(64) {
                 job.cancel.check()?;
@@ -242,7 +251,12 @@ fn formed_again(merged: &mut PairMap<Merged>, change: &mut Change, token: u32) {
         .lefts
         .drain(..)
         .map(|(symbol, _)| pair(symbol, token))
-        .chain(change.rights.drain(..).map(|(symbol, _)| pair(token, symbol)))
+        .chain(
+            change
+                .rights
+                .drain(..)
+                .map(|(symbol, _)| pair(token, symbol)),
+        )
         .chain(change.boths.drain(..).map(|_| pair(token, token)));
     for pair in formed {
         if let Some(merged) = merged.get_mut(&pair) {

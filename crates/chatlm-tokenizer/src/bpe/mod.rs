@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicU16, AtomicU32};
 use chatlm_job::{Code, Error, Job, Result};
 
 pub(crate) use counter::{Batch, Counter};
-pub(crate) use learn::{LearnOptions, Merge, by_rank};
 use learn::Learner;
+pub(crate) use learn::{LearnOptions, Merge, by_rank};
 use slots::{Slot, Slots, slots_of};
 pub(crate) use vocabulary::Vocabulary;
 
@@ -133,7 +133,10 @@ fn learn_in<S: Slot>(
         let needed = (taken + taken / 4) >> 20;
         return Err(Error::new(
             Code::Usage,
-            format!("the words of this text take {} MiB, more than the memory allowed", taken >> 20),
+            format!(
+                "the words of this text take {} MiB, more than the memory allowed",
+                taken >> 20
+            ),
             format!("give --max-memory at least {needed} MiB more than the program's own"),
         ));
     }

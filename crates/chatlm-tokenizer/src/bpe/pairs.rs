@@ -199,22 +199,24 @@ impl Round {
         }
         let places: Vec<AtomicU32> = (0..start).map(|_| AtomicU32::new(0)).collect();
         let filled: Vec<AtomicU32> = counts.iter().map(|_| AtomicU32::new(0)).collect();
-        in_pieces(corpus.segments()).into_par_iter().for_each(|segments| {
-            let mut last = vec![u32::MAX; counts.len()];
-            for segment in segments {
-                corpus.words(segment, |place, _, word| {
-                    for_pairs(corpus, word, |pair| {
-                        let Some(&n) = number.get(&pair) else { return };
-                        let n = n as usize;
-                        if last[n] != place as u32 {
-                            last[n] = place as u32;
-                            let at = filled[n].fetch_add(1, Ordering::Relaxed) as usize;
-                            places[ranges[n].start + at].store(place as u32, Ordering::Relaxed);
-                        }
+        in_pieces(corpus.segments())
+            .into_par_iter()
+            .for_each(|segments| {
+                let mut last = vec![u32::MAX; counts.len()];
+                for segment in segments {
+                    corpus.words(segment, |place, _, word| {
+                        for_pairs(corpus, word, |pair| {
+                            let Some(&n) = number.get(&pair) else { return };
+                            let n = n as usize;
+                            if last[n] != place as u32 {
+                                last[n] = place as u32;
+                                let at = filled[n].fetch_add(1, Ordering::Relaxed) as usize;
+                                places[ranges[n].start + at].store(place as u32, Ordering::Relaxed);
+                            }
+                        });
                     });
-                });
-            }
-        });
+                }
+            });
         let pairs = counts
             .iter()
             .zip(ranges)
@@ -240,7 +242,9 @@ impl Round {
 /// A thread's share of the segments each.
 fn in_pieces<T>(segments: &[T]) -> Vec<&[T]> {
     let threads = rayon::current_num_threads().max(1);
-    segments.chunks(segments.len().div_ceil(threads).max(1)).collect()
+    segments
+        .chunks(segments.len().div_ceil(threads).max(1))
+        .collect()
 }
 
 #[inline]
@@ -341,7 +345,8 @@ fn exact<S: Slot>(
                 for segment in *segments {
                     corpus.words(segment, |_, count, word| {
                         for_pairs(corpus, word, |pair| {
-                            let wanted = filter.may_reach(pair, threshold) || again.contains_key(&pair);
+                            let wanted =
+                                filter.may_reach(pair, threshold) || again.contains_key(&pair);
                             if wanted && spread(pair) % parts == part && own.len() <= most {
                                 let seen = own.entry(pair).or_default();
                                 seen.count += count;

@@ -30,10 +30,16 @@ fn crates(words: &[(String, u64)], settings: &Settings) -> Trained {
     let repeated = words
         .iter()
         .flat_map(|(word, count)| std::iter::repeat_n(word.as_str(), *count as usize));
-    trainer.feed(repeated, |word| Ok(vec![word.to_owned()])).unwrap();
+    trainer
+        .feed(repeated, |word| Ok(vec![word.to_owned()]))
+        .unwrap();
     let mut model = BPE::default();
     trainer.train(&mut model).unwrap();
-    let mut tokens: Vec<(u32, String)> = model.get_vocab().into_iter().map(|(t, id)| (id, t)).collect();
+    let mut tokens: Vec<(u32, String)> = model
+        .get_vocab()
+        .into_iter()
+        .map(|(t, id)| (id, t))
+        .collect();
     tokens.sort();
     let folder = tempfile::tempdir().unwrap();
     let files = model.save(folder.path(), None).unwrap();
@@ -72,10 +78,19 @@ fn ours(words: &[(String, u64)], settings: &Settings, memory: usize, wide: bool)
     }
     .unwrap();
     (
-        vocabulary.tokens().iter().map(ToString::to_string).collect(),
+        vocabulary
+            .tokens()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         by_rank(&merges)
             .into_iter()
-            .map(|(a, b)| (vocabulary.token(a).to_owned(), vocabulary.token(b).to_owned()))
+            .map(|(a, b)| {
+                (
+                    vocabulary.token(a).to_owned(),
+                    vocabulary.token(b).to_owned(),
+                )
+            })
             .collect(),
     )
 }
@@ -106,7 +121,13 @@ fn rounds_change_nothing() {
     let mut words: HashMap<String, u64> = HashMap::new();
     for n in 0..4000u64 {
         let word: String = (0..3 + n % 7)
-            .map(|k| char::from_u32(0x4e00 + (chatlm_job::mix(n / 3, k) % 400).min(chatlm_job::mix(n, k) % 400) as u32).unwrap())
+            .map(|k| {
+                char::from_u32(
+                    0x4e00
+                        + (chatlm_job::mix(n / 3, k) % 400).min(chatlm_job::mix(n, k) % 400) as u32,
+                )
+                .unwrap()
+            })
             .collect();
         *words.entry(word).or_default() += 1 + n % 5;
     }

@@ -1,0 +1,110 @@
+//! Training a unigram model on counted words, by the tokenizers crate's own trainer.
+//!
+//! That trainer holds all distinct words, a suffix array of them and its candidates in memory: words that
+//! would take more than the user allows are refused beforehand.
+
+use chatlm_job::{Code, Error, Job, Result};
+use tokenizers::models::unigram::{Unigram, UnigramTrainer};
+
+use crate::count::Counted;
+use crate::memory::Memory;
+use crate::preset::{SPECIAL_TOKENS, byte_tokens};
+use crate::train::TrainOptions;
+
+/// What the crate's trainer takes a character of distinct words: the text as characters and as a string, a
+/// suffix array and its two helpers of 8 bytes each, and candidates. Measured: see `docs/tokenizer.md`.
+const BYTES_A_CHARACTER: usize = 72;
+
+/// Tokens of bytes are never taken for the text that spells them: its six characters have more together.
+const SPELLED: f64 = 6.0;
+
+/// Learns a model of [`TrainOptions::vocab_size`] with the special tokens and all bytes at its head.
+pub(crate) fn learn(
+    counted: Counted,
+    options: &TrainOptions,
+    memory: &Memory,
+    job: &Job,
+) -> Result<Unigram> {
+    let head: Vec<String> = SPECIAL_TOKENS
+        .iter()
+        .map(|token| (*token).to_owned())
+        .chain(byte_tokens())
+        .collect();
+    let needed = head.len() + counted.alphabet.len();
+    if options.vocab_size < needed {
+        return Err(Error::new(
+            Code::Usage,
+            format!(
+                "a vocabulary of {} is smaller than the alphabet of the text",
+                options.vocab_size
+            ),
+            format!("a unigram model of this text needs at least --vocab-size {needed}"),
+        ));
+    }
+    let sentences = sentences(counted, memory)?;
+    job.cancel.check()?;
+    let trainer = UnigramTrainer::builder()
+        .show_progress(false)
+        .vocab_size((options.vocab_size - head.len()) as u32)
+        .build()
+        .map_err(Error::internal)?;
+    let pieces = pieces(&trainer, sentences)?;
+    job.cancel.check()?;
+    let least = pieces.iter().map(|(_, score)| *score).fold(0.0, f64::min);
+    let unknown = SPECIAL_TOKENS
+        .iter()
+        .position(|token| *token == crate::preset::UNKNOWN);
+    let vocabulary = head
+        .into_iter()
+        .map(|token| (token, least * SPELLED - 1.0))
+        .chain(pieces)
+        .collect();
+    Unigram::from(vocabulary, unknown, true).map_err(Error::internal)
+}
+
+/// Words with their counts as the crate's trainer takes them.
+pub(crate) fn sentences(counted: Counted, memory: &Memory) -> Result<Vec<(String, u32)>> {
+    let bound = counted.counter.bound();
+    let (mut sentences, mut characters) = (Vec::with_capacity(bound.words as usize), 0);
+    let most = memory.bytes() / BYTES_A_CHARACTER;
+    counted.counter.drain(|word, count| {
+        let word = String::from_utf8_lossy(word);
+        characters += word.chars().count() + 1;
+        if characters <= most {
+            sentences.push((word.into_owned(), u32::try_from(count).unwrap_or(u32::MAX)));
+        }
+    })?;
+    if characters > most {
+        return Err(Error::new(
+            Code::Usage,
+            "a unigram model of this text needs more memory than allowed",
+            format!(
+                "give --max-memory at least {} MiB more than the program's own, less text, or train \
+                 --model sentencepiece-bpe, which needs a tenth",
+                (characters * BYTES_A_CHARACTER) >> 20
+            ),
+        ));
+    }
+    // The counter's order is by hash; the crate's result depends on the order in the last digits.
+    sentences.sort_unstable();
+    Ok(sentences)
+}
+
+/// Pieces with their scores, in the order of the crate's vocabulary but for equal scores.
+pub(crate) fn pieces(
+    trainer: &UnigramTrainer,
+    sentences: Vec<(String, u32)>,
+) -> Result<Vec<(String, f64)>> {
+    let mut model = Unigram::default();
+    trainer.do_train(sentences, &mut model).map_err(|e| {
+        Error::new(
+            Code::InputFormat,
+            format!("the text gives no unigram model: {e}"),
+            "give more text, or a larger --vocab-size",
+        )
+    })?;
+    // The crate goes through its characters in a random order; the same text is to give the same file.
+    let mut pieces: Vec<(String, f64)> = model.iter().cloned().collect();
+    pieces.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    Ok(pieces)
+}
