@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { CancelToken, Generator, PromptReader, Tokenizer, TokenStream, TrainingRun, benchGenerate, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, reject, setThreads, split, trainTokenizer, verifyResume } = nativeBinding
+const { CancelToken, Generator, PromptReader, Tokenizer, TokenStream, TrainingRun, benchGenerate, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, extendTokenizer, importTokenizer, inspect, merge, mergeLora, reject, retrainTokenizer, setThreads, split, tokenizerFromWords, trainTokenizer, verifyResume } = nativeBinding
 export { CancelToken }
 export { Generator }
 export { PromptReader }
@@ -790,12 +790,16 @@ export { doctor }
 export { evaluateBleu }
 export { evaluatePerplexity }
 export { exportModel }
+export { extendTokenizer }
+export { importTokenizer }
 export { inspect }
 export { merge }
 export { mergeLora }
 export { reject }
+export { retrainTokenizer }
 export { setThreads }
 export { split }
+export { tokenizerFromWords }
 export { trainTokenizer }
 export { verifyResume }
 export const __napiBindingTarget = __napiLoadedBindingTarget

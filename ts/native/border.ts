@@ -34,6 +34,13 @@ import type {
   TableOptions,
   TableReport,
   TextPiece,
+  TokenizerExtendOptions,
+  TokenizerExtendReport,
+  TokenizerFromWordsOptions,
+  TokenizerFromWordsReport,
+  TokenizerImportOptions,
+  TokenizerImportReport,
+  TokenizerRetrainOptions,
   TokenizerTrainOptions,
   TokenizerTrainReport,
   TrainingRunOptions,
@@ -74,6 +81,13 @@ export type {
   TableOptions,
   TableReport,
   TextPiece,
+  TokenizerExtendOptions,
+  TokenizerExtendReport,
+  TokenizerFromWordsOptions,
+  TokenizerFromWordsReport,
+  TokenizerImportOptions,
+  TokenizerImportReport,
+  TokenizerRetrainOptions,
   TokenizerTrainOptions,
   TokenizerTrainReport,
   TrainingRunOptions,
@@ -199,6 +213,10 @@ export interface Border {
   inspect: LongCall<InspectOptions, Inspection>
   PromptReader: { open(options: PromptOptions): PromptReader }
   trainTokenizer: LongCall<TokenizerTrainOptions, TokenizerTrainReport>
+  retrainTokenizer: LongCall<TokenizerRetrainOptions, TokenizerTrainReport>
+  tokenizerFromWords: LongCall<TokenizerFromWordsOptions, TokenizerFromWordsReport>
+  importTokenizer: LongCall<TokenizerImportOptions, TokenizerImportReport>
+  extendTokenizer: LongCall<TokenizerExtendOptions, TokenizerExtendReport>
   Tokenizer: { load(folder: string): Tokenizer }
   TrainingRun: {
     open(

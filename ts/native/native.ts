@@ -69,6 +69,10 @@ export interface NativeService {
     count: number
   ) => Stream.Stream<ReadonlyArray<string>, ChatlmError>
   readonly trainTokenizer: Call<B.TokenizerTrainOptions, B.TokenizerTrainReport>
+  readonly retrainTokenizer: Call<B.TokenizerRetrainOptions, B.TokenizerTrainReport>
+  readonly tokenizerFromWords: Call<B.TokenizerFromWordsOptions, B.TokenizerFromWordsReport>
+  readonly importTokenizer: Call<B.TokenizerImportOptions, B.TokenizerImportReport>
+  readonly extendTokenizer: Call<B.TokenizerExtendOptions, B.TokenizerExtendReport>
   readonly tokenizer: (folder: string) => Effect.Effect<Tokenizer, ChatlmError>
   /** Opens a run; it is closed with the scope, without saving. */
   readonly trainingRun: (
@@ -202,6 +206,10 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
         })
       ),
     trainTokenizer: call("trainTokenizer"),
+    retrainTokenizer: call("retrainTokenizer"),
+    tokenizerFromWords: call("tokenizerFromWords"),
+    importTokenizer: call("importTokenizer"),
+    extendTokenizer: call("extendTokenizer"),
     tokenizer: (folder) =>
       Effect.flatMap(border, (module) => immediate(() => tokenizer(module.Tokenizer.load(folder)))),
     trainingRun: (kind, config, options) =>

@@ -69,17 +69,23 @@ pub(crate) fn write(
     out: &Path,
     force: bool,
 ) -> Result<u64> {
+    let dir = AtomicDir::create(out, force)?;
+    let merges = write_into(tokenizer, beside, dir.path())?;
+    dir.commit()?;
+    Ok(merges)
+}
+
+/// Writes the files into a folder; the number of merges.
+pub(crate) fn write_into(tokenizer: &Tokenizer, beside: &Beside, dir: &Path) -> Result<u64> {
     let json = tokenizer.to_string(false).map_err(Error::internal)?;
     let parsed: Value = serde_json::from_str(&json).map_err(Error::internal)?;
-    let dir = AtomicDir::create(out, force)?;
     let write = |name: &str, bytes: &[u8]| {
-        let path = dir.path().join(name);
-        fs::write(&path, bytes).map_err(|e| Error::io(&e, "write", out.join(name)))
+        let path = dir.join(name);
+        fs::write(&path, bytes).map_err(|e| Error::io(&e, "write", &path))
     };
     write(TOKENIZER, json.as_bytes())?;
     write(CONFIG, &beside.config)?;
     write(SPECIAL_MAP, &beside.special)?;
-    dir.commit()?;
     Ok(parsed["model"]["merges"].as_array().map_or(0, Vec::len) as u64)
 }
 

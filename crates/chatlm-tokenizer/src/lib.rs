@@ -1,4 +1,4 @@
-//! BPE training, encoding and decoding through the tokenizers crate.
+//! Training tokenizers, encoding and decoding through the tokenizers crate.
 //!
 //! Owns tokenizer folders (`tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`) in the
 //! form that `transformers` and `tokenizers` load. Presets and special tokens follow the reference
@@ -6,6 +6,7 @@
 
 mod bpe;
 mod count;
+mod extend;
 mod folder;
 mod from_words;
 mod jieba;
@@ -19,6 +20,7 @@ mod train;
 mod unigram;
 mod words;
 
+pub use extend::Extended;
 pub use from_words::{FromWordsOptions, FromWordsReport, from_words};
 pub use preset::{Preset, SPECIAL_TOKENS};
 pub use retrain::{RetrainOptions, retrain};

@@ -176,22 +176,29 @@ fn renumber(processor: &mut Value, tokenizer: &Tokenizer) {
             .as_str()
             .and_then(|token| tokenizer.token_to_id(token))
     };
-    for part in processor["processors"].as_array_mut().into_iter().flatten() {
+    let Some(processor) = processor.as_object_mut() else {
+        return;
+    };
+    for part in processor
+        .get_mut("processors")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         renumber(part, tokenizer);
     }
-    if processor["type"] == "TemplateProcessing" {
-        for special in processor["special_tokens"]
-            .as_object_mut()
-            .into_iter()
-            .flat_map(|map| map.values_mut())
-        {
-            let tokens = special["tokens"].as_array().into_iter().flatten();
-            special["ids"] = tokens.filter_map(id).collect();
-        }
+    let specials = processor
+        .get_mut("special_tokens")
+        .and_then(Value::as_object_mut);
+    for special in specials.into_iter().flat_map(|map| map.values_mut()) {
+        let tokens = special["tokens"].as_array().into_iter().flatten();
+        special["ids"] = tokens.filter_map(id).collect();
     }
     for role in ["sep", "cls"] {
-        if let Some(new) = id(&processor[role][0]) {
-            processor[role][1] = json!(new);
+        if let Some(pair) = processor.get_mut(role)
+            && let Some(new) = id(&pair[0])
+        {
+            pair[1] = json!(new);
         }
     }
 }

@@ -18,6 +18,9 @@ const BYTES_A_CHARACTER: usize = 72;
 /// Tokens of bytes are never taken for the text that spells them: its six characters have more together.
 const SPELLED: f64 = 6.0;
 
+/// Those characters, which must be pieces for that, be they in the text or not.
+const BYTE_SPELLING: &str = "<>x0123456789ABCDEF";
+
 /// Learns a model of [`TrainOptions::vocab_size`] with the special tokens and all bytes at its head.
 pub(crate) fn learn(
     counted: Counted,
@@ -30,7 +33,12 @@ pub(crate) fn learn(
         .map(|token| (*token).to_owned())
         .chain(byte_tokens())
         .collect();
-    let needed = head.len() + counted.alphabet.len();
+    let spelling = || {
+        BYTE_SPELLING
+            .chars()
+            .filter(|c| !counted.alphabet.contains(c))
+    };
+    let needed = head.len() + counted.alphabet.len() + spelling().count();
     if options.vocab_size < needed {
         return Err(Error::new(
             Code::Usage,
@@ -41,10 +49,12 @@ pub(crate) fn learn(
             format!("a unigram model of this text needs at least --vocab-size {needed}"),
         ));
     }
+    let initial = spelling().collect();
     let sentences = sentences(counted, memory)?;
     job.cancel.check()?;
     let trainer = UnigramTrainer::builder()
         .show_progress(false)
+        .initial_alphabet(initial)
         .vocab_size((options.vocab_size - head.len()) as u32)
         .build()
         .map_err(Error::internal)?;
@@ -103,8 +113,31 @@ pub(crate) fn pieces(
             "give more text, or a larger --vocab-size",
         )
     })?;
-    // The crate goes through its characters in a random order; the same text is to give the same file.
     let mut pieces: Vec<(String, f64)> = model.iter().cloned().collect();
-    pieces.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    settle(&mut pieces);
     Ok(pieces)
+}
+
+/// The crate goes through sets in a random order: characters that its model lost get the lowest scores, one
+/// step above another, in that order, and sums differ in their last digits. Settles both.
+fn settle(pieces: &mut [(String, f64)]) {
+    const STEP: f64 = 0.0001;
+    let least = pieces.iter().map(|(_, score)| *score).fold(0.0, f64::min);
+    let lost = |(piece, score): &(String, f64)| {
+        let steps = (score - least) / STEP;
+        piece.chars().count() == 1 && (steps - steps.round()).abs() < 1e-6
+    };
+    let mut places: Vec<usize> = (0..pieces.len())
+        .filter(|place| lost(&pieces[*place]))
+        .collect();
+    let mut scores: Vec<f64> = places.iter().map(|place| pieces[*place].1).collect();
+    scores.sort_by(f64::total_cmp);
+    places.sort_by(|a, b| pieces[*a].0.cmp(&pieces[*b].0));
+    for (place, score) in places.into_iter().zip(scores) {
+        pieces[place].1 = score;
+    }
+    for (_, score) in pieces.iter_mut() {
+        *score = (*score * 1e6).round() / 1e6;
+    }
+    pieces.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
 }

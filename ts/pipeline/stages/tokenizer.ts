@@ -1,14 +1,14 @@
 /** A tokenizer trained on the texts of rows. */
 import * as Effect from "effect/Effect"
 
-import { tokenizerDefaults, trainTokenizer } from "../../tokenizer/tokenizer.ts"
+import { tokenizerDefaults, type tokenizerModels, trainTokenizer } from "../../tokenizer/tokenizer.ts"
 import type { Pairs, Rows, Tokenizer } from "../artifact.ts"
 import { stage } from "../stage.ts"
 
 export interface TokenizerOptions {
   readonly name?: string
   readonly from: Pairs | Rows | ReadonlyArray<Pairs | Rows>
-  readonly model?: "char-bpe" | "byte-bpe"
+  readonly model?: (typeof tokenizerModels)[number]
   readonly vocabSize?: number
   readonly minFrequency?: number
 }

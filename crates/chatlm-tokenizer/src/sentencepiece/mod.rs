@@ -15,7 +15,6 @@ use prost::Message;
 use serde::Serialize;
 use tokenizers::models::bpe::BPE;
 use tokenizers::models::unigram::Unigram;
-use tokenizers::normalizers::prepend::Prepend;
 use tokenizers::normalizers::replace::{Replace, ReplacePattern};
 use tokenizers::normalizers::{Precompiled, Sequence};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
@@ -209,19 +208,16 @@ fn with_parts(
     };
     let metaspace = Metaspace::new(MARK, scheme, split);
     if spec.remove_extra_whitespaces() {
-        steps.push(regex("^ +| +$", "")?.into());
         steps.push(regex(" {2,}", " ")?.into());
-        tokenizer.with_pre_tokenizer(Some(metaspace));
-    } else {
-        // A text that begins with a space gets a mark before that of the space, which Metaspace never does.
-        if prefixed {
-            steps.push(Prepend::new(MARK.to_string()).into());
-        }
-        steps.push(Replace::new(" ", MARK.to_string())?.into());
-        if split {
-            tokenizer.with_pre_tokenizer(Some(Metaspace::new(MARK, PrependScheme::Never, true)));
-        }
+        // A mark in the text itself is taken for white space at the end alone.
+        steps.push(regex("[ ▁]+$", "")?.into());
+        // Where a prefix is due, a first space is it.
+        steps.push(if prefixed { regex("^▁", "▁▁")? } else { regex("^ ", "")? }.into());
+    } else if prefixed {
+        // The prefix goes before a first space too, and Metaspace takes that for the prefix.
+        steps.push(regex("^[ ▁]", "▁▁")?.into());
     }
+    tokenizer.with_pre_tokenizer(Some(metaspace));
     tokenizer.with_normalizer(Some(Sequence::new(steps)))?;
     if has_bytes(model) {
         tokenizer.with_decoder(Some(byte_fallback_decoder(prefixed)?));
