@@ -18,7 +18,7 @@ TEXT = [f"{s}{v}{o}。" if i % 2 else f"{s} {v} {o}, 第{i}天" for i, (s, v, o)
     (s, v, o) for s in SUBJECTS for v in VERBS for o in OBJECTS)]
 PROBES = TEXT[:20] + [
     "", " ", "  老师  喜欢   月亮 ", "Ｔｈｅ　ｃａｔ①", "never seen: 龘😀é", "第12天", "the moon\nthe cat\t新",
-    "▁看见▁", "ﬁn ½ 가", "<sep>月亮<sep>", "月亮 <sep> 老师", "<0x41> <unused>",
+    "▁看见▁", "ﬁn ½ 가", "月亮<sep>老师", "<0x41> <unused>",
 ]
 MODELS = {
     "bpe": dict(model_type="bpe", vocab_size=150, character_coverage=0.98, normalization_rule_name="identity"),

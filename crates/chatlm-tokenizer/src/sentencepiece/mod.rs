@@ -2,7 +2,8 @@
 //! white space, bytes as a way out, control and user-defined symbols.
 //!
 //! Where the two differ: the text of a control symbol (`</s>`) is that symbol here, as in every tokenizer of
-//! transformers, and plain characters in SentencePiece.
+//! transformers, and plain characters in SentencePiece; before a user-defined symbol a text's prefix, or a
+//! space where extra ones are removed, is left out here.
 
 mod file;
 
