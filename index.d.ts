@@ -26,6 +26,13 @@ export declare class CancelToken {
   get cancelled(): boolean
 }
 
+/** A lock on a file (`flock`), which Python's filelock honours too. Ends with the process. */
+export declare class FileLock {
+  /** Takes the lock, or answers null where another holder has it. */
+  static tryAcquire(path: string): FileLock | null
+  release(): void
+}
+
 /** A loaded model on a thread of its own; calls are answered one after the other. */
 export declare class Generator {
   /** Loads a model; rejects with `MODEL_INVALID`, `TOKENIZER_INVALID` or `NOT_FINITE`. */
@@ -49,6 +56,34 @@ export declare class PromptReader {
   static open(options: PromptOptions): PromptReader
   /** The next `count` prompts, none at the end; rejects with `INPUT_ROW` where a row has none. */
   next(count: number): Promise<Array<string>>
+}
+
+/** Reads rows a batch at a time, in bounded memory. */
+export declare class RowReader {
+  /** Finds the inputs; throws `INPUT_NOT_FOUND`. */
+  static open(options: RowsOptions): RowReader
+  /**
+   * Up to `count` rows as the JSON text of a list of `{file, row, fields}`; `[]` at the end. Rejects with
+   * `INPUT_ROW` or `INPUT_FORMAT`, and with `CANCELLED` within a row after `close()`.
+   */
+  next(count: number): Promise<string>
+  /** Stops a read that is under way and closes the files. */
+  close(): void
+}
+
+/** Writes rows into a table that is put in place by `finish()`, and otherwise never seen. */
+export declare class RowWriter {
+  /** Throws `TARGET_EXISTS` where the output is there and `force` is false. */
+  static create(options: RowWriterOptions): RowWriter
+  /**
+   * Adds the rows of the JSON text of a list of objects; rejects with `INPUT_ROW` for a value that has no
+   * column or does not fit it.
+   */
+  write(batch: string): Promise<void>
+  /** Puts the table in place; the number of rows. */
+  finish(): Promise<number>
+  /** Throws away what is not finished; resolves when nothing of it is left. */
+  close(): Promise<void>
 }
 
 /** A tokenizer folder, loaded. */
@@ -109,6 +144,36 @@ export interface Answer {
   finishReason: string
 }
 
+/** Encodes texts in batches on all threads, as the loader does. */
+export declare function benchEncode(options: BenchEncodeOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<BenchEncodeReport>
+
+export interface BenchEncodeOptions {
+  /** Every text column is taken. */
+  inputs: Array<string>
+  tokenizer: string
+  /** Texts encoded together. */
+  batch: number
+  /** Bytes of text that are taken, from the start of the inputs. */
+  bytes: number
+  /** Times that all texts are encoded, after one that does not count. */
+  rounds: number
+  /** All where left out. */
+  threads?: number
+}
+
+/** Rates of the median round; reading is not counted. */
+export interface BenchEncodeReport {
+  tokensPerSecond: number
+  charactersPerSecond: number
+  bytesPerSecond: number
+  texts: number
+  tokens: number
+  /** The most memory this process has held, the texts included. */
+  peakRssBytes: number
+  /** The processor path in use. */
+  cpu: string
+}
+
 /** Answers of a fixed length to random prompts. */
 export declare function benchGenerate(options: BenchGenerateOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<BenchGenerateReport>
 
@@ -143,6 +208,46 @@ export interface BenchGenerateReport {
   loadSeconds: number
   /** The most memory this process has held. */
   peakRssBytes: number
+  /** The processor path in use. */
+  cpu: string
+}
+
+/** Rows through read, shuffle, encode and batch. */
+export declare function benchLoad(options: BenchLoadOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<BenchLoadReport>
+
+export interface BenchLoadOptions {
+  inputs: Array<string>
+  tokenizer: string
+  /** Rows a batch. */
+  batch: number
+  /** Instead of rows: tokens a batch, padding included. */
+  batchTokens?: number
+  /** Tokens of each text, `[EOS]` included. */
+  maxLength: number
+  /** Batches that count, after one that does not. */
+  batches: number
+  /** Rows of like lengths together. */
+  groupByLength: boolean
+  /** Where to start in the first epoch. */
+  row: number
+  seed: number
+  /** All where left out. */
+  threads?: number
+}
+
+export interface BenchLoadReport {
+  rowsPerSecond: number
+  /** Of both sides, padding not counted. */
+  tokensPerSecond: number
+  /** Of all ids of both sides. */
+  paddingShare: number
+  /** The most memory this process has held. */
+  peakRssBytes: number
+  /** Finding the rows. */
+  openSeconds: number
+  /** From there to the first batch. */
+  firstBatchSeconds: number
+  rows: number
   /** The processor path in use. */
   cpu: string
 }
@@ -226,7 +331,7 @@ export declare function checkDevice(device: string): void
 export declare function clean(options: CleanOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<CleanReport>
 
 export interface CleanOptions {
-  /** `alpaca`, `belle`, `pairs`, `medical-dialogue`, or `rlhf-pairs` for `dpo`. */
+  /** Such as `belle`; docs/cleaning.md lists them. `rlhf-pairs` is for `dpo` alone. */
   source: string
   /** `pretrain`, `sft` or `dpo`. */
   purpose: string
@@ -236,14 +341,22 @@ export interface CleanOptions {
   output: string
   /** Where dropped rows go, with the rule that dropped each. */
   rejects?: string
+  /** Where the report goes, as JSON: docs/reports.md has its shape. */
+  report?: string
   /** Repeats the reference program bug for bug. */
   compat: boolean
+  /** What becomes of a conversation: `first` (its first exchange) or `each` (a row an exchange). */
+  turns: string
   promptColumn?: string
   responseColumn?: string
   chosenColumn?: string
   rejectedColumn?: string
+  /** Question templates of `zhwiki`, one a line with `{title}`. */
+  templates?: string
   /** Such as `gb18030`; detected where left out. */
   encoding?: string
+  /** Draws the report's samples of dropped rows and the questions of `zhwiki`. */
+  seed: number
   /** Counts broken rows instead of stopping at the first. */
   keepGoing: boolean
   /** Replaces an existing output. */
@@ -257,10 +370,15 @@ export interface CleanReport {
   dropped: Record<string, number>
   /** Rows that could not be read (`keepGoing`). */
   broken: number
+  /** Byte sequences that were no text in the file's encoding. */
+  undecodable: number
   seconds: number
 }
 
-/** Writes text for a tokenizer: `prompt[SEP]response[SEP]` a line, text files line by line. */
+/**
+ * Writes text for a tokenizer: `prompt[SEP]response[SEP]` a line, text files line by line, the articles of
+ * Wikipedia's dumps line by line in simplified characters.
+ */
 export declare function corpus(options: TableOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TableReport>
 
 /** Drops each row that some earlier row resembles; order is kept. */
@@ -275,11 +393,21 @@ export interface DedupOptions {
   ngram: number
   /** MinHash permutations, at least 16. */
   numPerm: number
-  /** Where the dropped rows and their clusters go. */
+  /** Where the dropped rows and their clusters go, as a table. */
   clusters?: string
-  /** Also drops what resembles a row of this set. */
-  against?: string
+  /** Where a report goes, as JSON. */
+  report?: string
+  /** Also drops what resembles a row of these sets. */
+  against: Array<string>
+  /**
+   * Where the work of a broken off run lies until it is gone on with; `.NAME.dedup` beside the output
+   * where left out.
+   */
+  work?: string
+  /** Repeats the reference program; threshold, ngram and numPerm are not looked at. */
   compat: boolean
+  /** Bytes that the whole process may hold; half of what is free, at most 4 GiB, where left out. */
+  maxMemory?: number
   encoding?: string
   keepGoing: boolean
   force: boolean
@@ -519,6 +647,26 @@ export interface RejectReport {
 /** Trains a new vocabulary in the pipeline of an existing folder. */
 export declare function retrainTokenizer(options: TokenizerRetrainOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerTrainReport>
 
+export interface RowsOptions {
+  /** Files, folders or globs; `-` is standard input. */
+  inputs: Array<string>
+  /** Only these fields, in this order; a row that lacks one is an error. */
+  columns?: Array<string>
+  /** Such as `gb18030`; detected where left out. */
+  encoding?: string
+  /** Passes over broken rows instead of stopping at the first. */
+  keepGoing: boolean
+}
+
+export interface RowWriterOptions {
+  /** `.parquet` or `.jsonl`. */
+  output: string
+  /** Left out: those of the first batch. */
+  columns?: Array<TableColumn>
+  /** Replaces an existing output. */
+  force: boolean
+}
+
 /** Sets the number of threads; only before the first call that uses any. 0 is all. */
 export declare function setThreads(threads: number): void
 
@@ -545,7 +693,15 @@ export interface SplitReport {
   train: number
   valid: number
   test: number
+  /** Rows that could not be read (`keep_going`). */
+  broken: number
   seconds: number
+}
+
+export interface TableColumn {
+  name: string
+  /** `text` (lists and objects become JSON), `int64` or `float64`. */
+  kind: string
 }
 
 export interface TableOptions {
@@ -558,6 +714,8 @@ export interface TableOptions {
 
 export interface TableReport {
   rows: number
+  /** Rows that could not be read (`keep_going`). */
+  broken: number
   seconds: number
 }
 
@@ -612,6 +770,8 @@ export interface TokenizerFromWordsReport {
   /** Words of two characters and more that are tokens. */
   kept: number
   seconds: number
+  /** The most memory this process has held. */
+  peakRssBytes: number
 }
 
 export interface TokenizerImportOptions {
@@ -628,6 +788,23 @@ export interface TokenizerImportReport {
   merges: number
   /** Tokens after the model's own, for roles that it lacks. */
   added: Array<string>
+}
+
+/**
+ * Encodes and decodes every text with each tokenizer, in bounded memory. The report is what
+ * `chatlm tokenizer report --json` prints.
+ */
+export declare function tokenizerReport(options: TokenizerReportOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<unknown>
+
+export interface TokenizerReportOptions {
+  /** Files, folders or globs; `-` is standard input. Every text column is taken. */
+  inputs: Array<string>
+  /** Tokenizer folders: the one asked about, then those it is compared with. */
+  tokenizers: Array<string>
+  /** Such as `gb18030`; detected where left out. */
+  encoding?: string
+  /** Passes over broken rows instead of stopping at the first. */
+  keepGoing: boolean
 }
 
 export interface TokenizerRetrainOptions {
@@ -664,6 +841,8 @@ export interface TokenizerTrainReport {
   merges: number
   texts: number
   seconds: number
+  /** The most memory this process has held. */
+  peakRssBytes: number
 }
 
 /** What `advance` tells. `type` says which of the fields are there. */

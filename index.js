@@ -773,14 +773,19 @@ if (
   }
 }
 
-const { CancelToken, Generator, PromptReader, Tokenizer, TokenStream, TrainingRun, benchGenerate, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, extendTokenizer, importTokenizer, inspect, merge, mergeLora, reject, retrainTokenizer, setThreads, split, tokenizerFromWords, trainTokenizer, verifyResume } = nativeBinding
+const { CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, extendTokenizer, importTokenizer, inspect, merge, mergeLora, reject, retrainTokenizer, setThreads, split, tokenizerFromWords, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
 export { CancelToken }
+export { FileLock }
 export { Generator }
 export { PromptReader }
+export { RowReader }
+export { RowWriter }
 export { Tokenizer }
 export { TokenStream }
 export { TrainingRun }
+export { benchEncode }
 export { benchGenerate }
+export { benchLoad }
 export { benchTrainStep }
 export { checkDevice }
 export { clean }
@@ -800,6 +805,7 @@ export { retrainTokenizer }
 export { setThreads }
 export { split }
 export { tokenizerFromWords }
+export { tokenizerReport }
 export { trainTokenizer }
 export { verifyResume }
 export const __napiBindingTarget = __napiLoadedBindingTarget

@@ -25,7 +25,7 @@ export const run = (command, args, env = {}) => {
   throw new Error(why || error?.message || `ended by ${signal ?? status}`)
 }
 
-const modules = "torch, transformers, ctranslate2"
+const modules = "torch, transformers, ctranslate2, datasets, rensa"
 const imports = (python) => spawnSync(python, ["-c", `import ${modules}`], { encoding: "utf8" }).status === 0
 
 /** A Python that imports what the peers want; made where there is none yet. `given` is one to use instead. */
@@ -46,7 +46,7 @@ export const findPython = (given) => {
   }
   // The builds for processors are a tenth the size; PyPI's, with CUDA, serve where their index cannot be reached.
   const torch = pip("torch", "--index-url", "https://download.pytorch.org/whl/cpu") || pip("torch")
-  if (!torch || !pip("transformers", "pyarrow", "ctranslate2") || !imports(python)) {
+  if (!torch || !pip("transformers", "pyarrow", "ctranslate2", "datasets", "rensa") || !imports(python)) {
     stop(`pip could not install ${modules}`, `see above; ${folder} may be deleted and made again`)
   }
   return python

@@ -16,5 +16,10 @@ const status = await main(nodeHost(), {
       )
   }
 })
+// A pipe takes what its reader leaves room for: the rest is written before the end, unless a signal comes.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, () => process.exit(status))
+for (const stream of [process.stdout, process.stderr]) {
+  if (stream.writableLength > 0) await new Promise((done) => stream.write("", done))
+}
 // Threads of the core may still be winding down; nothing is owed to them.
 process.exit(status)

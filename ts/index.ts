@@ -4,8 +4,10 @@ export * from "./checkpoint/checkpoint.ts"
 export * from "./clean/clean.ts"
 export * from "./config/index.ts"
 export * from "./dataset/dataset.ts"
+export * from "./dataset/rows.ts"
 export * from "./dedup/dedup.ts"
 export * from "./evaluation/evaluation.ts"
+export * from "./fetch/fetch.ts"
 export * from "./generate/generate.ts"
 export {
   BugError,
@@ -22,5 +24,7 @@ export {
   UsageError
 } from "./native/index.ts"
 export type { ChatlmError, ErrorCode, ErrorFields, NativeService, Progress } from "./native/index.ts"
+export * from "./report/report.ts"
+export * from "./tokenizer/report.ts"
 export * from "./tokenizer/tokenizer.ts"
 export * from "./train/train.ts"

@@ -15,7 +15,9 @@ const nouns = [
   "checkpoint",
   "generate",
   "evaluation",
-  "bench"
+  "bench",
+  "fetch",
+  "report"
 ]
 
 /** Folder to the folders it may import, itself aside. */

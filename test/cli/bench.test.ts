@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest"
 
-import type { BenchGenerateOptions, BenchTrainStepOptions } from "../../ts/native/index.ts"
+import type { BenchGenerateOptions, BenchLoadOptions, BenchTrainStepOptions } from "../../ts/native/index.ts"
 import { envelope, memoryBorder } from "../../ts/native/index.ts"
 import { chatlm, lines } from "./support.ts"
 
@@ -163,6 +163,46 @@ describe("bench generate", () => {
       first_token_seconds: 0.125,
       load_seconds: 0.25,
       peak_rss_bytes: 1024 ** 2,
+      cpu: "plain"
+    })
+  })
+})
+
+describe("bench load", () => {
+  it("defaults are the contract's, and every flag reaches the core", async () => {
+    const seen: Array<unknown> = []
+    const border = {
+      benchLoad: async (options: BenchLoadOptions) => {
+        seen.push(options)
+        return memoryBorder().benchLoad(options)
+      }
+    }
+    const bench = ["bench", "load", "--in", "a", "b", "--tokenizer", "t"]
+    expect((await chatlm(bench, { border })).status).toBe(0)
+    const flags = "--batch 8 --batch-tokens 4096 --max-length 64 --batches 9 --mixed-lengths --row 7 --json"
+    const ran = await chatlm([...bench, ...flags.split(" "), "--threads", "2"], { border })
+    const given = { inputs: ["a", "b"], tokenizer: "t", seed: 23_333 }
+    expect(seen).toEqual([
+      { ...given, batch: 16, maxLength: 256, batches: 1000, groupByLength: true, row: 0 },
+      {
+        ...given,
+        batch: 8,
+        batchTokens: 4096,
+        maxLength: 64,
+        batches: 9,
+        groupByLength: false,
+        row: 7,
+        threads: 2
+      }
+    ])
+    expect(JSON.parse(ran.out)).toEqual({
+      rows_per_second: 144,
+      tokens_per_second: 14_400,
+      padding_share: 0.0625,
+      peak_rss_bytes: 1024 ** 2,
+      open_seconds: 0.125,
+      first_batch_seconds: 0.25,
+      rows: 72,
       cpu: "plain"
     })
   })

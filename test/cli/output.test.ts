@@ -11,7 +11,14 @@ describe("output", () => {
     expect(text.status).toBe(0)
     expect(text.out).toMatch(/kept +2/)
     const json = await chatlm([...args, "--json"])
-    expect(JSON.parse(json.out)).toEqual({ read: 3, kept: 2, dropped: { short: 1 }, broken: 0, seconds: 0.5 })
+    expect(JSON.parse(json.out)).toEqual({
+      read: 3,
+      kept: 2,
+      dropped: { short: 1 },
+      broken: 0,
+      undecodable: 0,
+      seconds: 0.5
+    })
     expect(lines(json.out)).toHaveLength(1)
     expect(json.error).toBe("")
   })
@@ -51,9 +58,15 @@ describe("output", () => {
       inputs: ["a", "b", "-", "c"],
       output: "d",
       force: true,
-      purpose: "pretrain"
+      purpose: "pretrain",
+      turns: "first",
+      seed: 23_333
     })
     expect(seen).not.toHaveProperty("rejects")
+    expect(seen).not.toHaveProperty("report")
+    const more = ["--report", "r.json", "--turns", "each", "--seed", "7"]
+    await chatlm(["clean", "--in", "a", "--source", "belle", "--out", "d", ...more], { border })
+    expect(seen).toMatchObject({ report: "r.json", turns: "each", seed: 7 })
   })
 
   it("dedup's defaults are the contract's", async () => {
@@ -136,7 +149,7 @@ describe("progress", () => {
         onProgress?.({ stage: "read", done: n * 100, total: reports * 100, unit: "rows" })
         now.value += apart
       }
-      return { rows: 1, seconds: 1 }
+      return { rows: 1, broken: 0, seconds: 1 }
     }
   })
   const merge = ["merge", "--in", "a", "--out", "b"]

@@ -34,6 +34,7 @@ interface TableCall {
   readonly output: string
   readonly rejects?: string
   readonly clusters?: string
+  readonly report?: string
 }
 
 /** Writes the options of each call where its result would be. */
@@ -47,7 +48,8 @@ const writing = (calls: Calls = []): Partial<Border> => {
     (async (options: TableCall, ...rest: []) => {
       calls.push([name, options])
       write(options.output, `${name} of ${options.inputs.map((path) => readFileSync(path, "utf8")).join()}`)
-      for (const path of [options.rejects, options.clusters]) if (path !== undefined) write(path, name)
+      for (const path of [options.rejects, options.clusters, options.report])
+        if (path !== undefined) write(path, name)
       return (memory[name] as unknown as (options: TableCall) => Promise<unknown>)(options, ...rest)
     }) as unknown as Border[Name]
   const folder = (path: string, file: string, text: string) => write(join(path, file), text)

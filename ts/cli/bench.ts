@@ -5,6 +5,7 @@ import * as Option from "effect/Option"
 
 import {
   benchGenerate,
+  benchLoad,
   benchOptimizers,
   benchPrecisions,
   benchSearches,
@@ -12,6 +13,7 @@ import {
   feedForwards
 } from "../bench/bench.ts"
 import { makeError } from "../native/index.ts"
+import { encode } from "./bench-encode.ts"
 import * as Flags from "./core/flags.ts"
 import { columns, number, Output, snakeCase } from "./core/output.ts"
 import { group, verb } from "./core/verb.ts"
@@ -145,4 +147,58 @@ const generate = verb(
   ]
 )
 
-export const command = group("bench", "What this program takes on this machine", [trainStep, generate])
+const load = verb(
+  "load",
+  "Rows a second through read, shuffle, encode and batch, padding and memory",
+  {
+    inputs: Flags.inputs,
+    tokenizer: Flags.text("tokenizer", "A tokenizer folder", "DIR"),
+    batch: size("batch", "Rows a batch", 16),
+    batchTokens: Flags.integer(
+      "batch-tokens",
+      "Instead of --batch: tokens a batch, padding included",
+      1
+    ).pipe(Flag.optional),
+    maxLength: size("max-length", "Tokens of each side, [EOS] included; what is longer is cut", 256, 2),
+    batches: size("batches", "Batches that count; one more before them warms up", 1000),
+    mixed: Flags.boolean("mixed-lengths", "Batches of rows as they come, not of like lengths"),
+    row: Flags.integer("row", "Start at this row of the first epoch").pipe(Flag.withDefault(0))
+  },
+  ({ batchTokens, mixed, ...flags }, common) =>
+    Effect.gen(function* () {
+      const output = yield* Output
+      const report = yield* benchLoad({
+        ...flags,
+        inputs: [...flags.inputs],
+        groupByLength: !mixed,
+        seed: Option.getOrElse(common.seed, () => Flags.defaultSeed),
+        ...Flags.given("batchTokens", batchTokens),
+        ...Flags.given("threads", common.threads)
+      })
+      yield* output.result(
+        snakeCase(report),
+        columns([
+          ["rows a second", number(Math.round(report.rowsPerSecond))],
+          ["tokens a second", number(Math.round(report.tokensPerSecond))],
+          ["padding", `${number(report.paddingShare * 100)} %`],
+          ["opening", seconds(report.openSeconds)],
+          ["first batch", seconds(report.firstBatchSeconds)],
+          ["peak memory", `${number(Math.round(report.peakRssBytes / 1e6))} MB`],
+          ["processor path", report.cpu]
+        ])
+      )
+    }),
+  [
+    {
+      command: "chatlm bench load --in data/*.parquet --tokenizer model_save/tokenizer --json",
+      description: "The loader of every training run, for a program to read"
+    }
+  ]
+)
+
+export const command = group("bench", "What this program takes on this machine", [
+  trainStep,
+  generate,
+  load,
+  encode
+])

@@ -8,7 +8,7 @@ import { verb } from "./core/verb.ts"
 
 export const command = verb(
   "corpus",
-  "Text for a tokenizer: prompt[SEP]response[SEP] a row, text files by lines",
+  "Text for a tokenizer: prompt[SEP]response[SEP] a row, text files and Wikipedia's dumps by lines",
   {
     inputs: Flags.inputs,
     output: Flags.output,

@@ -7,6 +7,7 @@ import { dedup, dedupDefaults } from "../dedup/dedup.ts"
 import { makeError } from "../native/index.ts"
 import * as Flags from "./core/flags.ts"
 import { columns, Output, snakeCase } from "./core/output.ts"
+import { maxMemory } from "./core/size.ts"
 import { verb } from "./core/verb.ts"
 
 export const command = verb(
@@ -28,7 +29,13 @@ export const command = verb(
     clusters: Flags.text("clusters", "Where the dropped rows and their clusters go", "PATH").pipe(
       Flag.optional
     ),
-    against: Flags.text("against", "Also drop what resembles a row of this set", "PATH").pipe(Flag.optional),
+    report: Flags.text("report", "Where a report of the run goes, as JSON", "PATH").pipe(Flag.optional),
+    against: Flag.String("against").pipe(
+      Flag.withMetavar("PATH…"),
+      Flag.withDescription("Also drop what resembles a row of these sets"),
+      Flag.atLeast(0)
+    ),
+    maxMemory: maxMemory("half of what is free, at most 4GiB"),
     compat: Flags.boolean("compat", "Repeat the reference program, with its settings"),
     encoding: Flags.encoding,
     keepGoing: Flags.keepGoing,
@@ -53,11 +60,13 @@ export const command = verb(
         threshold: Option.getOrElse(flags.threshold, () => dedupDefaults.threshold),
         ngram: Option.getOrElse(flags.ngram, () => dedupDefaults.ngram),
         numPerm: Option.getOrElse(flags.numPerm, () => dedupDefaults.numPerm),
+        against: [...flags.against],
         compat: flags.compat,
         keepGoing: flags.keepGoing,
         force: flags.force,
         ...Flags.given("clusters", flags.clusters),
-        ...Flags.given("against", flags.against),
+        ...Flags.given("report", flags.report),
+        ...Flags.given("maxMemory", flags.maxMemory),
         ...Flags.given("encoding", flags.encoding)
       })
       const value = snakeCase(report)

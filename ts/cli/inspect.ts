@@ -7,23 +7,13 @@ import { inspect } from "../dataset/dataset.ts"
 import type { Inspection } from "../dataset/dataset.ts"
 import * as Flags from "./core/flags.ts"
 import { number, Output } from "./core/output.ts"
+import { table } from "./core/table.ts"
 import { verb } from "./core/verb.ts"
 
 const shorten = (value: unknown) => {
   const text = typeof value === "string" ? value : JSON.stringify(value)
   return text === undefined ? "" : text.length > 60 ? `${text.slice(0, 59)}…` : text
 }
-
-const table = (head: ReadonlyArray<string>, rows: ReadonlyArray<ReadonlyArray<string>>) =>
-  Effect.map(
-    Effect.promise(() => import("cli-table3")),
-    ({ default: Table }) => {
-      // Plain: colours would be in the result, which may go to a file.
-      const drawn = new Table({ head: [...head], style: { head: [], border: [] } })
-      for (const row of rows) drawn.push([...row])
-      return drawn.toString()
-    }
-  )
 
 const show = (inspection: Inspection) =>
   Effect.gen(function* () {

@@ -1,4 +1,4 @@
-/** `chatlm tokenizer`: train, from-words, retrain, import, extend, encode. */
+/** `chatlm tokenizer`: train, from-words, retrain, import, extend, encode, report. */
 
 import * as Argument from "effect/cli/Argument"
 import * as Flag from "effect/cli/Flag"
@@ -22,7 +22,16 @@ import * as Flags from "./core/flags.ts"
 import { Host } from "./core/host.ts"
 import { lines } from "./core/lines.ts"
 import { columns, Output, snakeCase } from "./core/output.ts"
+import { maxMemory } from "./core/size.ts"
 import { group, verb } from "./core/verb.ts"
+import { report } from "./tokenizer-report.ts"
+
+const shown = (report: object) =>
+  Effect.gen(function* () {
+    const output = yield* Output
+    const value = snakeCase(report)
+    yield* output.result(value, columns(Object.entries(value)))
+  })
 
 const train = verb(
   "train",
@@ -40,33 +49,25 @@ const train = verb(
     minFrequency: Flags.integer("min-frequency", "Pairs seen less often are not merged", 0).pipe(
       Flag.withDefault(tokenizerDefaults.minFrequency)
     ),
+    maxMemory: maxMemory("half of what is free"),
     encoding: Flags.encoding,
     force: Flags.force
   },
   (flags) =>
-    Effect.gen(function* () {
-      const output = yield* Output
-      const value = snakeCase(
-        yield* trainTokenizer({
-          inputs: [...flags.inputs],
-          output: flags.output,
-          model: flags.model,
-          vocabSize: flags.vocabSize,
-          minFrequency: flags.minFrequency,
-          force: flags.force,
-          ...Flags.given("encoding", flags.encoding)
-        })
-      )
-      yield* output.result(value, columns(Object.entries(value)))
-    })
+    Effect.flatMap(
+      trainTokenizer({
+        inputs: [...flags.inputs],
+        output: flags.output,
+        model: flags.model,
+        vocabSize: flags.vocabSize,
+        minFrequency: flags.minFrequency,
+        force: flags.force,
+        ...Flags.given("maxMemory", flags.maxMemory),
+        ...Flags.given("encoding", flags.encoding)
+      }),
+      shown
+    )
 )
-
-const shown = (report: object) =>
-  Effect.gen(function* () {
-    const output = yield* Output
-    const value = snakeCase(report)
-    yield* output.result(value, columns(Object.entries(value)))
-  })
 
 const fromWords = verb(
   "from-words",
@@ -77,6 +78,7 @@ const fromWords = verb(
     minCount: Flags.integer("min-count", "Words seen more often than this become tokens", 0).pipe(
       Flag.withDefault(fromWordsDefaults.minCount)
     ),
+    maxMemory: maxMemory("half of what is free"),
     encoding: Flags.encoding,
     force: Flags.force
   },
@@ -87,6 +89,7 @@ const fromWords = verb(
         output: flags.output,
         minCount: flags.minCount,
         force: flags.force,
+        ...Flags.given("maxMemory", flags.maxMemory),
         ...Flags.given("encoding", flags.encoding)
       }),
       shown
@@ -106,6 +109,7 @@ const retrain = verb(
     minFrequency: Flags.integer("min-frequency", "Pairs seen less often are not merged", 0).pipe(
       Flag.withDefault(0)
     ),
+    maxMemory: maxMemory("half of what is free"),
     encoding: Flags.encoding,
     force: Flags.force
   },
@@ -118,6 +122,7 @@ const retrain = verb(
         minFrequency: flags.minFrequency,
         force: flags.force,
         ...Flags.given("vocabSize", flags.vocabSize),
+        ...Flags.given("maxMemory", flags.maxMemory),
         ...Flags.given("encoding", flags.encoding)
       }),
       shown
@@ -197,5 +202,6 @@ export const command = group("tokenizer", "Make a tokenizer or use one", [
   retrain,
   imported,
   extend,
-  encode
+  encode,
+  report
 ])

@@ -2,6 +2,7 @@
 import type { Verb } from "./core/verb.ts"
 
 export const verbs = {
+  fetch: () => import("./fetch.ts").then(({ command }) => command),
   clean: () => import("./clean.ts").then(({ command }) => command),
   dedup: () => import("./dedup.ts").then(({ command }) => command),
   corpus: () => import("./corpus.ts").then(({ command }) => command),
@@ -21,6 +22,7 @@ export const verbs = {
   serve: () => import("./serve.ts").then(({ command }) => command),
   eval: () => import("./eval.ts").then(({ command }) => command),
   bench: () => import("./bench.ts").then(({ command }) => command),
+  report: () => import("./report.ts").then(({ command }) => command),
   run: () => import("./run.ts").then(({ command }) => command),
   runs: () => import("./runs.ts").then(({ command }) => command),
   doctor: () => import("./doctor.ts").then(({ command }) => command)

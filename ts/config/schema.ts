@@ -67,6 +67,11 @@ const common = (defaults: Defaults) => ({
   precision: key(Schema.Literals(["f32", "bf16", "f16"]), "f32"),
   /** Tokens of each text, `[EOS]` included; what is longer is cut. */
   maxLength: key(count(2), defaults.maxLength),
+  /**
+   * Batches of rows of like lengths, themselves in any order. Nothing is padded here in any case, so it saves no
+   * time; it makes steps of more equal rows.
+   */
+  groupByLength: key(Schema.Boolean, false),
   saveEvery: key(count(1), 1000),
   /** Checkpoints that stay. */
   keep: key(count(1), 3),

@@ -4,8 +4,12 @@
  */
 import type {
   Answer,
+  BenchEncodeOptions,
+  BenchEncodeReport,
   BenchGenerateOptions,
   BenchGenerateReport,
+  BenchLoadOptions,
+  BenchLoadReport,
   BenchTrainStepOptions,
   BenchTrainStepReport,
   BleuOptions,
@@ -29,6 +33,8 @@ import type {
   PromptOptions,
   RejectOptions,
   RejectReport,
+  RowsOptions,
+  RowWriterOptions,
   SplitOptions,
   SplitReport,
   TableOptions,
@@ -41,6 +47,7 @@ import type {
   TokenizerImportOptions,
   TokenizerImportReport,
   TokenizerRetrainOptions,
+  TokenizerReportOptions,
   TokenizerTrainOptions,
   TokenizerTrainReport,
   TrainingRunOptions,
@@ -51,8 +58,12 @@ import { isChatlmError, makeError } from "./errors.ts"
 
 export type {
   Answer,
+  BenchEncodeOptions,
+  BenchEncodeReport,
   BenchGenerateOptions,
   BenchGenerateReport,
+  BenchLoadOptions,
+  BenchLoadReport,
   BenchTrainStepOptions,
   BenchTrainStepReport,
   BleuOptions,
@@ -76,8 +87,11 @@ export type {
   PromptOptions,
   RejectOptions,
   RejectReport,
+  RowsOptions,
+  RowWriterOptions,
   SplitOptions,
   SplitReport,
+  TableColumn,
   TableOptions,
   TableReport,
   TextPiece,
@@ -88,6 +102,7 @@ export type {
   TokenizerImportOptions,
   TokenizerImportReport,
   TokenizerRetrainOptions,
+  TokenizerReportOptions,
   TokenizerTrainOptions,
   TokenizerTrainReport,
   TrainingRunOptions,
@@ -126,6 +141,24 @@ export interface Inspection {
 
 export interface PromptReader {
   next(count: number): Promise<Array<string>>
+}
+
+/** A batch is the JSON text of a list of `{file, row, fields}`; `[]` is the end. */
+export interface RowReader {
+  next(count: number): Promise<string>
+  close(): void
+}
+
+/** A batch is the JSON text of a list of objects. */
+export interface RowWriter {
+  write(batch: string): Promise<void>
+  finish(): Promise<number>
+  close(): Promise<void>
+}
+
+/** Held until released, or until the process ends. */
+export interface FileLock {
+  release(): void
 }
 
 export interface Tokenizer {
@@ -212,11 +245,15 @@ export interface Border {
   split: LongCall<SplitOptions, SplitReport>
   inspect: LongCall<InspectOptions, Inspection>
   PromptReader: { open(options: PromptOptions): PromptReader }
+  RowReader: { open(options: RowsOptions): RowReader }
+  RowWriter: { create(options: RowWriterOptions): RowWriter }
+  FileLock: { tryAcquire(path: string): FileLock | null }
   trainTokenizer: LongCall<TokenizerTrainOptions, TokenizerTrainReport>
   retrainTokenizer: LongCall<TokenizerRetrainOptions, TokenizerTrainReport>
   tokenizerFromWords: LongCall<TokenizerFromWordsOptions, TokenizerFromWordsReport>
   importTokenizer: LongCall<TokenizerImportOptions, TokenizerImportReport>
   extendTokenizer: LongCall<TokenizerExtendOptions, TokenizerExtendReport>
+  tokenizerReport: LongCall<TokenizerReportOptions, unknown>
   Tokenizer: { load(folder: string): Tokenizer }
   TrainingRun: {
     open(
@@ -242,6 +279,8 @@ export interface Border {
   evaluatePerplexity: LongCall<PerplexityOptions, PerplexityReport>
   benchTrainStep: LongCall<BenchTrainStepOptions, BenchTrainStepReport>
   benchGenerate: LongCall<BenchGenerateOptions, BenchGenerateReport>
+  benchLoad: LongCall<BenchLoadOptions, BenchLoadReport>
+  benchEncode: LongCall<BenchEncodeOptions, BenchEncodeReport>
   doctor(): Doctor
   checkDevice(device: string): void
   setThreads(threads: number): void

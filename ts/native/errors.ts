@@ -50,6 +50,8 @@ const kinds = {
   PRECISION_UNAVAILABLE: EnvironmentError,
   /** The native addon is not built or does not load; only TypeScript can find this out. */
   ADDON_UNAVAILABLE: EnvironmentError,
+  /** A server that cannot be reached or keeps failing; only TypeScript talks to servers. */
+  NETWORK: EnvironmentError,
   INTERNAL: BugError,
   CANCELLED: CancelledError
 } as const

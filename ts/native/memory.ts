@@ -137,9 +137,94 @@ class MemoryRun implements B.TrainingRun {
   close(): void {}
 }
 
+/** Three rows a file; a writer forgets them. */
+class MemoryRows implements B.RowReader {
+  private readonly rows: Array<object>
+  private open = true
+  constructor({ inputs }: B.RowsOptions) {
+    this.rows = inputs.flatMap((file) =>
+      [0, 1, 2].map((row) => ({ file, row, fields: { prompt: `问${row}`, response: `答${row}` } }))
+    )
+  }
+  async next(count: number): Promise<string> {
+    await new Promise((done) => setImmediate(done))
+    if (!this.open) throw cancelled()
+    return JSON.stringify(this.rows.splice(0, count))
+  }
+  close(): void {
+    this.open = false
+  }
+}
+
+class MemoryTable implements B.RowWriter {
+  private rows = 0
+  async write(batch: string): Promise<void> {
+    this.rows += (JSON.parse(batch) as ReadonlyArray<unknown>).length
+  }
+  async finish(): Promise<number> {
+    return this.rows
+  }
+  async close(): Promise<void> {}
+}
+
+/** Holds between the calls of this process alone. */
+const locked = new Set<string>()
+const tryLock = (path: string): B.FileLock | null => {
+  if (locked.has(path)) return null
+  locked.add(path)
+  return { release: () => locked.delete(path) }
+}
+
+/** A tokenizer of 40 tokens, one of them unknown, a text of six that does not come back. */
+const memoryFigures = (folder: string) => ({
+  folder,
+  vocab_size: 100,
+  tokens: 40,
+  characters_per_token: 1.5,
+  bytes_per_token: 4.5,
+  unknown: {
+    tokens: 1,
+    share: 0.025,
+    characters: 1,
+    occurrences: 1,
+    character_share: 1 / 60,
+    frequent: [{ character: "龘", count: 1 }]
+  },
+  round_trip: {
+    texts: 6,
+    exact: 4,
+    normalized: 1,
+    failed: 1,
+    failed_share: 1 / 6,
+    reasons: { unknown: 1 },
+    examples: [{ file: "a", row: 2, reason: "unknown", text: "龘", back: "[UNK]" }]
+  },
+  unused: { tokens: 50, of: 93, share: 50 / 93, first: ["▁"] },
+  longest: [{ id: 99, text: "人工智能", characters: 4, uses: 2 }],
+  scripts: [{ script: "Han", entries: 93, uses: 40, share: 1 }],
+  tokens_per_row: {
+    count: 3,
+    min: 10,
+    max: 20,
+    mean: 40 / 3,
+    quantiles: [{ q: 0.5, value: 10 }],
+    histogram: [
+      { from: 8, to: 16, count: 2 },
+      { from: 16, to: 32, count: 1 }
+    ]
+  }
+})
+
 export const memoryBorder = (): B.Border => ({
   CancelToken: Token,
-  clean: later("read", () => ({ read: 3, kept: 2, dropped: { short: 1 }, broken: 0, seconds: 0.5 })),
+  clean: later("read", () => ({
+    read: 3,
+    kept: 2,
+    dropped: { short: 1 },
+    broken: 0,
+    undecodable: 0,
+    seconds: 0.5
+  })),
   dedup: later("verify", () => ({
     rows: 3,
     kept: 2,
@@ -149,13 +234,14 @@ export const memoryBorder = (): B.Border => ({
     seconds: 0.5,
     peakRssBytes: 1024
   })),
-  merge: later("read", () => ({ rows: 3, seconds: 0.5 })),
-  corpus: later("read", () => ({ rows: 3, seconds: 0.5 })),
+  merge: later("read", () => ({ rows: 3, broken: 0, seconds: 0.5 })),
+  corpus: later("read", () => ({ rows: 3, broken: 0, seconds: 0.5 })),
   split: later("read", (options) => ({
     rows: 100,
     train: Math.round(options.train * 100),
     valid: Math.round(options.valid * 100),
     test: Math.round(options.test * 100),
+    broken: 0,
     seconds: 0.5
   })),
   inspect: later("read", (options) => ({
@@ -176,17 +262,34 @@ export const memoryBorder = (): B.Border => ({
       return { next: async (count) => prompts.splice(0, count) }
     }
   },
+  RowReader: { open: (options) => new MemoryRows(options) },
+  RowWriter: { create: () => new MemoryTable() },
+  FileLock: { tryAcquire: tryLock },
   trainTokenizer: later("merge", (options) => ({
     vocabSize: options.vocabSize,
     merges: options.vocabSize - 7,
     texts: 3,
+    seconds: 0.5,
+    peakRssBytes: 1024
+  })),
+  tokenizerReport: later("report", ({ inputs, tokenizers }) => ({
+    kind: "tokenizer",
+    version: 1,
+    inputs,
+    rows: 3,
+    texts: 6,
+    characters: 60,
+    bytes: 180,
+    scripts: [{ script: "Han", characters: 60, share: 1 }],
+    tokenizers: tokenizers.map(memoryFigures),
     seconds: 0.5
   })),
   retrainTokenizer: later("merge", ({ vocabSize = 29_298 }) => ({
     vocabSize,
     merges: vocabSize - 7,
     texts: 3,
-    seconds: 0.5
+    seconds: 0.5,
+    peakRssBytes: 1024
   })),
   tokenizerFromWords: later("merge", () => ({
     vocabSize: 100,
@@ -194,7 +297,8 @@ export const memoryBorder = (): B.Border => ({
     texts: 3,
     words: 80,
     kept: 50,
-    seconds: 0.5
+    seconds: 0.5,
+    peakRssBytes: 1024
   })),
   importTokenizer: later("import", () => ({ model: "bpe", vocabSize: 100, merges: 60, added: ["<pad>"] })),
   extendTokenizer: later("extend", ({ tokens, model }) => ({
@@ -228,6 +332,25 @@ export const memoryBorder = (): B.Border => ({
     firstTokenSeconds: 0.125,
     loadSeconds: 0.25,
     peakRssBytes: 1024 ** 2,
+    cpu: "plain"
+  })),
+  benchEncode: later("bench", ({ rounds }) => ({
+    tokensPerSecond: 2000,
+    charactersPerSecond: 3000,
+    bytesPerSecond: 9000,
+    texts: 3,
+    tokens: 40 * rounds,
+    peakRssBytes: 1024 ** 2,
+    cpu: "plain"
+  })),
+  benchLoad: later("bench", ({ batch, batches }) => ({
+    rowsPerSecond: (batch * batches) / 0.5,
+    tokensPerSecond: (batch * batches * 100) / 0.5,
+    paddingShare: 0.0625,
+    peakRssBytes: 1024 ** 2,
+    openSeconds: 0.125,
+    firstBatchSeconds: 0.25,
+    rows: batch * batches,
     cpu: "plain"
   })),
   doctor: () => ({

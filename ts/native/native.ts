@@ -54,6 +54,13 @@ export interface Generator {
   readonly stream: (prompt: string, settings: B.GenerationSettings) => Stream.Stream<B.TextPiece, ChatlmError>
 }
 
+/** A table that is being written; it is put in place by `finish` or, at the end of the scope, thrown away. */
+export interface RowWriter {
+  readonly write: (rows: ReadonlyArray<object>) => Effect.Effect<void, ChatlmError>
+  /** Puts the table in place; the number of rows. */
+  readonly finish: Effect.Effect<number, ChatlmError>
+}
+
 type Call<Options, Report> = (options: Options) => Effect.Effect<Report, ChatlmError>
 
 export interface NativeService {
@@ -68,11 +75,18 @@ export interface NativeService {
     options: B.PromptOptions,
     count: number
   ) => Stream.Stream<ReadonlyArray<string>, ChatlmError>
+  /** Batches of up to `count` rows, each as JSON text; closed when the consumer stops. */
+  readonly rows: (options: B.RowsOptions, count: number) => Stream.Stream<string, ChatlmError>
+  readonly rowWriter: (options: B.RowWriterOptions) => Effect.Effect<RowWriter, ChatlmError, Scope.Scope>
+  /** Takes a lock on a file that other processes honour (`flock`), or answers null. */
+  readonly tryLock: (path: string) => Effect.Effect<B.FileLock | null, ChatlmError>
   readonly trainTokenizer: Call<B.TokenizerTrainOptions, B.TokenizerTrainReport>
   readonly retrainTokenizer: Call<B.TokenizerRetrainOptions, B.TokenizerTrainReport>
   readonly tokenizerFromWords: Call<B.TokenizerFromWordsOptions, B.TokenizerFromWordsReport>
   readonly importTokenizer: Call<B.TokenizerImportOptions, B.TokenizerImportReport>
   readonly extendTokenizer: Call<B.TokenizerExtendOptions, B.TokenizerExtendReport>
+  /** The report as JSON, which `makeReport` of ts/report knows. */
+  readonly tokenizerReport: Call<B.TokenizerReportOptions, unknown>
   readonly tokenizer: (folder: string) => Effect.Effect<Tokenizer, ChatlmError>
   /** Opens a run; it is closed with the scope, without saving. */
   readonly trainingRun: (
@@ -95,6 +109,8 @@ export interface NativeService {
   /** Runs to its end: an interruption waits for it. */
   readonly benchTrainStep: Call<B.BenchTrainStepOptions, B.BenchTrainStepReport>
   readonly benchGenerate: Call<B.BenchGenerateOptions, B.BenchGenerateReport>
+  readonly benchLoad: Call<B.BenchLoadOptions, B.BenchLoadReport>
+  readonly benchEncode: Call<B.BenchEncodeOptions, B.BenchEncodeReport>
   readonly doctor: Effect.Effect<B.Doctor, ChatlmError>
   /** Fails for what is no device, and for one that this build has not. */
   readonly checkDevice: (device: string) => Effect.Effect<void, ChatlmError>
@@ -205,11 +221,39 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
           return Stream.fromEffectRepeat(next).pipe(Stream.takeWhile((prompts) => prompts.length > 0))
         })
       ),
+    rows: (options, count) =>
+      Stream.unwrap(
+        Effect.gen(function* () {
+          const module = yield* border
+          const reader = yield* Effect.acquireRelease(
+            immediate(() => module.RowReader.open(options)),
+            (reader) => Effect.sync(() => reader.close())
+          )
+          // Not waited for when interrupted: closing ends a read, and standard input may never come.
+          const next = Effect.tryPromise({ try: () => reader.next(count), catch: fromBorder })
+          return Stream.fromEffectRepeat(next).pipe(Stream.takeWhile((batch) => batch !== "[]"))
+        })
+      ),
+    rowWriter: (options) =>
+      Effect.gen(function* () {
+        const module = yield* border
+        const writer = yield* Effect.acquireRelease(
+          immediate(() => module.RowWriter.create(options)),
+          // Waits for a write that is under way, so that no temporary file outlives the scope.
+          (writer) => Effect.promise(() => writer.close())
+        )
+        return {
+          write: (rows) => awaiting(undefined, () => writer.write(JSON.stringify(rows))),
+          finish: awaiting(undefined, () => writer.finish())
+        }
+      }),
+    tryLock: (path) => Effect.flatMap(border, (module) => immediate(() => module.FileLock.tryAcquire(path))),
     trainTokenizer: call("trainTokenizer"),
     retrainTokenizer: call("retrainTokenizer"),
     tokenizerFromWords: call("tokenizerFromWords"),
     importTokenizer: call("importTokenizer"),
     extendTokenizer: call("extendTokenizer"),
+    tokenizerReport: call("tokenizerReport"),
     tokenizer: (folder) =>
       Effect.flatMap(border, (module) => immediate(() => tokenizer(module.Tokenizer.load(folder)))),
     trainingRun: (kind, config, options) =>
@@ -251,6 +295,8 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
     evaluatePerplexity: computing("evaluatePerplexity"),
     benchTrainStep: computing("benchTrainStep"),
     benchGenerate: computing("benchGenerate"),
+    benchLoad: call("benchLoad"),
+    benchEncode: call("benchEncode"),
     doctor: Effect.flatMap(border, (module) => immediate(() => module.doctor())),
     checkDevice: (device) => Effect.flatMap(border, (module) => immediate(() => module.checkDevice(device))),
     setThreads: (threads) => Effect.flatMap(border, (module) => immediate(() => module.setThreads(threads)))

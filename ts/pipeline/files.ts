@@ -1,13 +1,15 @@
-/** The file system as the ledger needs it: hashes, whole writes, links, removal; errors with codes. */
+/** The file system as the ledger needs it: hashes, whole writes, links, removal. */
 import { createHash } from "node:crypto"
 import { createReadStream } from "node:fs"
 import * as fs from "node:fs/promises"
 import { dirname, join, relative } from "node:path"
 
-import * as Effect from "effect/Effect"
+import type * as Effect from "effect/Effect"
 
-import { bug, isChatlmError, makeError } from "../native/index.ts"
+import { attempt } from "../native/index.ts"
 import type { ChatlmError } from "../native/index.ts"
+
+export { attempt } from "../native/index.ts"
 
 /** A file as a manifest remembers it. */
 export interface FileEntry {
@@ -18,41 +20,6 @@ export interface FileEntry {
   /** Of no meaning by itself: equal, the content need not be read to be believed. */
   readonly modified: number
 }
-
-const isErrno = (error: unknown): error is NodeJS.ErrnoException => error instanceof Error && "code" in error
-
-/** What the operating system said, in this program's codes. */
-export const fileError = (error: unknown, path: string): ChatlmError => {
-  if (isChatlmError(error)) return error
-  if (!isErrno(error)) return bug(error)
-  const message = `${path}: ${error.message.replace(/^[A-Z]+: /, "")}`
-  switch (error.code) {
-    case "ENOENT":
-    case "ENOTDIR":
-      return makeError("INPUT_NOT_FOUND", message, "check the path", { file: path }, error)
-    case "EACCES":
-    case "EPERM":
-    case "EROFS":
-      return makeError(
-        "PERMISSION_DENIED",
-        message,
-        "choose a place this user may write",
-        { file: path },
-        error
-      )
-    case "ENOSPC":
-    case "EDQUOT":
-    case "EFBIG":
-      return makeError("DISK_FULL", message, "free some space and run this again", { file: path }, error)
-    default:
-      return makeError("IO", message, "see the message of the operating system", { file: path }, error)
-  }
-}
-
-export const attempt = <A>(
-  path: string,
-  work: (signal: AbortSignal) => Promise<A>
-): Effect.Effect<A, ChatlmError> => Effect.tryPromise({ try: work, catch: (error) => fileError(error, path) })
 
 const hashFile = async (path: string, signal: AbortSignal): Promise<string> => {
   const hash = createHash("sha256")
@@ -177,7 +144,7 @@ export const list = (path: string): Effect.Effect<ReadonlyArray<string>, ChatlmE
     try {
       return (await fs.readdir(path)).sort()
     } catch (error) {
-      if (isErrno(error) && error.code === "ENOENT") return []
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return []
       throw error
     }
   })
@@ -188,7 +155,7 @@ export const readJson = (path: string): Effect.Effect<unknown, ChatlmError> =>
     try {
       return JSON.parse(await fs.readFile(path, "utf8")) as unknown
     } catch (error) {
-      if (error instanceof SyntaxError || (isErrno(error) && error.code === "ENOENT")) return undefined
+      if (error instanceof SyntaxError || (error as NodeJS.ErrnoException).code === "ENOENT") return undefined
       throw error
     }
   })

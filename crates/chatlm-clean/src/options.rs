@@ -8,85 +8,66 @@ use chatlm_job::{Code, Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// A raw source this crate knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    Alpaca,
-    Belle,
-    /// Any rows with two named columns (three for `dpo`).
-    Pairs,
-    /// Rows with named columns for prompt, chosen, rejected; for `dpo` alone.
-    RlhfPairs,
-    MedicalDialogue,
-}
-
-impl Source {
-    const NAMES: [(&'static str, Self); 5] = [
-        ("alpaca", Self::Alpaca),
-        ("belle", Self::Belle),
-        ("pairs", Self::Pairs),
-        ("rlhf-pairs", Self::RlhfPairs),
-        ("medical-dialogue", Self::MedicalDialogue),
-    ];
-    /// Sources of the contract that are not built yet.
-    const LATER: [&'static str; 6] = [
-        "webtext2019zh",
-        "baike-qa2019",
-        "zhihu-kol",
-        "zhwiki",
-        "finance-qa",
-        "sharegpt",
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        Self::NAMES
-            .iter()
-            .find(|(_, source)| *source == self)
-            .map_or("", |(name, _)| name)
-    }
-}
-
-impl FromStr for Source {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        if let Some((_, source)) = Self::NAMES.iter().find(|(name, _)| *name == text) {
-            return Ok(*source);
-        }
-        let message = if Self::LATER.contains(&text) {
-            format!("the source {text:?} comes later")
-        } else {
-            format!("there is no source {text:?}")
-        };
-        let names: Vec<&str> = Self::NAMES.iter().map(|(name, _)| *name).collect();
-        Err(Error::new(
-            Code::Usage,
-            message,
-            format!("give --source one of {}", names.join(", ")),
-        ))
-    }
-}
+use crate::source::Source;
 
 /// What the rows are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Purpose {
     Pretrain,
     Sft,
     Dpo,
 }
 
+impl Purpose {
+    pub const ALL: [Self; 3] = [Self::Pretrain, Self::Sft, Self::Dpo];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pretrain => "pretrain",
+            Self::Sft => "sft",
+            Self::Dpo => "dpo",
+        }
+    }
+}
+
 impl FromStr for Purpose {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "pretrain" => Ok(Self::Pretrain),
-            "sft" => Ok(Self::Sft),
-            "dpo" => Ok(Self::Dpo),
-            _ => Err(Error::new(
+        let found = Self::ALL
+            .into_iter()
+            .find(|purpose| purpose.as_str() == text);
+        found.ok_or_else(|| {
+            Error::new(
                 Code::Usage,
                 format!("rows cannot be made for {text:?}"),
                 "give --for one of pretrain, sft, dpo",
+            )
+        })
+    }
+}
+
+/// What becomes of a conversation, since a row holds one question and one answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turns {
+    /// Its first exchange: what follows often makes no sense without it.
+    First,
+    /// Each exchange is a row of its own.
+    Each,
+}
+
+impl FromStr for Turns {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "first" => Ok(Self::First),
+            "each" => Ok(Self::Each),
+            _ => Err(Error::new(
+                Code::Usage,
+                format!("a conversation cannot be taken apart as {text:?}"),
+                "give --turns first or --turns each",
             )),
         }
     }
@@ -101,19 +82,49 @@ pub struct CleanOptions {
     pub output: PathBuf,
     /// Where dropped rows go: their columns, `rule`, `file`, `row`.
     pub rejects: Option<PathBuf>,
+    /// Where the report goes, as JSON; its shape is in docs/reports.md.
+    pub report: Option<PathBuf>,
     /// Repeats the reference program bug for bug.
     pub compat: bool,
+    pub turns: Turns,
     pub prompt_column: Option<String>,
     pub response_column: Option<String>,
     pub chosen_column: Option<String>,
     pub rejected_column: Option<String>,
+    /// Question templates of `zhwiki`, one a line with `{title}`; our own where `None`.
+    pub templates: Option<PathBuf>,
     /// Detected where `None`.
     pub encoding: Option<String>,
+    /// Draws the report's samples and the questions of `zhwiki`.
+    pub seed: u64,
     pub keep_going: bool,
     pub force: bool,
 }
 
 impl CleanOptions {
+    /// Everything else as it is where nothing is asked for.
+    pub fn new(source: Source, purpose: Purpose, inputs: Vec<String>, output: PathBuf) -> Self {
+        Self {
+            source,
+            purpose,
+            inputs,
+            output,
+            rejects: None,
+            report: None,
+            compat: false,
+            turns: Turns::First,
+            prompt_column: None,
+            response_column: None,
+            chosen_column: None,
+            rejected_column: None,
+            templates: None,
+            encoding: None,
+            seed: 0,
+            keep_going: false,
+            force: false,
+        }
+    }
+
     pub(crate) fn input(&self) -> InputOptions {
         InputOptions {
             encoding: self.encoding.clone(),
@@ -123,65 +134,62 @@ impl CleanOptions {
 
     /// Refuses what does not go together.
     pub(crate) fn check(&self) -> Result<()> {
+        self.source.check(self.purpose, self.compat)?;
         let usage = |message: String, help: String| Err(Error::new(Code::Usage, message, help));
-        let source = self.source.as_str();
-        let (pairs, dpo) = match self.source {
-            Source::Alpaca => (false, true),
-            Source::Pairs | Source::RlhfPairs => (true, true),
-            Source::Belle | Source::MedicalDialogue => (false, false),
-        };
-        if self.purpose == Purpose::Dpo && !dpo {
-            return usage(
-                format!("{source} holds no preference pairs"),
-                "clean it for sft, then let chatlm reject make the rejected answers".to_owned(),
-            );
-        }
-        if self.source == Source::RlhfPairs && self.purpose != Purpose::Dpo {
-            return usage(
-                "rlhf-pairs gives prompt, chosen and rejected".to_owned(),
-                "add --for dpo, or clean the file as pairs with --response-column".to_owned(),
-            );
-        }
-        if self.compat && !matches!(self.source, Source::Belle | Source::MedicalDialogue) {
-            return usage(
-                format!("the reference program's way with {source} is not built"),
-                "leave out --compat, or use it with belle or medical-dialogue".to_owned(),
-            );
-        }
-        let columns = [
-            ("--prompt-column", &self.prompt_column, pairs),
+        let kind = self.source.kind();
+        let (named, dpo) = (kind.columns, self.purpose == Purpose::Dpo);
+        let meant = [
+            ("--prompt-column", self.prompt_column.is_some(), named),
             (
                 "--response-column",
-                &self.response_column,
-                pairs && self.purpose != Purpose::Dpo,
+                self.response_column.is_some(),
+                named && !dpo,
             ),
             (
                 "--chosen-column",
-                &self.chosen_column,
-                pairs && self.purpose == Purpose::Dpo,
+                self.chosen_column.is_some(),
+                named && dpo,
             ),
             (
                 "--rejected-column",
-                &self.rejected_column,
-                pairs && self.purpose == Purpose::Dpo,
+                self.rejected_column.is_some(),
+                named && dpo,
+            ),
+            (
+                "--turns each",
+                self.turns == Turns::Each,
+                kind.turns && !self.compat,
+            ),
+            (
+                "--templates",
+                self.templates.is_some(),
+                kind.name == "zhwiki",
             ),
         ];
-        for (name, column, meant) in columns {
-            if column.is_some() && !meant {
+        for (name, given, meant) in meant {
+            if given && !meant {
                 return usage(
                     format!("{name} means nothing here"),
-                    format!("leave it out: {source} for this purpose does not read it"),
+                    format!(
+                        "leave it out: {} for this purpose does not read it",
+                        kind.name
+                    ),
                 );
             }
         }
-        if self.rejects.as_ref() == Some(&self.output) {
-            return usage(
-                format!(
-                    "{} cannot hold both kept and dropped rows",
-                    self.output.display()
-                ),
-                "give --rejects another name than --out".to_owned(),
-            );
+        let outputs = [
+            Some(&self.output),
+            self.rejects.as_ref(),
+            self.report.as_ref(),
+        ];
+        let outputs: Vec<&PathBuf> = outputs.into_iter().flatten().collect();
+        for (place, path) in outputs.iter().enumerate() {
+            if outputs[..place].contains(path) {
+                return usage(
+                    format!("{} cannot hold two results", path.display()),
+                    "give --out, --rejects and --report names of their own".to_owned(),
+                );
+            }
         }
         Ok(())
     }
@@ -197,5 +205,7 @@ pub struct CleanReport {
     pub dropped: Map<String, Value>,
     /// Rows that could not be read (`keep_going`).
     pub broken: u64,
+    /// Byte sequences that were no text in the file's encoding.
+    pub undecodable: u64,
     pub seconds: f64,
 }

@@ -39,13 +39,13 @@ impl Rejects {
         self.schema.add_row(&row.fields);
     }
 
-    pub(crate) fn push(&mut self, row: Row, rule: &str) -> Result<()> {
+    pub(crate) fn push(&mut self, row: &Row, rule: &str) -> Result<()> {
         let ours = [
             Value::from(rule),
             Value::from(&*row.file),
             Value::from(row.row),
         ];
-        let mut line = serde_json::to_vec(&(row.fields, ours)).map_err(Error::internal)?;
+        let mut line = serde_json::to_vec(&(&row.fields, ours)).map_err(Error::internal)?;
         line.push(b'\n');
         self.waiting
             .write_all(&line)

@@ -1,4 +1,6 @@
-//! The row being made: what rules look at and change.
+//! The row being made, and the steps that look at it and change it.
+
+use std::borrow::Cow;
 
 use chatlm_dataset::Row;
 
@@ -22,38 +24,47 @@ impl Sample {
         std::iter::once(self.prompt.as_str()).chain(self.answers.iter().map(String::as_str))
     }
 
-    /// Rewrites every text.
-    pub fn rewrite(&mut self, rewrite: impl Fn(&str) -> String) {
-        self.prompt = rewrite(&self.prompt);
-        for answer in &mut self.answers {
-            *answer = rewrite(answer);
+    /// Rewrites every text; true where one changed.
+    pub fn rewrite(&mut self, rewrite: fn(&str) -> Cow<'_, str>) -> bool {
+        let mut changed = false;
+        for text in std::iter::once(&mut self.prompt).chain(&mut self.answers) {
+            let Cow::Owned(new) = rewrite(text) else {
+                continue;
+            };
+            changed |= new != *text;
+            *text = new;
         }
+        changed
     }
 }
 
-type Run = Box<dyn Fn(&Row, &mut Sample) -> bool + Send + Sync>;
+/// What a rule did to a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Passed,
+    Changed,
+    Dropped,
+}
+
+enum Act {
+    /// Borrowed where nothing is to be changed.
+    Rewrite(fn(&str) -> Cow<'_, str>),
+    Drop(Box<dyn Fn(&Sample) -> bool + Send + Sync>),
+    DropRow(Box<dyn Fn(&Row) -> bool + Send + Sync>),
+}
 
 /// One named step of a source: it rewrites the sample, or drops the row.
 pub struct Rule {
     pub name: &'static str,
-    /// Whether the rule can drop rows, and so is a line of the funnel.
-    pub drops: bool,
-    run: Run,
+    act: Act,
 }
 
 impl Rule {
     /// A rule that rewrites every text.
-    pub fn rewrite(
-        name: &'static str,
-        rewrite: impl Fn(&str) -> String + Send + Sync + 'static,
-    ) -> Self {
+    pub fn rewrite(name: &'static str, rewrite: fn(&str) -> Cow<'_, str>) -> Self {
         Self {
             name,
-            drops: false,
-            run: Box::new(move |_, sample| {
-                sample.rewrite(&rewrite);
-                true
-            }),
+            act: Act::Rewrite(rewrite),
         }
     }
 
@@ -64,8 +75,7 @@ impl Rule {
     ) -> Self {
         Self {
             name,
-            drops: true,
-            run: Box::new(move |_, sample| !falls(sample)),
+            act: Act::Drop(Box::new(falls)),
         }
     }
 
@@ -76,13 +86,22 @@ impl Rule {
     ) -> Self {
         Self {
             name,
-            drops: true,
-            run: Box::new(move |row, _| !falls(row)),
+            act: Act::DropRow(Box::new(falls)),
         }
     }
 
-    /// Applies the rule; false where the row falls.
-    pub fn keeps(&self, row: &Row, sample: &mut Sample) -> bool {
-        (self.run)(row, sample)
+    /// Whether the rule can drop rows, and so is a line of the funnel.
+    pub fn drops(&self) -> bool {
+        !matches!(self.act, Act::Rewrite(_))
+    }
+
+    /// Applies the rule.
+    pub fn apply(&self, row: &Row, sample: &mut Sample) -> Step {
+        match &self.act {
+            Act::Rewrite(rewrite) if sample.rewrite(*rewrite) => Step::Changed,
+            Act::Drop(falls) if falls(sample) => Step::Dropped,
+            Act::DropRow(falls) if falls(row) => Step::Dropped,
+            _ => Step::Passed,
+        }
     }
 }

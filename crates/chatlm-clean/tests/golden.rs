@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use chatlm_clean::{CleanOptions, CleanReport, Purpose, Source, clean};
+use chatlm_clean::{CleanOptions, CleanReport, Purpose, clean};
 use chatlm_dataset::{InputOptions, Rows};
 use chatlm_job::Job;
 
@@ -38,33 +38,21 @@ fn pairs(path: &Path) -> Vec<(String, String)> {
 }
 
 /// Cleans `input` of a case with `--compat` and compares with `expected`, row by row.
-fn compare(
-    source: Source,
-    purpose: Purpose,
-    case: &str,
-    input: &str,
-    expected: &str,
-    encoding: Option<&str>,
-) {
+fn compare(source: &str, purpose: Purpose, case: &str, files: [&str; 2], encoding: Option<&str>) {
     let Some(folder) = golden(case) else { return };
+    let [input, expected] = files.map(|name| folder.join(name));
     let out = tempfile::tempdir().unwrap();
-    let options = CleanOptions {
-        source,
+    let mut options = CleanOptions::new(
+        source.parse().unwrap(),
         purpose,
-        inputs: vec![folder.join(input).display().to_string()],
-        output: out.path().join("out.parquet"),
-        rejects: Some(out.path().join("rejects.parquet")),
-        compat: true,
-        prompt_column: None,
-        response_column: None,
-        chosen_column: None,
-        rejected_column: None,
-        encoding: encoding.map(str::to_owned),
-        keep_going: false,
-        force: false,
-    };
+        vec![input.display().to_string()],
+        out.path().join("out.parquet"),
+    );
+    options.rejects = Some(out.path().join("rejects.parquet"));
+    options.compat = true;
+    options.encoding = encoding.map(str::to_owned);
     let report: CleanReport = clean(&options, &Job::quiet()).unwrap();
-    let (got, expected) = (pairs(&options.output), pairs(&folder.join(expected)));
+    let (got, expected) = (pairs(&options.output), pairs(&expected));
     for (place, (got, expected)) in got.iter().zip(&expected).enumerate() {
         assert_eq!(got, expected, "{case}, row {place}");
     }
@@ -86,48 +74,94 @@ fn compare(
 }
 
 #[test]
-fn belle_for_pretraining() {
-    compare(
-        Source::Belle,
-        Purpose::Pretrain,
-        "belle",
-        "input.jsonl",
-        "expected.parquet",
-        None,
-    );
+fn json_lines_and_parquet() {
+    for (source, input) in [
+        ("webtext2019zh", "input.jsonl"),
+        ("baike-qa2019", "input.jsonl"),
+        ("zhihu-kol", "input.parquet"),
+        ("belle", "input.jsonl"),
+    ] {
+        let files = [input, "expected.parquet"];
+        compare(source, Purpose::Pretrain, source, files, None);
+    }
 }
 
 #[test]
 fn belle_for_fine_tuning() {
-    compare(
-        Source::Belle,
-        Purpose::Sft,
-        "belle",
-        "input.jsonl",
-        "expected_sft.parquet",
-        None,
-    );
+    let files = ["input.jsonl", "expected_sft.parquet"];
+    compare("belle", Purpose::Sft, "belle", files, None);
 }
 
 #[test]
-fn medical_dialogue_as_gb2312() {
+fn medical_dialogue_in_both_encodings() {
     for case in ["medical-dialogue", "medical-dialogue-nasty"] {
-        let (source, purpose) = (Source::MedicalDialogue, Purpose::Pretrain);
-        compare(source, purpose, case, "input.csv", "expected.parquet", None);
+        for (expected, encoding) in [
+            ("expected.parquet", None),
+            ("expected_gb18030.parquet", Some("gb18030")),
+        ] {
+            let files = ["input.csv", expected];
+            compare("medical-dialogue", Purpose::Pretrain, case, files, encoding);
+        }
     }
 }
 
 #[test]
-fn medical_dialogue_as_gb18030() {
-    for case in ["medical-dialogue", "medical-dialogue-nasty"] {
-        let (source, purpose) = (Source::MedicalDialogue, Purpose::Pretrain);
-        compare(
-            source,
-            purpose,
-            case,
-            "input.csv",
-            "expected_gb18030.parquet",
-            Some("gb18030"),
+fn finance_with_and_without_the_fourth_column() {
+    for case in ["finance-qa", "finance-qa-3col"] {
+        let files = ["input.csv", "expected.parquet"];
+        compare("finance-qa", Purpose::Pretrain, case, files, None);
+    }
+}
+
+/// The reference reads WikiExtractor's text alone; its templates are in the golden folder.
+#[test]
+fn wikipedia() {
+    let Some(templates) = golden("zhwiki").map(|folder| folder.join("templates.txt")) else {
+        return;
+    };
+    for case in ["zhwiki", "zhwiki-page"] {
+        let Some(folder) = golden(case) else { return };
+        let out = tempfile::tempdir().unwrap();
+        let mut options = CleanOptions::new(
+            "zhwiki".parse().unwrap(),
+            Purpose::Pretrain,
+            vec![folder.join("input.txt").display().to_string()],
+            out.path().join("out.parquet"),
         );
+        options.compat = true;
+        options.templates = Some(templates.clone());
+        clean(&options, &Job::quiet()).unwrap();
+        let (got, expected) = (
+            pairs(&options.output),
+            pairs(&folder.join("expected.parquet")),
+        );
+        for (place, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            assert_eq!(got, expected, "{case}, row {place}");
+        }
+        assert_eq!(got.len(), expected.len());
     }
+}
+
+/// A real dump of one page becomes a row in plain, simplified text.
+#[test]
+fn a_real_dump() {
+    let Some(folder) = golden("zhwiki-page") else {
+        return;
+    };
+    let out = tempfile::tempdir().unwrap();
+    let options = CleanOptions::new(
+        "zhwiki".parse().unwrap(),
+        Purpose::Pretrain,
+        vec![folder.join("input.xml.bz2").display().to_string()],
+        out.path().join("out.parquet"),
+    );
+    let report = clean(&options, &Job::quiet()).unwrap();
+    assert_eq!((report.read, report.kept), (1, 1));
+    let rows = pairs(&options.output);
+    let (prompt, response) = &rows[0];
+    assert!(prompt.contains("数学"), "{prompt}");
+    let length = response.chars().count();
+    assert!((200..=512).contains(&length), "{length}");
+    assert!(response.ends_with(['。', '！', '？', '；']), "{response}");
+    assert!(!response.contains(['{', '[', '<', '|']), "{response}");
 }

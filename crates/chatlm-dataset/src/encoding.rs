@@ -39,7 +39,9 @@ pub(crate) fn detect(head: &[u8]) -> &'static Encoding {
         return encoding;
     }
     let bad = malformed(UTF_8, head);
-    if let Some(encoding) = zeros(head) {
+    // What is whole UTF-8 has zeros of its own, unless every second byte is one.
+    let some = head.len().div_ceil(if bad == 0 { 4 } else { 64 });
+    if let Some(encoding) = zeros(head, some.max(1)) {
         return encoding;
     }
     let high = head.iter().filter(|byte| **byte >= 0x80).count();
@@ -60,7 +62,7 @@ pub(crate) fn detect(head: &[u8]) -> &'static Encoding {
 }
 
 /// UTF-16 without a mark shows by zero bytes at every second place.
-fn zeros(head: &[u8]) -> Option<&'static Encoding> {
+fn zeros(head: &[u8], some: usize) -> Option<&'static Encoding> {
     let count = |from: usize| {
         head.iter()
             .skip(from)
@@ -69,7 +71,6 @@ fn zeros(head: &[u8]) -> Option<&'static Encoding> {
             .count()
     };
     let (even, odd) = (count(0), count(1));
-    let some = (head.len() / 64).max(1);
     match (even, odd) {
         (e, o) if o >= some && e * 8 <= o => Some(UTF_16LE),
         (e, o) if e >= some && o * 8 <= e => Some(UTF_16BE),

@@ -175,7 +175,15 @@ pub(crate) fn open(
         None => detect(&head),
     };
     let whole = (head.len() as u64) < HEAD;
-    let layout = tell(&preview(encoding, &head), &ending(path), whole).ok_or_else(|| {
+    let text = preview(encoding, &head);
+    // Files of old Macs end their lines so.
+    let returns = text.contains('\r') && !text.contains('\n');
+    let text = if returns {
+        text.replace('\r', "\n")
+    } else {
+        text
+    };
+    let layout = tell(&text, &ending(path), whole).ok_or_else(|| {
         Error::new(
             Code::InputFormat,
             format!(
@@ -187,11 +195,28 @@ pub(crate) fn open(
         .with("file", path.display().to_string())
     })?;
     let bytes = Cursor::new(head).chain(source);
-    let reader = BufReader::with_capacity(1 << 16, Decoded::new(bytes, encoding, replaced));
-    Ok(Opened::Text {
-        layout,
-        reader: Box::new(reader),
-    })
+    let decoded = Decoded::new(bytes, encoding, replaced);
+    let reader: Box<dyn BufRead + Send> = if returns {
+        Box::new(BufReader::with_capacity(1 << 16, Returns(decoded)))
+    } else {
+        Box::new(BufReader::with_capacity(1 << 16, decoded))
+    };
+    Ok(Opened::Text { layout, reader })
+}
+
+/// Text whose lines end in carriage returns, with newlines instead.
+struct Returns<R>(R);
+
+impl<R: Read> Read for Returns<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let size = self.0.read(into)?;
+        for byte in &mut into[..size] {
+            if *byte == b'\r' {
+                *byte = b'\n';
+            }
+        }
+        Ok(size)
+    }
 }
 
 /// Tells the layout from the first text and the ending; `None`: said to be parquet and is nothing readable.

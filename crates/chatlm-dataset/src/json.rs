@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use chatlm_job::Error;
 use serde_json::Value;
 
-use crate::lines::Lines;
+use crate::lines::{LIMIT, Lines, too_long};
 use crate::rows::{Fault, Fields};
 
 fn object(text: &[u8]) -> Result<Fields, Fault> {
@@ -84,7 +84,7 @@ impl Place {
 impl Values {
     /// The next value's bytes; `None` at the proper end; an error text where the file was cut off.
     fn cut(&mut self) -> std::io::Result<Option<Result<Vec<u8>, String>>> {
-        let (mut value, mut place) = (Vec::new(), Place::default());
+        let (mut value, mut place, mut size) = (Vec::new(), Place::default(), 0);
         loop {
             let piece = self.reader.fill_buf()?;
             if piece.is_empty() {
@@ -133,7 +133,12 @@ impl Values {
                         _ => {}
                     }
                 }
-                value.push(*byte);
+                size += 1;
+                if size <= LIMIT {
+                    value.push(*byte);
+                } else {
+                    value = Vec::new();
+                }
                 if place.step(*byte) {
                     closed = true;
                     break;
@@ -141,7 +146,12 @@ impl Values {
             }
             self.reader.consume(used);
             if closed {
-                return Ok(Some(Ok(value)));
+                let fits = if size > LIMIT {
+                    Err(too_long())
+                } else {
+                    Ok(value)
+                };
+                return Ok(Some(fits));
             }
         }
     }
@@ -175,7 +185,7 @@ mod tests {
             .map(|row| match row {
                 Ok(fields) => Ok(Value::Object(fields).to_string()),
                 Err(Fault::Row(what)) => Err(what),
-                Err(Fault::File(error)) => Err(error.to_string()),
+                Err(Fault::Rows(error, _) | Fault::File(error)) => Err(error.to_string()),
             })
             .collect()
     }

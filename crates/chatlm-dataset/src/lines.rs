@@ -1,6 +1,6 @@
 //! Plain text: each line that is not blank is a row with the one field `text`.
 
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 
 use chatlm_job::Error;
@@ -8,11 +8,19 @@ use serde_json::{Map, Value};
 
 use crate::rows::{Fault, Fields};
 
+/// Bytes of a row at most: what is longer is a file of another kind, or a broken one, and is not held.
+pub(crate) const LIMIT: usize = 64 << 20;
+
+/// What is wrong with a row above the limit.
+pub(crate) fn too_long() -> String {
+    format!("it is longer than {} MiB", LIMIT >> 20)
+}
+
 /// Lines without their ends, blank ones left out.
 pub(crate) struct Lines {
-    pub(crate) reader: Box<dyn BufRead + Send>,
-    pub(crate) path: PathBuf,
-    pub(crate) failed: bool,
+    reader: Box<dyn BufRead + Send>,
+    path: PathBuf,
+    failed: bool,
 }
 
 impl Lines {
@@ -23,6 +31,31 @@ impl Lines {
             failed: false,
         }
     }
+
+    /// The next line with its end; `None` behind the last, an error text for one above the limit.
+    pub(crate) fn line(&mut self) -> io::Result<Option<Result<String, String>>> {
+        let (mut line, mut size) = (Vec::new(), 0);
+        loop {
+            let piece = self.reader.fill_buf()?;
+            let end = piece.iter().position(|byte| *byte == b'\n');
+            let used = end.map_or(piece.len(), |end| end + 1);
+            size += used;
+            if size <= LIMIT {
+                line.extend_from_slice(&piece[..used]);
+            } else {
+                line = Vec::new();
+            }
+            self.reader.consume(used);
+            if end.is_some() || used == 0 {
+                break;
+            }
+        }
+        Ok(match size {
+            0 => None,
+            _ if size > LIMIT => Some(Err(too_long())),
+            _ => Some(String::from_utf8(line).map_err(|_| "it is no text".to_owned())),
+        })
+    }
 }
 
 impl Iterator for Lines {
@@ -30,15 +63,15 @@ impl Iterator for Lines {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.failed {
-            let mut line = String::new();
-            match self.reader.read_line(&mut line) {
-                Ok(0) => return None,
-                Ok(_) => {
+            match self.line() {
+                Ok(None) => return None,
+                Ok(Some(Ok(mut line))) => {
                     line.truncate(line.trim_end_matches(['\r', '\n']).len());
                     if !line.trim().is_empty() {
                         return Some(Ok(line));
                     }
                 }
+                Ok(Some(Err(what))) => return Some(Err(Fault::Row(what))),
                 Err(error) => {
                     self.failed = true;
                     return Some(Err(Fault::File(Error::io(&error, "read", &self.path))));

@@ -12,22 +12,39 @@ use polars::prelude::{
 };
 use serde_json::{Map, Number, Value};
 
-use crate::input::ParquetBytes;
-use crate::rows::{Fault, Fields};
+use crate::columns::{Chunk, ColumnFile, Piece};
+use crate::input::{InputOptions, ParquetBytes};
+use crate::rows::{Fault, Fields, row_error};
 use crate::writer::ColumnKind;
 
 type Metadata = polars::io::parquet::metadata::FileMetadataRef;
 
-/// How many rows are turned into values at a time.
+/// Unpacked bytes that are turned into values at a time.
+const PIECE: u64 = 8 << 20;
+
+/// Rows turned into values at a time, where the whole file is in memory.
 const SLICE: u64 = 4096;
 
 /// An open parquet file.
 pub(crate) struct ParquetTable {
     path: PathBuf,
-    bytes: ParquetBytes,
-    metadata: Metadata,
+    content: Content,
+    largest_group: u64,
     pub(crate) rows: u64,
     pub(crate) columns: Vec<(String, ColumnKind)>,
+}
+
+enum Content {
+    /// Read by position, a row group at a time.
+    File {
+        file: ColumnFile,
+        groups: Vec<Piece>,
+    },
+    /// Standard input.
+    Memory {
+        bytes: ParquetBytes,
+        metadata: Metadata,
+    },
 }
 
 impl ParquetTable {
@@ -53,10 +70,23 @@ impl ParquetTable {
                 (field.name.to_string(), kind)
             })
             .collect();
+        let sizes = metadata.row_groups.iter();
+        let largest_group = sizes.map(|group| group.total_byte_size() as u64).max();
+        let file = match &bytes {
+            ParquetBytes::File(_) => ColumnFile::open(path, &InputOptions::default())?,
+            ParquetBytes::Memory(_) => None,
+        };
+        let content = match file {
+            Some(file) => Content::File {
+                groups: file.pieces(u64::MAX),
+                file,
+            },
+            None => Content::Memory { bytes, metadata },
+        };
         Ok(Self {
             path: path.to_owned(),
-            bytes,
-            metadata,
+            content,
+            largest_group: largest_group.unwrap_or(0),
             rows,
             columns,
         })
@@ -69,51 +99,107 @@ impl ParquetTable {
         count: u64,
         columns: Option<&[String]>,
     ) -> Result<DataFrame> {
-        guarded(&self.path, || {
-            let mut reader = reader(&self.bytes)?;
-            reader.set_metadata(self.metadata.clone());
-            reader
-                .with_slice(Some((start as usize, count as usize)))
-                .with_columns(columns.map(<[String]>::to_vec))
-                .read_parallel(ParallelStrategy::None)
-                .set_rechunk(true)
-                .finish()
-        })
+        match &self.content {
+            Content::File { file, groups } => {
+                let names: Option<Vec<&str>> =
+                    columns.map(|c| c.iter().map(String::as_str).collect());
+                let end = start + count;
+                let mut frame: Option<Chunk> = None;
+                let begin = groups.partition_point(|g| g.first + g.rows as u64 <= start);
+                for group in groups[begin..].iter().take_while(|g| g.first < end) {
+                    let mut piece = group.after(start.saturating_sub(group.first) as usize);
+                    piece.rows = piece.rows.min((end - piece.first) as usize);
+                    let read = file.read(&piece, names.as_deref())?;
+                    match &mut frame {
+                        None => frame = Some(read),
+                        Some(frame) => frame.append(&read)?,
+                    }
+                }
+                Ok(frame.unwrap_or_else(|| file.empty()).0)
+            }
+            Content::Memory { bytes, metadata } => guarded(&self.path, || {
+                let mut reader = reader(bytes)?;
+                reader.set_metadata(metadata.clone());
+                reader
+                    .with_slice(Some((start as usize, count as usize)))
+                    .with_columns(columns.map(<[String]>::to_vec))
+                    .read_parallel(ParallelStrategy::None)
+                    .set_rechunk(true)
+                    .finish()
+            }),
+        }
     }
 
-    /// All rows, in pieces of constant memory.
+    /// Bytes of the largest row group, unpacked.
+    pub(crate) fn largest_group(&self) -> u64 {
+        self.largest_group
+    }
+
+    /// `count` rows of text columns from `start` on, column by column; `None` where there is a null.
+    /// `number` is that of the file's first row, for errors.
+    pub(crate) fn texts(
+        &self,
+        start: u64,
+        count: u64,
+        columns: &[String],
+        number: u64,
+    ) -> Result<Vec<Vec<Option<String>>>> {
+        let frame = self.slice(start, count, Some(columns))?;
+        let column = |name: &String| {
+            let there = frame.column(name).map_err(|e| e.to_string());
+            there.and_then(texts).map_err(|what| {
+                let file = self.path.display().to_string();
+                let what = format!("the field {name:?} {what}");
+                row_error(&file, number + start, &what).with("field", name.as_str())
+            })
+        };
+        columns.iter().map(column).collect()
+    }
+
+    /// Rows that are read together: starts and counts of about [`PIECE`] bytes, not across row groups.
+    fn pieces(&self) -> Vec<(u64, u64)> {
+        match &self.content {
+            Content::File { file, .. } => {
+                let pieces = file.pieces(PIECE).into_iter();
+                pieces
+                    .map(|piece| (piece.first, piece.rows as u64))
+                    .collect()
+            }
+            Content::Memory { .. } => (0..self.rows)
+                .step_by(SLICE as usize)
+                .map(|start| (start, SLICE.min(self.rows - start)))
+                .collect(),
+        }
+    }
+
+    /// All rows, in pieces of constant memory. What cannot be read is one fault a piece, and the rows
+    /// behind it come.
     pub(crate) fn into_rows(self) -> impl Iterator<Item = Result<Fields, Fault>> + Send {
-        let mut start = 0;
+        let mut pieces = self.pieces().into_iter();
         let mut piece: std::vec::IntoIter<Fields> = Vec::new().into_iter();
-        let mut stopped = false;
         std::iter::from_fn(move || {
             loop {
                 if let Some(fields) = piece.next() {
                     return Some(Ok(fields));
                 }
-                if stopped || start >= self.rows {
-                    return None;
-                }
-                match self
-                    .slice(start, SLICE, None)
-                    .and_then(|frame| values(&self.path, &frame))
-                {
-                    Ok(rows) if rows.is_empty() => return None,
-                    Ok(rows) => {
-                        start += rows.len() as u64;
-                        piece = rows.into_iter();
+                let (start, count) = pieces.next()?;
+                let read = self.slice(start, count, None);
+                match read.and_then(|frame| values(&self.path, &frame)) {
+                    Ok(rows) if rows.len() as u64 == count => piece = rows.into_iter(),
+                    Ok(_) => {
+                        let error = format_error(&self.path, "it holds fewer rows than it says");
+                        return Some(Err(Fault::Rows(error, count)));
                     }
-                    Err(error) => {
-                        stopped = true;
-                        return Some(Err(Fault::File(error)));
-                    }
+                    Err(error) => return Some(Err(Fault::Rows(error, count))),
                 }
             }
         })
     }
 }
 
-fn reader(bytes: &ParquetBytes) -> PolarsResult<ParquetReader<Box<dyn MmapBytesReader>>> {
+pub(crate) fn reader(
+    bytes: &ParquetBytes,
+) -> PolarsResult<ParquetReader<Box<dyn MmapBytesReader>>> {
     let source: Box<dyn MmapBytesReader> = match bytes {
         ParquetBytes::File(file) => Box::new(file.try_clone()?),
         ParquetBytes::Memory(bytes) => Box::new(Cursor::new(Arc::clone(bytes))),
@@ -131,7 +217,7 @@ pub(crate) fn format_error(path: &Path, what: &str) -> Error {
 }
 
 /// A file that was cut off is told before polars sees it.
-fn check_end(path: &Path, bytes: &ParquetBytes) -> Result<()> {
+pub(crate) fn check_end(path: &Path, bytes: &ParquetBytes) -> Result<()> {
     let mut end = [0u8; 4];
     let whole = match bytes {
         ParquetBytes::File(file) => {
@@ -159,7 +245,7 @@ fn check_end(path: &Path, bytes: &ParquetBytes) -> Result<()> {
 }
 
 /// polars panics on some damaged files; a reader's panic is the file's fault, not the program's.
-fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
+pub(crate) fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(format_error(path, &error.to_string())),
@@ -200,7 +286,7 @@ pub(crate) fn texts(column: &Column) -> Result<Vec<Option<String>>, String> {
         .collect()
 }
 
-fn json(value: &AnyValue<'_>) -> Value {
+pub(crate) fn json(value: &AnyValue<'_>) -> Value {
     match value {
         AnyValue::Null => Value::Null,
         AnyValue::Boolean(value) => Value::Bool(*value),

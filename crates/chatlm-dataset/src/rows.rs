@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::input::{InputOptions, Layout, Opened, expand, open};
 use crate::parquet::ParquetTable;
-use crate::{json, lines, separated};
+use crate::{json, lines, mended, separated};
 
 /// One row: its fields by name, and where it came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +73,8 @@ fn kind(value: &Value) -> &'static str {
 pub(crate) enum Fault {
     /// This row is broken, the next may be fine.
     Row(String),
+    /// So many rows are lost, those behind them may be fine.
+    Rows(Error, u64),
     /// Nothing more can be read.
     File(Error),
 }
@@ -85,6 +87,8 @@ pub struct Rows {
     files: std::vec::IntoIter<PathBuf>,
     options: InputOptions,
     ragged: bool,
+    mending: bool,
+    mended: Arc<AtomicU64>,
     file: Arc<str>,
     current: Option<FileRows>,
     row: u64,
@@ -105,6 +109,8 @@ impl Rows {
             files: files.into_iter(),
             options: options.clone(),
             ragged: false,
+            mending: false,
+            mended: Arc::default(),
             file: Arc::from(""),
             current: None,
             row: 0,
@@ -128,7 +134,20 @@ impl Rows {
         self
     }
 
-    /// Rows skipped because they could not be read (`keep_going`).
+    /// Takes a csv quote that is never properly closed for a plain sign instead of calling its row
+    /// broken.
+    #[must_use]
+    pub fn mending(mut self, mending: bool) -> Self {
+        self.mending = mending;
+        self
+    }
+
+    /// Csv rows whose broken quote was taken for a plain sign (`mending`).
+    pub fn mended(&self) -> u64 {
+        self.mended.load(Ordering::Relaxed)
+    }
+
+    /// Rows skipped because they could not be read (`keep_going`); a file that is none counts as one.
     pub fn broken(&self) -> u64 {
         self.broken
     }
@@ -157,6 +176,12 @@ impl Rows {
             Opened::Text {
                 layout: Layout::Separated(separator),
                 reader,
+            } if self.mending => {
+                mended::rows(path, reader, separator, self.ragged, self.mended.clone())?
+            }
+            Opened::Text {
+                layout: Layout::Separated(separator),
+                reader,
             } => separated::rows(path, reader, separator, self.ragged)?,
         });
         Ok(())
@@ -171,6 +196,10 @@ impl Iterator for Rows {
             let Some(current) = &mut self.current else {
                 let path = self.files.next()?;
                 if let Err(error) = self.begin(&path) {
+                    if self.options.keep_going && error.code() == Code::InputFormat {
+                        self.broken += 1;
+                        continue;
+                    }
                     self.stopped = true;
                     return Some(Err(error));
                 }
@@ -195,7 +224,11 @@ impl Iterator for Rows {
                     self.stopped = true;
                     return Some(Err(row_error(&self.file, row, &what)));
                 }
-                Err(Fault::File(error)) => {
+                Err(Fault::Rows(_, count)) if self.options.keep_going => {
+                    self.row = row + count;
+                    self.broken += count;
+                }
+                Err(Fault::Rows(error, _) | Fault::File(error)) => {
                     self.stopped = true;
                     return Some(Err(error.with("row", row)));
                 }

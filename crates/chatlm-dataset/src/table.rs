@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chatlm_job::{AtomicFile, Code, Error, Job, Random, Result, check_target, mix};
+use chatlm_tokenizer::RowTexts;
 use serde_json::Value;
 
+use crate::copying::{Copy, Tables};
 use crate::input::{InputOptions, Opened, expand, open};
 use crate::parquet::ParquetTable;
 use crate::rows::{Fields, Row, Rows};
@@ -67,6 +69,7 @@ struct Source {
     options: InputOptions,
     /// Standard input can be read only once, so its rows are kept.
     kept: Option<Vec<Row>>,
+    broken: u64,
 }
 
 impl Source {
@@ -75,11 +78,16 @@ impl Source {
         let mut schema = Schema::default();
         let stdin = files.iter().any(|file| file.as_os_str() == "-");
         let mut kept = stdin.then(Vec::new);
-        let mut seen = 0;
+        let (mut seen, mut broken) = (0, 0);
         let parquet = |file: &Path| -> Result<Option<ParquetTable>> {
-            match open(file, options, Arc::default())? {
-                Opened::Parquet(bytes) => ParquetTable::open(file, bytes).map(Some),
-                Opened::Text { .. } => Ok(None),
+            let table = match open(file, options, Arc::default()) {
+                Ok(Opened::Parquet(bytes)) => ParquetTable::open(file, bytes).map(Some),
+                other => other.map(|_| None),
+            };
+            match table {
+                // The rows count it as broken when its turn comes.
+                Err(error) if options.keep_going && error.code() == Code::InputFormat => Ok(None),
+                table => table,
             }
         };
         let groups: Vec<Vec<PathBuf>> = if stdin {
@@ -96,7 +104,8 @@ impl Source {
                     .for_each(|(name, kind)| schema.add(name, Some(*kind)));
                 continue;
             }
-            for row in Rows::of(group, options).counted_from(seen) {
+            let mut rows = Rows::of(group, options).counted_from(seen);
+            for row in rows.by_ref() {
                 let row = row?;
                 seen = row.row + 1;
                 if seen % PIECE == 0 {
@@ -108,23 +117,58 @@ impl Source {
                     kept.push(row);
                 }
             }
+            broken += rows.broken();
         }
         Ok((
             Self {
                 files,
                 options: options.clone(),
                 kept,
+                broken,
             },
             schema,
         ))
     }
 
-    fn rows(self) -> Box<dyn Iterator<Item = Result<Row>>> {
+    fn rows(self) -> SourceRows {
         match self.kept {
-            Some(rows) => Box::new(rows.into_iter().map(Ok)),
-            None => Box::new(Rows::of(self.files, &self.options)),
+            Some(rows) => SourceRows::Kept(rows.into_iter(), self.broken),
+            None => SourceRows::Read(Box::new(Rows::of(self.files, &self.options))),
         }
     }
+}
+
+enum SourceRows {
+    Kept(std::vec::IntoIter<Row>, u64),
+    Read(Box<Rows>),
+}
+
+impl SourceRows {
+    fn broken(&self) -> u64 {
+        match self {
+            Self::Kept(_, broken) => *broken,
+            Self::Read(rows) => rows.broken(),
+        }
+    }
+}
+
+impl Iterator for SourceRows {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Kept(rows, _) => rows.next().map(Ok),
+            Self::Read(rows) => rows.next(),
+        }
+    }
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Written {
+    pub rows: u64,
+    /// Rows that could not be read (`keep_going`).
+    pub broken: u64,
 }
 
 /// The cells of a row in the order of the columns; lists and objects are written as JSON.
@@ -173,19 +217,29 @@ pub fn merge(
     out: &Path,
     force: bool,
     job: &Job,
-) -> Result<u64> {
+) -> Result<Written> {
     check_target(out, force)?;
+    if let Some(tables) = Tables::open(&expand(paths)?, options)? {
+        let mut table = tables.writer(out, force)?;
+        tables.each("merge", job, |_, chunk| table.push(chunk))?;
+        let rows = table.finish()?;
+        return Ok(Written { rows, broken: 0 });
+    }
     let (source, schema) = Source::open(paths, options, job)?;
     let columns = schema.columns();
     let mut table = TableWriter::create(out, &columns, force)?;
-    for row in source.rows() {
+    let mut rows = source.rows();
+    for row in rows.by_ref() {
         table.push(&Cells::new(&mut row?.fields, &columns).cells())?;
         if table.rows() % PIECE == 0 {
             job.cancel.check()?;
             job.progress.report("merge", table.rows(), None, "rows");
         }
     }
-    table.finish()
+    Ok(Written {
+        rows: table.finish()?,
+        broken: rows.broken(),
+    })
 }
 
 /// How many rows a split put where; rows outside the shares are in `rows` alone.
@@ -196,6 +250,8 @@ pub struct Split {
     pub train: u64,
     pub valid: u64,
     pub test: u64,
+    /// Rows that could not be read (`keep_going`).
+    pub broken: u64,
 }
 
 /// Draws each row into `train.parquet`, `valid.parquet` or `test.parquet` of the folder `out`.
@@ -223,23 +279,46 @@ pub fn split(
     for target in &targets {
         check_target(target, force)?;
     }
+    let place = |row: u64| {
+        let drawn = Random::new(mix(seed, row)).uniform();
+        let mut edge = 0.0;
+        shares.iter().position(|share| {
+            edge += share;
+            // Shares that sum to 1 but for rounding lose no row.
+            drawn < edge || (edge > 1.0 - 1e-9 && *share > 0.0)
+        })
+    };
+    if let Some(tables) = Tables::open(&expand(paths)?, options)? {
+        let mut parts = targets
+            .iter()
+            .map(|target| tables.writer(target, force))
+            .collect::<Result<Vec<_>>>()?;
+        tables.each("split", job, |first, chunk| {
+            let rows = first..first + chunk.rows() as u64;
+            let places: Vec<Option<usize>> = rows.map(place).collect();
+            for (number, part) in parts.iter_mut().enumerate() {
+                let ours: Vec<bool> = places.iter().map(|p| *p == Some(number)).collect();
+                part.push_some(chunk, &ours)?;
+            }
+            Ok(())
+        })?;
+        let counts = parts.into_iter().map(Copy::finish);
+        return Ok(Split::new(
+            tables.rows(),
+            &counts.collect::<Result<Vec<u64>>>()?,
+            0,
+        ));
+    }
     let (source, schema) = Source::open(paths, options, job)?;
     let columns = schema.columns();
     let mut tables = targets
         .iter()
         .map(|t| TableWriter::create(t, &columns, force))
         .collect::<Result<Vec<_>>>()?;
-    let mut rows = 0;
-    for row in source.rows() {
-        let drawn = Random::new(mix(seed, rows)).uniform();
-        let mut edge = 0.0;
-        let place = shares.iter().position(|share| {
-            edge += share;
-            // Shares that sum to 1 but for rounding lose no row.
-            drawn < edge || (edge > 1.0 - 1e-9 && *share > 0.0)
-        });
+    let (mut all, mut rows) = (source.rows(), 0);
+    for row in all.by_ref() {
         let mut row = row?;
-        if let Some(place) = place {
+        if let Some(place) = place(rows) {
             tables[place].push(&Cells::new(&mut row.fields, &columns).cells())?;
         }
         rows += 1;
@@ -248,16 +327,24 @@ pub fn split(
             job.progress.report("split", rows, None, "rows");
         }
     }
-    let counts = tables
-        .into_iter()
-        .map(TableWriter::finish)
-        .collect::<Result<Vec<u64>>>()?;
-    Ok(Split {
+    let counts = tables.into_iter().map(TableWriter::finish);
+    Ok(Split::new(
         rows,
-        train: counts[0],
-        valid: counts[1],
-        test: counts[2],
-    })
+        &counts.collect::<Result<Vec<u64>>>()?,
+        all.broken(),
+    ))
+}
+
+impl Split {
+    fn new(rows: u64, counts: &[u64], broken: u64) -> Self {
+        Self {
+            rows,
+            train: counts[0],
+            valid: counts[1],
+            test: counts[2],
+            broken,
+        }
+    }
 }
 
 /// Whether a row comes from a plain text file.
@@ -272,10 +359,11 @@ pub fn corpus(
     out: &Path,
     force: bool,
     job: &Job,
-) -> Result<u64> {
+) -> Result<Written> {
     let mut file = AtomicFile::create(out, force)?;
     let mut count = 0;
-    for row in Rows::open(paths, options)? {
+    let mut rows = Rows::open(paths, options)?;
+    for row in rows.by_ref() {
         let row = row?;
         let line = if is_line(&row.fields) {
             format!("{}\n", row.text("text")?)
@@ -295,23 +383,63 @@ pub fn corpus(
         }
     }
     file.commit()?;
-    Ok(count)
+    Ok(Written {
+        rows: count,
+        broken: rows.broken(),
+    })
 }
 
-/// Every text of every row, column by column: what a tokenizer is trained on.
+/// The texts of every row, column by column, and where it came from. Bytes that are no text are an error
+/// unless `keep_going` says otherwise: a tokenizer would learn what stands for them.
+pub fn row_texts(
+    paths: &[String],
+    options: &InputOptions,
+) -> Result<impl Iterator<Item = Result<RowTexts>> + Send + use<>> {
+    let mut rows = Rows::open(paths, options)?;
+    let strict = !options.keep_going;
+    Ok(std::iter::from_fn(move || {
+        let row = rows.next()?;
+        if strict && rows.undecodable() > 0 {
+            return Some(row.and_then(|row| Err(undecodable(&row))));
+        }
+        Some(row.map(|row| {
+            RowTexts {
+                file: row.file,
+                row: row.row,
+                texts: row
+                    .fields
+                    .into_iter()
+                    .filter_map(|(_, value)| match value {
+                        Value::String(text) if !text.is_empty() => Some(text),
+                        _ => None,
+                    })
+                    .collect(),
+            }
+        }))
+    }))
+}
+
+/// The row is the first of those read together with the bytes.
+fn undecodable(row: &Row) -> Error {
+    Error::new(
+        Code::InputFormat,
+        format!(
+            "{}, at row {} or soon after: bytes that are no text in its encoding",
+            row.file, row.row
+        ),
+        "give --encoding NAME if it is not the one detected (UTF-8 mostly), or mend the file",
+    )
+    .with("file", row.file.to_string())
+    .with("row", row.row)
+}
+
+/// Every text of every row: what a tokenizer is trained on.
 pub fn texts(
     paths: &[String],
     options: &InputOptions,
 ) -> Result<impl Iterator<Item = Result<String>> + Send + use<>> {
-    Ok(Rows::open(paths, options)?.flat_map(|row| match row {
-        Ok(row) => row
-            .fields
-            .into_iter()
-            .filter_map(|(_, value)| match value {
-                Value::String(text) if !text.is_empty() => Some(Ok(text)),
-                _ => None,
-            })
-            .collect::<Vec<_>>(),
+    Ok(row_texts(paths, options)?.flat_map(|row| match row {
+        Ok(row) => row.texts.into_iter().map(Ok).collect(),
         Err(error) => vec![Err(error)],
     }))
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::input::ending;
 
 /// Rows in a row group: small enough to skip to a row cheaply, large enough to compress well.
-const GROUP: usize = 8192;
+pub(crate) const GROUP: usize = 8192;
 
 /// What a column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub enum Cell<'a> {
 
 /// The file under the writers of libraries: keeps its first error, whose kind they would lose.
 #[derive(Clone)]
-struct Sink(Arc<Mutex<SinkState>>);
+pub(crate) struct Sink(Arc<Mutex<SinkState>>);
 
 struct SinkState {
     file: Option<AtomicFile>,
@@ -52,6 +52,23 @@ struct SinkState {
 }
 
 impl Sink {
+    pub(crate) fn new(file: AtomicFile) -> Self {
+        Self(Arc::new(Mutex::new(SinkState {
+            file: Some(file),
+            error: None,
+        })))
+    }
+
+    /// Syncs the file and puts it in place.
+    pub(crate) fn commit(&self) -> Result<()> {
+        let file = match self.0.lock() {
+            Ok(mut state) => state.file.take(),
+            Err(_) => None,
+        };
+        file.ok_or_else(|| Error::internal("the table was closed twice"))?
+            .commit()
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut AtomicFile) -> io::Result<T>) -> io::Result<T> {
         let mut state = self
             .0
@@ -128,6 +145,20 @@ impl Values {
     }
 }
 
+/// `parquet` or `jsonl`, by the target's ending; anything else is wrong usage.
+pub(crate) fn table_format(target: &Path) -> Result<String> {
+    let format = ending(target);
+    if !["parquet", "jsonl"].contains(&format.as_str()) {
+        return Err(Error::new(
+            Code::Usage,
+            format!("{} is neither .parquet nor .jsonl", target.display()),
+            "the ending of the output's name chooses its format: .parquet or .jsonl",
+        )
+        .with("file", target.display().to_string()));
+    }
+    Ok(format)
+}
+
 /// Writes a table beside its target and puts it in place at the end.
 pub struct TableWriter {
     target: PathBuf,
@@ -141,20 +172,9 @@ pub struct TableWriter {
 impl TableWriter {
     /// Opens a table with these columns; `.parquet` or `.jsonl`, anything else is wrong usage.
     pub fn create(target: &Path, columns: &[(&str, ColumnKind)], force: bool) -> Result<Self> {
-        let format = ending(target);
-        if !["parquet", "jsonl"].contains(&format.as_str()) {
-            return Err(Error::new(
-                Code::Usage,
-                format!("{} is neither .parquet nor .jsonl", target.display()),
-                "the ending of the output's name chooses its format: .parquet or .jsonl",
-            )
-            .with("file", target.display().to_string()));
-        }
+        let format = table_format(target)?;
         let file = AtomicFile::create(target, force)?;
-        let sink = Sink(Arc::new(Mutex::new(SinkState {
-            file: Some(file),
-            error: None,
-        })));
+        let sink = Sink::new(file);
         let kind = if format == "parquet" {
             let schema: Schema = columns
                 .iter()
@@ -272,12 +292,7 @@ impl TableWriter {
         if let Kind::Parquet { writer, .. } = kind {
             writer.finish().map_err(|e| failure(&sink, &target, &e))?;
         }
-        let file = match sink.0.lock() {
-            Ok(mut state) => state.file.take(),
-            Err(_) => None,
-        };
-        file.ok_or_else(|| Error::internal("the table was closed twice"))?
-            .commit()?;
+        sink.commit()?;
         Ok(rows)
     }
 }
@@ -292,7 +307,7 @@ fn json(cell: &Cell<'_>) -> Value {
 }
 
 /// The system's own error where there was one: polars would hide that the disk is full.
-fn failure(sink: &Sink, target: &Path, error: &polars::prelude::PolarsError) -> Error {
+pub(crate) fn failure(sink: &Sink, target: &Path, error: &polars::prelude::PolarsError) -> Error {
     match sink.0.lock().ok().and_then(|mut state| state.error.take()) {
         Some(error) => Error::io(&error, "write", target),
         None => Error::internal(format!("cannot write {}: {error}", target.display())),

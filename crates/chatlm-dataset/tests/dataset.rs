@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 #![expect(clippy::format_collect, reason = "small inputs, written to be read")]
 
+mod bad;
 mod loader;
 
 use std::fs;
@@ -414,7 +415,9 @@ fn merge_joins_columns_and_rows() {
     let inputs = ["1.jsonl", "2.csv", "3.parquet"].map(|name| folder.name(name));
     let out = folder.at("all.parquet");
     assert_eq!(
-        merge(&inputs, &options(), &out, false, &Job::quiet()).unwrap(),
+        merge(&inputs, &options(), &out, false, &Job::quiet())
+            .unwrap()
+            .rows,
         4
     );
     assert_eq!(
@@ -506,7 +509,9 @@ fn corpus_and_texts_feed_a_tokenizer() {
     let inputs = ["a.parquet", "b.txt"].map(|name| folder.name(name));
     let out = folder.at("corpus.txt");
     assert_eq!(
-        corpus(&inputs, &options(), &out, false, &Job::quiet()).unwrap(),
+        corpus(&inputs, &options(), &out, false, &Job::quiet())
+            .unwrap()
+            .rows,
         4
     );
     assert_eq!(
@@ -626,5 +631,47 @@ fn real_samples_are_read() {
             count += 1;
         }
         assert_eq!((count, all.undecodable()), (rows, 0), "{name}");
+    }
+}
+
+/// Tables of the same columns are copied as they are; the rows are those of the slower way.
+#[test]
+fn tables_are_copied_by_columns() {
+    let folder = Folder::new();
+    let texts: Vec<String> = (0..20_000).map(|n| format!("row {n}")).collect();
+    let table = |name: &str, from: usize, to: usize| {
+        let rows: Vec<_> = texts[from..to]
+            .iter()
+            .map(|text| (Some(text.as_str()), (text.len() % 3 > 0).then_some("答")))
+            .collect();
+        pairs(&folder.at(name), &rows);
+        folder.name(name)
+    };
+    let inputs = [
+        table("a.parquet", 0, 12_345),
+        table("b.parquet", 12_345, 20_000),
+    ];
+    let keep_going = InputOptions {
+        keep_going: true,
+        ..options()
+    };
+    let job = Job::quiet();
+    for ending in ["parquet", "jsonl"] {
+        let outs = ["copied", "read"].map(|name| format!("{name}.{ending}"));
+        for (out, options) in outs.iter().zip([options(), keep_going.clone()]) {
+            let written = merge(&inputs, &options, &folder.at(out), false, &job).unwrap();
+            assert_eq!((written.rows, written.broken), (20_000, 0));
+        }
+        assert_eq!(read(&folder.name(&outs[0])), read(&folder.name(&outs[1])));
+    }
+    let shares = [0.5, 0.25, 0.1];
+    for (out, options) in ["copied", "read"].iter().zip([options(), keep_going]) {
+        let counts = split(&inputs, &options, &folder.at(out), shares, 7, false, &job).unwrap();
+        assert_eq!(counts.rows, 20_000);
+        assert!(counts.train > 9000 && counts.train + counts.valid + counts.test < 20_000);
+    }
+    for part in ["train", "valid", "test"] {
+        let rows = |out: &str| read(&folder.name(&format!("{out}/{part}.parquet")));
+        assert_eq!(rows("copied"), rows("read"));
     }
 }

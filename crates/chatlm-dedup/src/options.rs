@@ -20,9 +20,17 @@ pub struct DedupOptions {
     pub num_perm: usize,
     /// Where the dropped rows go: `row`, `similar_row`, `cluster`, `similarity`.
     pub clusters: Option<PathBuf>,
-    /// Another set: rows that resemble one of its rows fall too.
-    pub against: Option<String>,
+    /// Where a report goes, as JSON.
+    pub report: Option<PathBuf>,
+    /// Other sets: rows that resemble one of their rows fall too.
+    pub against: Vec<String>,
+    /// The folder of what a broken off run leaves; beside the output where `None`.
+    pub work: Option<PathBuf>,
+    /// Repeats the reference program: characters, 256 permutations, 0.85, nothing verified. The
+    /// threshold, shingle length and permutations above are not looked at.
     pub compat: bool,
+    /// What the process may hold at most, in bytes.
+    pub max_memory: Option<u64>,
     pub encoding: Option<String>,
     pub keep_going: bool,
     pub force: bool,
@@ -31,12 +39,6 @@ pub struct DedupOptions {
 impl DedupOptions {
     pub(crate) fn check(&self) -> Result<()> {
         let usage = |message: String, help: &str| Err(Error::new(Code::Usage, message, help));
-        if self.compat {
-            return usage(
-                "deduplication as the reference program does it is not built yet".to_owned(),
-                "leave out --compat: exact sets decide then",
-            );
-        }
         if !(self.threshold > 0.0 && self.threshold <= 1.0) {
             return usage(
                 format!("a threshold of {} is no similarity", self.threshold),
@@ -55,16 +57,23 @@ impl DedupOptions {
                 "give --num-perm from 16 to 1024, such as 128",
             );
         }
-        if self.clusters.as_ref() == Some(&self.output) {
-            return usage(
-                format!(
-                    "{} cannot hold both rows and clusters",
-                    self.output.display()
-                ),
-                "give --clusters another name than --out",
-            );
+        let targets: Vec<_> = self.targets().collect();
+        for (place, target) in targets.iter().enumerate() {
+            if targets[..place].contains(target) {
+                return usage(
+                    format!("{} cannot hold two results", target.display()),
+                    "give --out, --clusters and --report names of their own",
+                );
+            }
         }
         Ok(())
+    }
+
+    /// The files that the run makes.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.output)
+            .chain(&self.clusters)
+            .chain(&self.report)
     }
 
     pub(crate) fn input(&self) -> InputOptions {
@@ -72,6 +81,14 @@ impl DedupOptions {
             encoding: self.encoding.clone(),
             keep_going: self.keep_going,
         }
+    }
+
+    /// What changes the answer, as text.
+    pub(crate) fn settings(&self) -> String {
+        format!(
+            "{} {} {} {} {:?} {}",
+            self.threshold, self.ngram, self.num_perm, self.compat, self.encoding, self.keep_going
+        )
     }
 }
 

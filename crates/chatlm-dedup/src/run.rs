@@ -1,249 +1,339 @@
-//! The run over the inputs: read and sign, find, read again and write what stays.
+//! The run: read and sign into the spill, compare band by band, write. Each step finds what an earlier
+//! run that was broken off has done already.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use chatlm_dataset::{
-    Cell, Cells, ColumnKind, InputOptions, Row, Rows, Schema, TableWriter, expand,
-};
-use chatlm_job::{Error, Job, Result, check_target};
+use chatlm_dataset::{ColumnKind, Schema, TableWriter};
+use chatlm_job::{AtomicFile, Code, Error, Job, Result, check_target};
 
-use crate::corpus::Corpus;
-use crate::find::{Verdict, find};
+use crate::compat::Datasketch;
+use crate::judge::Search;
+use crate::memory::{Memory, peak};
+use crate::method::Method;
 use crate::minhash::{Bands, MinHash};
 use crate::options::{DedupOptions, DedupReport};
+use crate::output::{Clusters, write_rows};
+use crate::report::{Phases, Tally};
+use crate::source::{Source, pieces_at_once};
+use crate::spill::{Spill, Texts};
+use crate::state::{NONE, State};
+use crate::verdicts::each_fall;
+use crate::work::{Work, folder_of};
 
-/// Rows signed together, and rows between two looks at the cancel flag.
-const PIECE: usize = 4096;
+/// Seconds between two savings of the state.
+const SAVE: f64 = 20.0;
 
-/// Drops each row that some earlier row, kept or not, resembles; the order of the rest is kept.
+/// Drops each row that some earlier row, kept or not, resembles; the order of the rest is kept. A run
+/// that was interrupted or killed is gone on with; one that fails leaves nothing.
 pub fn dedup(options: &DedupOptions, job: &Job) -> Result<DedupReport> {
-    let start = Instant::now();
     options.check()?;
-    let bands = Bands::choose(options.threshold, options.num_perm)?;
+    let method = method(options)?;
+    let own = Source::find(&options.inputs, options.input())?;
+    let other = match options.against.as_slice() {
+        [] => None,
+        paths => Some(Source::find(paths, options.input())?),
+    };
     check_outputs(options)?;
-    let mut corpus = Corpus::new(options.ngram, bands.count, MinHash::new(bands));
-    if let Some(against) = &options.against {
-        Source::open(std::slice::from_ref(against), options.input())?.read(
-            job,
-            "read the other set",
-            |rows| add(&mut corpus, rows),
-        )?;
-        corpus.own_rows_follow();
-    }
-    let mut schema = Schema::default();
-    let mut source = Source::open(&options.inputs, options.input())?;
-    let mut numbers = Vec::new();
-    source.read(job, "read", |rows| {
-        for row in rows {
-            schema.add_row(&row.fields);
-            numbers.push(row.row);
+    let stamps: Vec<_> = other
+        .iter()
+        .chain([&own])
+        .flat_map(|s| s.stamps.clone())
+        .collect();
+    let split = other.as_ref().map_or(0, |other| other.files.len());
+    let settings = format!("{} {split}", options.settings());
+    let folder = options
+        .work
+        .clone()
+        .unwrap_or_else(|| folder_of(&options.output));
+    let work = Work::open(folder, &settings, &stamps)?;
+    let there = options
+        .targets()
+        .try_for_each(|target| check_target(target, options.force));
+    if let (Err(error), false) = (there, work.manifest.finishing) {
+        if !work.resumes {
+            work.remove();
         }
-        add(&mut corpus, rows)
-    })?;
-    let verdicts = find(&corpus, options.threshold, job)?;
-    drop(corpus);
-    if let Some(clusters) = &options.clusters {
-        write_clusters(clusters, &verdicts, &numbers, options.force)?;
+        return Err(error);
     }
-    let kept = write_rows(
-        &options.output,
-        source,
-        &schema,
-        &verdicts,
-        options.force,
+    let mut run = Run {
+        options,
         job,
-    )?;
+        method,
+        memory: Memory::new(options.max_memory),
+        own,
+        other,
+        work,
+        start: Instant::now(),
+        phases: Phases::default(),
+    };
+    let result = run.whole();
+    match &result {
+        // What was done is gone on with.
+        Err(error) if error.code() == Code::Cancelled => {
+            let seconds = run.seconds();
+            run.work.note(|manifest| manifest.seconds = seconds)?;
+        }
+        _ => run.work.remove(),
+    }
+    result
+}
 
-    let duplicates = verdicts.iter().filter(|v| v.similar.is_some()).count() as u64;
-    let rows = verdicts.len() as u64;
-    Ok(DedupReport {
-        rows,
-        kept,
-        duplicates,
-        contaminated: rows - kept - duplicates,
-        clusters: count_clusters(&verdicts),
-        seconds: start.elapsed().as_secs_f64(),
-        peak_rss_bytes: peak_rss_bytes(),
+fn method(options: &DedupOptions) -> Result<Method> {
+    if options.compat {
+        return Ok(Method::Compat(Datasketch::new()));
+    }
+    let bands = Bands::choose(options.threshold, options.num_perm)?;
+    Ok(Method::Shingles {
+        ngram: options.ngram,
+        threshold: options.threshold,
+        bands,
+        minhash: MinHash::new(bands),
     })
 }
 
-/// Refuses targets that are there or cannot be written before the long part begins.
+/// Refuses targets that cannot be written before the long part begins.
 fn check_outputs(options: &DedupOptions) -> Result<()> {
     for target in std::iter::once(&options.output).chain(&options.clusters) {
-        check_target(target, options.force)?;
         drop(TableWriter::create(
             target,
             &[("row", ColumnKind::Int64)],
-            options.force,
+            true,
         )?);
+    }
+    if let Some(report) = &options.report {
+        drop(AtomicFile::create(report, true)?);
     }
     Ok(())
 }
 
-fn add(corpus: &mut Corpus, rows: &[Row]) -> Result<()> {
-    let pairs: Result<Vec<(&str, &str)>> = rows
-        .iter()
-        .map(|row| Ok((row.text("prompt")?, row.text("response")?)))
-        .collect();
-    corpus.add(&pairs?)
+struct Run<'a> {
+    options: &'a DedupOptions,
+    job: &'a Job,
+    method: Method,
+    memory: Memory,
+    own: Source,
+    other: Option<Source>,
+    work: Work,
+    start: Instant,
+    phases: Phases,
 }
 
-/// Inputs that are read twice.
-struct Source {
-    paths: Vec<String>,
-    options: InputOptions,
-    /// Standard input can be read only once, so its rows are kept.
-    held: Option<Vec<Row>>,
-}
-
-impl Source {
-    fn open(paths: &[String], options: InputOptions) -> Result<Self> {
-        let files: Vec<PathBuf> = expand(paths)?;
-        let held = files
-            .iter()
-            .any(|file| file == Path::new("-"))
-            .then(Vec::new);
-        // What a folder or a glob means is settled now, so that both passes see the same.
-        let paths = files
-            .iter()
-            .map(|file| file.display().to_string())
-            .collect();
-        Ok(Self {
-            paths,
-            options,
-            held,
-        })
+impl Run<'_> {
+    /// Seconds of this run and of those that it goes on with.
+    fn seconds(&self) -> f64 {
+        self.work.manifest.seconds + self.start.elapsed().as_secs_f64()
     }
 
-    /// Hands on all rows, piece by piece. A row without prompt or response is broken like one that
-    /// cannot be read: it ends the run, or is left out (`keep_going`).
-    fn read(
-        &mut self,
-        job: &Job,
-        stage: &str,
-        mut take: impl FnMut(&[Row]) -> Result<()>,
-    ) -> Result<()> {
-        let mut rows = self.whole_rows(Rows::open(&self.paths, &self.options)?);
-        let mut seen = 0;
-        loop {
-            let piece: Vec<Row> = rows.by_ref().take(PIECE).collect::<Result<_>>()?;
-            if piece.is_empty() {
-                break;
-            }
-            job.cancel.check()?;
-            seen += piece.len() as u64;
-            take(&piece)?;
-            job.progress.report(stage, seen, None, "rows");
-            if let Some(held) = &mut self.held {
-                held.extend(piece);
-            }
+    fn whole(&mut self) -> Result<DedupReport> {
+        self.open()?;
+        let bands = self.method.bands().count;
+        let mut spill = Spill::open(&self.work.path("spill"), bands, self.job)?;
+        self.read(&mut spill)?;
+        self.phases.read = self.start.elapsed().as_secs_f64();
+
+        let rows = spill.rows();
+        self.memory.check(rows, self.other.is_some())?;
+        let texts = Texts::load(&spill)?;
+        let own = self.work.manifest.other.unwrap_or(0);
+        let state = State::new(own as u32, rows as u32, &texts.broken);
+        let search = Search {
+            spill: &spill,
+            texts: &texts,
+            state: &state,
+            method: &self.method,
+            room: self
+                .memory
+                .room(rows, self.other.is_some(), rayon::current_num_threads()),
+            job: self.job,
+            looked_at: AtomicU64::new(0),
+        };
+        self.compare(&search)?;
+        self.phases.compare = self.start.elapsed().as_secs_f64() - self.phases.read;
+        let before = self.start.elapsed().as_secs_f64();
+
+        let mut tally = Tally::new();
+        let clusters = self.judge(&search, &mut tally)?;
+        let counts = state.counts();
+        let kept = counts.rows - counts.duplicates - counts.contaminated;
+        let mut report = DedupReport {
+            rows: counts.rows,
+            kept,
+            duplicates: counts.duplicates,
+            contaminated: counts.contaminated,
+            clusters: counts.clusters,
+            seconds: self.work.manifest.seconds,
+            peak_rss_bytes: 0,
+        };
+        let rows = write_rows(
+            &self.options.output,
+            &self.own,
+            self.work.manifest.columns.as_deref(),
+            &state,
+            self.memory.piece(pieces_at_once() * 2),
+            true,
+            self.job,
+        )?;
+        // From here on results are put in place: a run that goes on may replace them.
+        self.work.note(|manifest| manifest.finishing = true)?;
+        let written = rows.finish()?;
+        if written != kept {
+            return Err(Error::internal(format!("{written} rows written of {kept}")));
         }
-        drop(rows);
-        job.progress.report(stage, seen, Some(seen), "rows");
+        if let Some(clusters) = clusters {
+            clusters.finish()?;
+        }
+        self.phases.write = self.start.elapsed().as_secs_f64() - before;
+        report.seconds += self.start.elapsed().as_secs_f64();
+        report.peak_rss_bytes = peak();
+        if let Some(target) = &self.options.report {
+            let value = tally.report(&search, self.options, &report, self.phases)?;
+            let text = serde_json::to_string_pretty(&value).map_err(Error::internal)?;
+            AtomicFile::write_all(target, true, format!("{text}\n").as_bytes())?;
+        }
+        Ok(report)
+    }
+
+    /// Opens the inputs; standard input can be read only once, so it becomes a file first.
+    fn open(&mut self) -> Result<()> {
+        let stdin: PathBuf = self.work.path("stdin");
+        for source in self.other.iter_mut().chain([&mut self.own]) {
+            if source.stamps.iter().any(Option::is_none) {
+                let copy = || {
+                    let mut file = std::fs::File::create(&stdin)?;
+                    io::copy(&mut io::stdin().lock(), &mut file)
+                };
+                copy().map_err(|e| Error::io(&e, "write", &stdin))?;
+                source.replace_stdin(&stdin);
+            }
+            source.open()?;
+        }
+        let known = |source: &Source| source.rows();
+        let other = self.other.as_ref().map_or(Some(0), known);
+        if let (Some(other), Some(own)) = (other, self.own.rows()) {
+            check_count(other + own)?;
+            self.memory.check(other + own, self.other.is_some())?;
+        }
         Ok(())
     }
 
-    fn whole_rows(&self, rows: Rows) -> Box<dyn Iterator<Item = Result<Row>>> {
-        let keep_going = self.options.keep_going;
-        Box::new(rows.filter(move |row| match row {
-            Ok(row) if keep_going => row.text("prompt").is_ok() && row.text("response").is_ok(),
-            _ => true,
-        }))
-    }
-
-    fn again(mut self) -> Result<Box<dyn Iterator<Item = Result<Row>>>> {
-        Ok(match self.held.take() {
-            Some(rows) => Box::new(rows.into_iter().map(Ok)),
-            None => self.whole_rows(Rows::open(&self.paths, &self.options)?),
-        })
-    }
-}
-
-fn write_rows(
-    target: &Path,
-    source: Source,
-    schema: &Schema,
-    verdicts: &[Verdict],
-    force: bool,
-    job: &Job,
-) -> Result<u64> {
-    let columns = schema.columns();
-    let mut table = TableWriter::create(target, &columns, force)?;
-    let total = verdicts.len() as u64;
-    let mut verdicts = verdicts.iter().zip(1u64..);
-    let mut rows = source.again()?;
-    for row in rows.by_ref() {
-        let mut row = row?;
-        let Some((verdict, done)) = verdicts.next() else {
-            return Err(changed(target));
-        };
-        if done.is_multiple_of(PIECE as u64) || done == total {
-            job.cancel.check()?;
-            job.progress.report("write", done, Some(total), "rows");
+    fn read(&mut self, spill: &mut Spill) -> Result<()> {
+        let piece = self.memory.piece(pieces_at_once() * 2);
+        if let Some(other) = &self.other
+            && self.work.manifest.other.is_none()
+        {
+            let total = other.rows();
+            let from = spill.rows();
+            other.sign(
+                &self.method,
+                from,
+                piece,
+                &mut Schema::default(),
+                self.job,
+                |signed| {
+                    spill.append(&signed)?;
+                    check_count(spill.rows())?;
+                    self.job
+                        .progress
+                        .report("read the other set", spill.rows(), total, "rows");
+                    Ok(())
+                },
+            )?;
+            self.work
+                .note(|manifest| manifest.other = Some(spill.rows()))?;
         }
-        if verdict.keeps() {
-            table.push(&Cells::new(&mut row.fields, &columns).cells())?;
+        let other = self.work.manifest.other.unwrap_or(0);
+        let total = self.own.rows();
+        let from = spill.rows() - other;
+        if self.work.manifest.columns.is_none() && (total != Some(from) || from == 0) {
+            let mut schema = Schema::default();
+            let memory = self.memory;
+            let with_other = self.other.is_some();
+            self.own
+                .sign(&self.method, from, piece, &mut schema, self.job, |signed| {
+                    spill.append(&signed)?;
+                    check_count(spill.rows())?;
+                    memory.check(spill.rows(), with_other)?;
+                    self.job
+                        .progress
+                        .report("read", spill.rows() - other, total, "rows");
+                    Ok(())
+                })?;
+            if total.is_none() {
+                let columns = schema.columns();
+                let named =
+                    |(name, kind): (&str, ColumnKind)| (name.to_owned(), kind.as_str().to_owned());
+                let columns = Some(columns.into_iter().map(named).collect());
+                self.work.note(|manifest| manifest.columns = columns)?;
+            }
         }
+        let rows = spill.rows() - other;
+        self.job.progress.report("read", rows, Some(rows), "rows");
+        Ok(())
     }
-    if verdicts.next().is_some() {
-        return Err(changed(target));
+
+    /// Compares band after band; the state is saved from time to time, and when interrupted.
+    fn compare(&self, search: &Search<'_>) -> Result<()> {
+        let path = self.work.path("state");
+        let bands = self.method.bands().count as u64 + 1;
+        let mut done = search.state.restore(&path).unwrap_or(0);
+        let mut saved = Instant::now();
+        while done < bands {
+            self.job
+                .progress
+                .report("compare", done, Some(bands), "bands");
+            let result = match done.checked_sub(1) {
+                None => search.repetitions(),
+                Some(band) => search.band(band as usize),
+            };
+            if let Err(error) = result {
+                if error.code() == Code::Cancelled {
+                    search.state.save(&path, done)?;
+                }
+                return Err(error);
+            }
+            done += 1;
+            if saved.elapsed().as_secs_f64() > SAVE
+                || (done == bands && search.state.rows() > 1 << 20)
+            {
+                search.state.save(&path, done)?;
+                saved = Instant::now();
+            }
+        }
+        self.job
+            .progress
+            .report("compare", bands, Some(bands), "bands");
+        Ok(())
     }
-    table.finish()
-}
 
-fn changed(target: &Path) -> Error {
-    let error = io::Error::other("the inputs changed while they were read");
-    Error::io(&error, "write", target)
-}
-
-fn write_clusters(target: &Path, verdicts: &[Verdict], numbers: &[u64], force: bool) -> Result<()> {
-    let columns = [
-        ("row", ColumnKind::Int64),
-        ("similar_row", ColumnKind::Int64),
-        ("cluster", ColumnKind::Int64),
-        ("similarity", ColumnKind::Float64),
-    ];
-    let mut table = TableWriter::create(target, &columns, force)?;
-    let number = |place: u64| Cell::Int64(numbers[place as usize] as i64);
-    for (verdict, place) in verdicts
-        .iter()
-        .zip(0u64..)
-        .filter(|(verdict, _)| !verdict.keeps())
-    {
-        let (similar, similarity) = match (verdict.similar, verdict.contaminated) {
-            (Some((other, similarity)), _) => (number(other), similarity),
-            // Its likeness is a row of the other set.
-            (None, similarity) => (Cell::Int64(-1), similarity.unwrap_or(1.0)),
+    /// Goes through the rows that fell, where a table or a report asks for them.
+    fn judge(&self, search: &Search<'_>, tally: &mut Tally) -> Result<Option<Clusters>> {
+        let mut clusters = match &self.options.clusters {
+            Some(target) => Some(Clusters::create(target, search.state.own, true)?),
+            None => None,
         };
-        let cluster = number(verdict.cluster);
-        table.push(&[number(place), similar, cluster, Cell::Float64(similarity)])?;
+        if clusters.is_some() || self.options.report.is_some() {
+            each_fall(search, |fall| {
+                tally.add(fall);
+                clusters
+                    .as_mut()
+                    .map_or(Ok(()), |clusters| clusters.push(fall))
+            })?;
+        }
+        Ok(clusters)
     }
-    table.finish().map(|_| ())
 }
 
-/// Groups of two rows or more: each has one row that is its smallest and not alone.
-fn count_clusters(verdicts: &[Verdict]) -> u64 {
-    let mut shared: Vec<u64> = verdicts
-        .iter()
-        .filter(|v| v.similar.is_some())
-        .map(|v| v.cluster)
-        .collect();
-    shared.sort_unstable();
-    shared.dedup();
-    shared.len() as u64
-}
-
-/// `VmHWM` of `/proc/self/status`: the most memory the process has held; 0 where there is none.
-fn peak_rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .unwrap_or_default();
-    line.trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .map_or(0, |kilobytes: u64| kilobytes * 1024)
+/// Rows have 32-bit numbers, of which the last means none.
+fn check_count(rows: u64) -> Result<()> {
+    if rows < u64::from(NONE) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::Usage,
+        "more than four thousand million rows cannot be compared at once",
+        "split the inputs",
+    ))
 }

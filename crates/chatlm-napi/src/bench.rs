@@ -1,8 +1,8 @@
 //! Measurements.
 
 use chatlm_run::{
-    BenchGenerate as CoreGenerate, BenchTrainStep as CoreBench, bench_generate as run_generate,
-    bench_train_step as run_bench,
+    BenchGenerate as CoreGenerate, BenchLoad as CoreLoad, BenchTrainStep as CoreBench,
+    bench_generate as run_generate, bench_load as run_load, bench_train_step as run_bench,
 };
 use napi_derive::napi;
 
@@ -176,6 +176,86 @@ pub async fn bench_generate(
             first_token_seconds: report.first_token_seconds,
             load_seconds: report.load_seconds,
             peak_rss_bytes: report.peak_rss_bytes as i64,
+            cpu: report.cpu,
+        })
+    })
+    .await
+}
+
+#[napi(object)]
+pub struct BenchLoadOptions {
+    pub inputs: Vec<String>,
+    pub tokenizer: String,
+    /// Rows a batch.
+    pub batch: u32,
+    /// Instead of rows: tokens a batch, padding included.
+    pub batch_tokens: Option<u32>,
+    /// Tokens of each text, `[EOS]` included.
+    pub max_length: u32,
+    /// Batches that count, after one that does not.
+    pub batches: u32,
+    /// Rows of like lengths together.
+    pub group_by_length: bool,
+    /// Where to start in the first epoch.
+    pub row: f64,
+    pub seed: u32,
+    /// All where left out.
+    pub threads: Option<u32>,
+}
+
+#[napi(object)]
+pub struct BenchLoadReport {
+    pub rows_per_second: f64,
+    /// Of both sides, padding not counted.
+    pub tokens_per_second: f64,
+    /// Of all ids of both sides.
+    pub padding_share: f64,
+    /// The most memory this process has held.
+    pub peak_rss_bytes: i64,
+    /// Finding the rows.
+    pub open_seconds: f64,
+    /// From there to the first batch.
+    pub first_batch_seconds: f64,
+    pub rows: i64,
+    /// The processor path in use.
+    pub cpu: String,
+}
+
+/// Rows through read, shuffle, encode and batch.
+#[napi]
+pub async fn bench_load(
+    options: BenchLoadOptions,
+    #[napi(ts_arg_type = "((progress: Progress) => void) | undefined | null")] on_progress: Option<
+        OnProgress,
+    >,
+    #[napi(ts_arg_type = "CancelToken | undefined | null")] cancel: Option<CancelHandle>,
+) -> napi::Result<BenchLoadReport> {
+    let job = job(on_progress, cancel);
+    blocking(move || {
+        prepare_for(Work::Answers);
+        let report = run_load(
+            &CoreLoad {
+                inputs: options.inputs,
+                tokenizer: options.tokenizer,
+                batch: options.batch as usize,
+                batch_tokens: options.batch_tokens.map(|n| n as usize),
+                max_length: options.max_length as usize,
+                batches: u64::from(options.batches),
+                group_by_length: options.group_by_length,
+                row: options.row as u64,
+                seed: u64::from(options.seed),
+                threads: options.threads.map(|n| n as usize),
+            },
+            &job,
+        )?;
+        Ok(BenchLoadReport {
+            rows_per_second: report.rows_per_second,
+            tokens_per_second: report.tokens_per_second,
+            padding_share: report.padding_share,
+            peak_rss_bytes: report.peak_rss_bytes as i64,
+            open_seconds: report.open_seconds,
+            first_batch_seconds: report.first_batch_seconds,
+            rows: report.rows as i64,
             cpu: report.cpu,
         })
     })

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use chatlm_clean::{is_wiki, wiki_corpus};
 use chatlm_dataset::{InputOptions, Prompts, corpus as run_corpus, inspect as run_inspect};
 use chatlm_dataset::{merge as run_merge, split as run_split};
 use chatlm_job::Error;
@@ -24,6 +25,8 @@ pub struct TableOptions {
 #[napi(object)]
 pub struct TableReport {
     pub rows: i64,
+    /// Rows that could not be read (`keep_going`).
+    pub broken: i64,
     pub seconds: f64,
 }
 
@@ -44,16 +47,18 @@ pub async fn merge(
             keep_going: options.keep_going,
         };
         let output = Path::new(&options.output);
-        let rows = run_merge(&options.inputs, &input, output, options.force, &job)?;
+        let written = run_merge(&options.inputs, &input, output, options.force, &job)?;
         Ok(TableReport {
-            rows: rows as i64,
+            rows: written.rows as i64,
+            broken: written.broken as i64,
             seconds: started.elapsed().as_secs_f64(),
         })
     })
     .await
 }
 
-/// Writes text for a tokenizer: `prompt[SEP]response[SEP]` a line, text files line by line.
+/// Writes text for a tokenizer: `prompt[SEP]response[SEP]` a line, text files line by line, the articles of
+/// Wikipedia's dumps line by line in simplified characters.
 #[napi]
 pub async fn corpus(
     options: TableOptions,
@@ -70,9 +75,15 @@ pub async fn corpus(
             keep_going: options.keep_going,
         };
         let output = Path::new(&options.output);
-        let rows = run_corpus(&options.inputs, &input, output, options.force, &job)?;
+        let (rows, broken) = if is_wiki(&options.inputs)? {
+            wiki_corpus(&options.inputs, &input, output, options.force, &job)?
+        } else {
+            let written = run_corpus(&options.inputs, &input, output, options.force, &job)?;
+            (written.rows, written.broken)
+        };
         Ok(TableReport {
             rows: rows as i64,
+            broken: broken as i64,
             seconds: started.elapsed().as_secs_f64(),
         })
     })
@@ -101,6 +112,8 @@ pub struct SplitReport {
     pub train: i64,
     pub valid: i64,
     pub test: i64,
+    /// Rows that could not be read (`keep_going`).
+    pub broken: i64,
     pub seconds: f64,
 }
 
@@ -137,6 +150,7 @@ pub async fn split(
             train: counts.train as i64,
             valid: counts.valid as i64,
             test: counts.test as i64,
+            broken: counts.broken as i64,
             seconds: started.elapsed().as_secs_f64(),
         })
     })

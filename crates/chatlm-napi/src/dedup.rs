@@ -16,11 +16,19 @@ pub struct DedupOptions {
     pub ngram: u32,
     /// MinHash permutations, at least 16.
     pub num_perm: u32,
-    /// Where the dropped rows and their clusters go.
+    /// Where the dropped rows and their clusters go, as a table.
     pub clusters: Option<String>,
-    /// Also drops what resembles a row of this set.
-    pub against: Option<String>,
+    /// Where a report goes, as JSON.
+    pub report: Option<String>,
+    /// Also drops what resembles a row of these sets.
+    pub against: Vec<String>,
+    /// Where the work of a broken off run lies until it is gone on with; `.NAME.dedup` beside the output
+    /// where left out.
+    pub work: Option<String>,
+    /// Repeats the reference program; threshold, ngram and numPerm are not looked at.
     pub compat: bool,
+    /// Bytes that the whole process may hold; half of what is free, at most 4 GiB, where left out.
+    pub max_memory: Option<i64>,
     pub encoding: Option<String>,
     pub keep_going: bool,
     pub force: bool,
@@ -56,8 +64,11 @@ pub async fn dedup(
                 ngram: options.ngram as usize,
                 num_perm: options.num_perm as usize,
                 clusters: options.clusters.map(Into::into),
+                report: options.report.map(Into::into),
                 against: options.against,
+                work: options.work.map(Into::into),
                 compat: options.compat,
+                max_memory: options.max_memory.map(|bytes| bytes.max(0) as u64),
                 encoding: options.encoding,
                 keep_going: options.keep_going,
                 force: options.force,

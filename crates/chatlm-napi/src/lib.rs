@@ -13,6 +13,7 @@
 
 mod allocator;
 mod bench;
+mod bench_encode;
 mod checkpoint;
 mod clean;
 mod dataset;
@@ -22,5 +23,8 @@ mod error;
 mod evaluation;
 mod generate;
 mod job;
+mod lock;
+mod rows;
 mod tokenizer;
+mod tokenizer_report;
 mod train;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use chatlm_dataset::{InputOptions, texts};
+use chatlm_dataset::{InputOptions, expand, texts};
 use chatlm_run::{ExtendOptions, extend};
 use chatlm_tokenizer::{
     FromWordsOptions, Preset, RetrainOptions, TrainOptions, TrainReport, from_words, import,
@@ -10,6 +10,7 @@ use chatlm_tokenizer::{
 };
 use napi_derive::napi;
 
+use crate::allocator::{Work, prepare_for};
 use crate::error::{blocking, guarded};
 use crate::job::{CancelHandle, OnProgress, job};
 
@@ -35,6 +36,8 @@ pub struct TokenizerTrainReport {
     pub merges: i64,
     pub texts: i64,
     pub seconds: f64,
+    /// The most memory this process has held.
+    pub peak_rss_bytes: i64,
 }
 
 /// Trains a tokenizer on every text column of the inputs.
@@ -48,11 +51,14 @@ pub async fn train_tokenizer(
 ) -> napi::Result<TokenizerTrainReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
+        // Pages that are free go back, so that --max-memory holds.
+        prepare_for(Work::Answers);
         let settings = TrainOptions {
             preset: options.model.parse::<Preset>()?,
             vocab_size: options.vocab_size as usize,
             min_frequency: u64::from(options.min_frequency),
             max_memory: options.max_memory.map(|bytes| bytes as u64),
+            files: Some(expand(&options.inputs)?),
         };
         let rows = texts(&options.inputs, &input(options.encoding))?;
         let out = Path::new(&options.output);
@@ -87,10 +93,13 @@ pub async fn retrain_tokenizer(
 ) -> napi::Result<TokenizerTrainReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
+        // Pages that are free go back, so that --max-memory holds.
+        prepare_for(Work::Answers);
         let settings = RetrainOptions {
             vocab_size: options.vocab_size.map(|size| size as usize),
             min_frequency: u64::from(options.min_frequency),
             max_memory: options.max_memory.map(|bytes| bytes as u64),
+            files: Some(expand(&options.inputs)?),
         };
         let rows = texts(&options.inputs, &input(options.encoding))?;
         let (from, out) = (Path::new(&options.from), Path::new(&options.output));
@@ -121,6 +130,8 @@ pub struct TokenizerFromWordsReport {
     /// Words of two characters and more that are tokens.
     pub kept: i64,
     pub seconds: f64,
+    /// The most memory this process has held.
+    pub peak_rss_bytes: i64,
 }
 
 /// A tokenizer of the frequent words that jieba finds.
@@ -134,9 +145,12 @@ pub async fn tokenizer_from_words(
 ) -> napi::Result<TokenizerFromWordsReport> {
     let job = job(on_progress, cancel);
     blocking(move || {
+        // Pages that are free go back, so that --max-memory holds.
+        prepare_for(Work::Answers);
         let settings = FromWordsOptions {
             min_count: u64::from(options.min_count),
             max_memory: options.max_memory.map(|bytes| bytes as u64),
+            files: Some(expand(&options.inputs)?),
         };
         let rows = texts(&options.inputs, &input(options.encoding))?;
         let out = Path::new(&options.output);
@@ -148,6 +162,7 @@ pub async fn tokenizer_from_words(
             words: report.words as i64,
             kept: report.kept as i64,
             seconds: report.seconds,
+            peak_rss_bytes: report.peak_rss_bytes as i64,
         })
     })
     .await
@@ -260,6 +275,7 @@ impl From<TrainReport> for TokenizerTrainReport {
             merges: report.merges as i64,
             texts: report.texts as i64,
             seconds: report.seconds,
+            peak_rss_bytes: report.peak_rss_bytes as i64,
         }
     }
 }

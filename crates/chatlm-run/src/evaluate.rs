@@ -114,15 +114,14 @@ pub fn evaluate_perplexity(options: &PerplexityOptions, job: &Job) -> Result<Per
         let (dtype, compare) = (options.dtype.as_deref(), options.compare.as_deref());
         let forced = Forced::load(&options.model, dtype, compare)?;
         let tokenizer = Tokenizer::load(&options.model)?;
-        let mut rows =
-            open_evaluation_rows(&options.inputs, batch, longest, &tokenizer, &job.cancel)?;
+        let mut rows = open_evaluation_rows(&options.inputs, batch, longest, &tokenizer, job)?;
         return forced.measure(&mut rows, job);
     }
     let device = open_device(options.device.as_deref())?;
     let (model, _) = load_plain(&options.model, options.adapter.as_deref(), &device)?;
     let tokenizer = Tokenizer::load(&options.model)?;
     check_vocabulary(model.config(), &tokenizer, &options.model)?;
-    let mut rows = open_evaluation_rows(&options.inputs, batch, longest, &tokenizer, &job.cancel)?;
+    let mut rows = open_evaluation_rows(&options.inputs, batch, longest, &tokenizer, job)?;
     let mut progress = |done, total| {
         job.progress.report("evaluate", done, Some(total), "rows");
     };

@@ -4,7 +4,9 @@
 
 mod batches;
 mod bench;
+mod bench_encode;
 mod bench_generate;
+mod bench_load;
 mod device;
 mod evaluate;
 mod event;
@@ -28,7 +30,9 @@ mod verify;
 mod worker;
 
 pub use bench::{BenchTrainStep, BenchTrainStepReport, bench_train_step};
+pub use bench_encode::{BenchEncode, BenchEncodeReport, bench_encode};
 pub use bench_generate::{BenchGenerate, BenchGenerateReport, bench_generate};
+pub use bench_load::{BenchLoad, BenchLoadReport, bench_load};
 pub use device::check_device;
 pub use evaluate::{
     BleuOptions, BleuReport, PerplexityOptions, PerplexityReport, evaluate_bleu,

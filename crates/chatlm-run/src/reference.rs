@@ -41,7 +41,7 @@ impl ReferenceScores {
         if let Some(scores) = read(&file) {
             return Ok(scores);
         }
-        let mut rows = open_rows(RunKind::Dpo, config, sets, false, tokenizer, &job.cancel)?;
+        let mut rows = open_rows(RunKind::Dpo, config, sets, false, tokenizer, job)?;
         rows.seek(Cursor { epoch: 0, row: 0 });
         let total = rows.rows();
         let mut scores = Self {

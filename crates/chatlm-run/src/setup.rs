@@ -7,14 +7,17 @@ use std::str::FromStr;
 
 use candle_core::Device;
 use chatlm_checkpoint::load_model;
-use chatlm_dataset::{Loader, LoaderOptions, SetSpec};
-use chatlm_job::{Cancel, Code, Error, Result, sha256_bytes, sha256_file};
+use chatlm_dataset::{Loader, LoaderOptions, SetSpec, Shard};
+use chatlm_job::{Code, Error, Job, Result, sha256_bytes, sha256_file};
 use chatlm_t5::{Config, LoraConfig, Parameters};
 use chatlm_tokenizer::Tokenizer;
 use chatlm_train::TrainConfig;
 use serde_json::{Value, json};
 
 use crate::generator::check_vocabulary;
+
+/// Rows shuffled together.
+pub(crate) const BUFFER: u64 = 65_536;
 
 /// What is trained for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,20 +181,25 @@ pub(crate) fn open_rows(
     sets: Vec<SetSpec>,
     shuffle: bool,
     tokenizer: &Tokenizer,
-    cancel: &Cancel,
+    job: &Job,
 ) -> Result<Loader> {
     Loader::open(
         LoaderOptions {
             sets,
             columns: kind.columns(),
             batch_size: config.batch_size,
+            batch_tokens: None,
+            group_by_length: shuffle && config.group_by_length,
             max_length: config.max_length,
             shuffle,
             seed: config.seed,
-            buffer: 65_536,
+            buffer: BUFFER,
+            shard: Shard::default(),
+            threads: None,
+            cache: None,
         },
         tokenizer.clone(),
-        cancel.clone(),
+        job,
     )
 }
 
@@ -222,6 +230,7 @@ pub(crate) fn identity(
         "batchSize": config.batch_size,
         "gradientAccumulation": config.gradient_accumulation,
         "maxLength": config.max_length,
+        "groupByLength": config.group_by_length.then_some(true),
         "seed": config.seed,
         "optimizer": config.optimizer,
         "freeze": config.freeze,
@@ -233,8 +242,9 @@ pub(crate) fn identity(
 /// Refuses a checkpoint of another run, naming the first key that differs.
 pub(crate) fn check_identity(ours: &Value, theirs: &Value, folder: &Path) -> Result<()> {
     for (key, value) in ours.as_object().into_iter().flatten() {
-        if theirs.get(key) != Some(value) {
-            let before = theirs.get(key).unwrap_or(&Value::Null);
+        // A key that an older version did not know counts as null.
+        let before = theirs.get(key).unwrap_or(&Value::Null);
+        if before != value {
             return Err(Error::new(
                 Code::CheckpointInvalid,
                 format!(
@@ -256,7 +266,7 @@ pub(crate) fn open_evaluation_rows(
     batch_size: usize,
     max_length: usize,
     tokenizer: &Tokenizer,
-    cancel: &Cancel,
+    job: &Job,
 ) -> Result<Loader> {
     Loader::open(
         LoaderOptions {
@@ -266,12 +276,17 @@ pub(crate) fn open_evaluation_rows(
             }],
             columns: RunKind::Pretrain.columns(),
             batch_size: batch_size.max(1),
+            batch_tokens: None,
+            group_by_length: false,
             max_length,
             shuffle: false,
             seed: 0,
-            buffer: 65_536,
+            buffer: BUFFER,
+            shard: Shard::default(),
+            threads: None,
+            cache: None,
         },
         tokenizer.clone(),
-        cancel.clone(),
+        job,
     )
 }

@@ -27,6 +27,7 @@ impl Folder {
             vocab_size: 300,
             min_frequency: 1,
             max_memory: None,
+            files: None,
         };
         let texts = [
             "你好世界，今天天气很好",

@@ -16,6 +16,7 @@ fn main() {
         vocab_size: args[3].parse().unwrap(),
         min_frequency: args[4].parse().unwrap(),
         max_memory: args.get(5).map(|mib| mib.parse::<u64>().unwrap() << 20),
+        files: Some(vec![args[0].clone().into()]),
     };
     let report = train(
         lines.map(|line| Ok(line.unwrap())),

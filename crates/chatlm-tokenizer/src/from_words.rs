@@ -6,19 +6,20 @@
 //! pieces on the way to it are tokens too (the published tokenizer lacks them, and can never build some of
 //! its words). In running text merges of a neighbour may come first.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use chatlm_job::{AtomicDir, Code, Error, Job, Result, check_target};
+use chatlm_job::{Code, Error, Job, Result, check_target};
 use serde::Serialize;
 
-use crate::bpe::{Counter, LearnOptions, Vocabulary, learn};
-use crate::count::{Counted, count};
+use crate::bpe::{Counter, LearnOptions, Vocabulary, Words, learn};
+use crate::count::Counted;
 use crate::folder::{Beside, ROLES, write};
-use crate::memory::Memory;
+use crate::memory::{Memory, peak_rss_bytes};
 use crate::preset::{Preset, SPECIAL_TOKENS, untrained};
 use crate::train::{complete, with_merges};
-use crate::words::Words;
+use crate::words::Cutter;
+use crate::work::Work;
 
 /// Which words to keep.
 #[derive(Debug, Clone)]
@@ -27,6 +28,9 @@ pub struct FromWordsOptions {
     pub min_count: u64,
     /// Bytes that the whole process may take; by default half of what is free.
     pub max_memory: Option<u64>,
+    /// The files that the texts come from: an interrupted training over the same files goes on. `None`
+    /// keeps nothing.
+    pub files: Option<Vec<PathBuf>>,
 }
 
 /// What came of it.
@@ -41,6 +45,8 @@ pub struct FromWordsReport {
     /// Words of two characters and more that are tokens now.
     pub kept: u64,
     pub seconds: f64,
+    /// The most memory this process has held.
+    pub peak_rss_bytes: u64,
 }
 
 /// Counts the words of `texts` and writes the folder `out` in the character-level pipeline.
@@ -54,18 +60,19 @@ pub fn from_words(
     let started = Instant::now();
     check_target(out, force)?;
     let tokenizer = untrained(Preset::CharBpe).map_err(Error::internal)?;
-    let words = Words::of_dictionary(&tokenizer);
+    let cutter = Cutter::of_dictionary(&tokenizer);
     let memory = Memory::new(options.max_memory)?;
-    let spill = AtomicDir::create(out, force)?;
-    let counted = count(texts, &words, &memory, spill.path(), job)?;
+    let settings = format!("words {}", options.min_count);
+    let work = Work::open(out, &settings, options.files.as_deref())?;
+    let (mut work, counted) = work.count(texts, &cutter, &memory, |_| Ok(()), job)?;
     let Counted {
-        counter,
+        words,
         alphabet,
         texts,
     } = counted;
-    let mut frequent = Counter::new(&spill.path().join("frequent"), memory.bytes() / 2);
+    let mut frequent = Counter::new(&work.folder().join("frequent"), memory.bytes() / 2);
     let (mut all, mut kept, mut symbols, mut most) = (0, 0, 0, 0);
-    counter.drain(|word, count| {
+    words.drain(|word, count| {
         let length = String::from_utf8_lossy(word).chars().count();
         all += 1;
         if length < 2 {
@@ -102,18 +109,19 @@ pub fn from_words(
         memory: memory.bytes(),
     };
     let merges = learn(
-        frequent,
-        words.symbols(),
+        Words::Counted(frequent),
+        cutter.symbols(),
         &alphabet,
         &mut vocabulary,
         &settings,
+        work.saving(),
         job,
     )?;
-    drop(spill);
     job.cancel.check()?;
     let mut tokenizer = with_merges(&tokenizer, &vocabulary, &merges)?;
     complete(&mut tokenizer)?;
     let merges = write(&tokenizer, &Beside::roles(&ROLES)?, out, force)?;
+    work.remove();
     Ok(FromWordsReport {
         vocab_size: tokenizer.get_vocab_size(true) as u64,
         merges,
@@ -121,5 +129,6 @@ pub fn from_words(
         words: all,
         kept,
         seconds: started.elapsed().as_secs_f64(),
+        peak_rss_bytes: peak_rss_bytes(),
     })
 }

@@ -3,10 +3,10 @@
 use chatlm_job::{Code, Error, Result};
 
 /// Kept free of what the limit allows: threads, buffers of files, the allocator's own.
-const RESERVE: u64 = 48 << 20;
+const RESERVE: u64 = 96 << 20;
 
 /// Least that training can work with.
-const LEAST: u64 = 32 << 20;
+const LEAST: u64 = 24 << 20;
 
 /// A limit on the whole process.
 pub(crate) struct Memory {
@@ -39,6 +39,11 @@ impl Memory {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes as usize
     }
+}
+
+/// The most memory this process has held; 0 where it is not told.
+pub(crate) fn peak_rss_bytes() -> u64 {
+    kib("/proc/self/status", "VmHWM:").unwrap_or(0) * 1024
 }
 
 fn kib(file: &str, name: &str) -> Option<u64> {

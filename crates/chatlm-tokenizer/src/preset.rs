@@ -39,6 +39,13 @@ pub enum Preset {
     SentencePieceBpe,
 }
 
+impl Preset {
+    /// Whether what the vocabulary lacks is spelled in tokens of bytes.
+    pub(crate) fn spelled(self) -> bool {
+        matches!(self, Self::Unigram | Self::SentencePieceBpe)
+    }
+}
+
 impl FromStr for Preset {
     type Err = Error;
 
@@ -71,7 +78,8 @@ pub(crate) fn untrained(preset: Preset) -> tokenizers::Result<Tokenizer> {
         Preset::CharBpe => {
             // The reference prepends the space mark to every piece between punctuation and digits,
             // so that its decoder puts spaces around them ("你好 ， 世界"). Only the first piece
-            // gets the mark here: text comes back as it was, up to NFKC and one leading space.
+            // gets the mark here: text comes back as it was, up to NFKC and one leading space, and
+            // but for a first character that NFKC takes apart ("㈠" comes back as "( 一 )").
             let metaspace = || Metaspace::new('▁', PrependScheme::First, true);
             let model = BPE::builder().unk_token(UNKNOWN.to_owned()).build()?;
             let mut tokenizer = Tokenizer::new(model);

@@ -5,11 +5,11 @@
 //! crate's trainer on counted words; WordPiece, WordLevel, and BPE with marks inside or after words go
 //! through that crate wholly, and in its memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use chatlm_job::{AtomicDir, Code, Error, Job, Result, check_target};
+use chatlm_job::{Code, Error, Job, Result, check_target, sha256_bytes};
 use serde_json::{Value, json};
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::BpeTrainer;
@@ -19,14 +19,15 @@ use tokenizers::models::wordpiece::WordPieceTrainer;
 use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer};
 
 use crate::bpe::{LearnOptions, Vocabulary, byte_characters, learn};
-use crate::count::{Counted, count};
+use crate::count::Counted;
 use crate::folder::{Beside, write};
-use crate::memory::Memory;
+use crate::memory::{Memory, peak_rss_bytes};
 use crate::preset::{Preset, untrained};
 use crate::tokenizer::{invalid, parse, read};
-use crate::train::{TrainReport, with_merges};
+use crate::train::{TrainReport, too_small, with_merges};
 use crate::unigram::{pieces, sentences};
-use crate::words::Words;
+use crate::words::Cutter;
+use crate::work::Work;
 
 /// How large the new vocabulary becomes.
 #[derive(Debug, Clone)]
@@ -37,6 +38,9 @@ pub struct RetrainOptions {
     pub min_frequency: u64,
     /// Bytes that the whole process may take; by default half of what is free.
     pub max_memory: Option<u64>,
+    /// The files that the texts come from: an interrupted training over the same files goes on. `None`
+    /// keeps nothing, nor does a model that goes through the tokenizers crate wholly.
+    pub files: Option<Vec<PathBuf>>,
 }
 
 /// A tokenizer folder without what it learnt.
@@ -113,7 +117,7 @@ impl Pipeline {
         within(&self.json["pre_tokenizer"])
     }
 
-    fn words(&self) -> Result<Words<'_>> {
+    fn cutter(&self) -> Result<Cutter<'_>> {
         let special: Vec<String> = self
             .special()
             .into_iter()
@@ -126,7 +130,7 @@ impl Pipeline {
                 .iter()
                 .all(|part| ours[*part] == self.json[*part])
             {
-                return Ok(Words::of_preset(preset, &self.tokenizer, special));
+                return Ok(Cutter::of_preset(preset, &self.tokenizer, special));
             }
         }
         let initial = if self.byte_level() {
@@ -134,7 +138,28 @@ impl Pipeline {
         } else {
             Vec::new()
         };
-        Ok(Words::of_pipeline(&self.tokenizer, special, initial))
+        Ok(Cutter::of_pipeline(&self.tokenizer, special, initial))
+    }
+
+    /// The tokens before all that is learnt. For unigram the crate's trainer would put all added ones there.
+    fn head(&self) -> Vec<String> {
+        let unigram = self.json["model"]["type"] == "Unigram";
+        let added = self.added.iter().filter(|token| unigram || token.special);
+        let mut head: Vec<String> = added.map(|token| token.content.clone()).collect();
+        if unigram
+            && let Some(unknown) = self.unknown()
+            && !head.contains(&unknown)
+        {
+            head.insert(0, unknown);
+        }
+        head
+    }
+
+    /// The unigram model's piece for what is unknown.
+    fn unknown(&self) -> Option<String> {
+        let model = &self.json["model"];
+        let id = model["unk_id"].as_u64()? as usize;
+        model["vocab"][id][0].as_str().map(str::to_owned)
     }
 
     /// Whether our own trainer learns what this model is made of.
@@ -224,51 +249,81 @@ pub fn retrain(
             format!("special tokens alone need {}", special.len()),
         ));
     }
-    let (mut tokenizer, texts) = if pipeline.ours() || pipeline.json["model"]["type"] == "Unigram" {
-        let memory = Memory::new(options.max_memory)?;
-        let spill = AtomicDir::create(out, force)?;
-        let words = pipeline.words()?;
-        let counted = count(texts, &words, &memory, spill.path(), job)?;
-        let texts = counted.texts;
-        let tokenizer = if pipeline.ours() {
-            let Counted {
-                counter, alphabet, ..
-            } = counted;
-            let mut vocabulary = Vocabulary::default();
-            for token in &special {
-                vocabulary.add(&token.content, token.content.chars().count() as u32);
-            }
-            let settings = LearnOptions {
-                vocab_size,
-                min_frequency: options.min_frequency,
-                max_token_length: None,
-                memory: memory.bytes(),
-            };
-            let merges = learn(
-                counter,
-                words.symbols(),
-                &alphabet,
-                &mut vocabulary,
-                &settings,
-                job,
-            )?;
-            with_merges(&pipeline.tokenizer, &vocabulary, &merges)?
-        } else {
-            unigram(&pipeline, counted, vocab_size, &memory)?
-        };
-        (tokenizer, texts)
+    let counts = pipeline.ours() || pipeline.json["model"]["type"] == "Unigram";
+    let (work, mut tokenizer, texts) = if counts {
+        let (work, tokenizer, texts) = learnt(&pipeline, texts, vocab_size, options, out, job)?;
+        (Some(work), tokenizer, texts)
     } else {
-        through_the_crate(&pipeline, texts, vocab_size, options.min_frequency, job)?
+        let frequency = options.min_frequency;
+        let (tokenizer, texts) = through_the_crate(&pipeline, texts, vocab_size, frequency, job)?;
+        (None, tokenizer, texts)
     };
     job.cancel.check()?;
     pipeline.complete(&mut tokenizer)?;
     let merges = write(&tokenizer, &pipeline.beside, out, force)?;
+    if let Some(work) = work {
+        work.remove();
+    }
     Ok(TrainReport {
         vocab_size: tokenizer.get_vocab_size(true) as u64,
         merges,
         texts,
         seconds: started.elapsed().as_secs_f64(),
+        peak_rss_bytes: peak_rss_bytes(),
     })
+}
+
+/// Trains on words that are counted first.
+fn learnt(
+    pipeline: &Pipeline,
+    texts: impl Iterator<Item = Result<String>> + Send,
+    vocab_size: usize,
+    options: &RetrainOptions,
+    out: &Path,
+    job: &Job,
+) -> Result<(Work, Tokenizer, u64)> {
+    let memory = Memory::new(options.max_memory)?;
+    let cutter = pipeline.cutter()?;
+    let from = sha256_bytes(pipeline.json.to_string().as_bytes());
+    let settings = format!("retrain {from} {vocab_size} {}", options.min_frequency);
+    let work = Work::open(out, &settings, options.files.as_deref())?;
+    let fits = |alphabet: &[char]| {
+        let least = pipeline.head().len() + alphabet.len();
+        if vocab_size < least {
+            return Err(too_small(vocab_size, alphabet.len(), least));
+        }
+        Ok(())
+    };
+    let (mut work, counted) = work.count(texts, &cutter, &memory, fits, job)?;
+    let texts = counted.texts;
+    if !pipeline.ours() {
+        let tokenizer = unigram(pipeline, counted, vocab_size, &memory)?;
+        return Ok((work, tokenizer, texts));
+    }
+    let mut vocabulary = Vocabulary::default();
+    for token in pipeline.head() {
+        vocabulary.add(&token, token.chars().count() as u32);
+    }
+    let settings = LearnOptions {
+        vocab_size,
+        min_frequency: options.min_frequency,
+        max_token_length: None,
+        memory: memory.bytes(),
+    };
+    let Counted {
+        words, alphabet, ..
+    } = counted;
+    let merges = learn(
+        words,
+        cutter.symbols(),
+        &alphabet,
+        &mut vocabulary,
+        &settings,
+        work.saving(),
+        job,
+    )?;
+    let tokenizer = with_merges(&pipeline.tokenizer, &vocabulary, &merges)?;
+    Ok((work, tokenizer, texts))
 }
 
 fn unigram(
@@ -278,24 +333,8 @@ fn unigram(
     memory: &Memory,
 ) -> Result<Tokenizer> {
     let mut json = serde_json::to_value(&pipeline.tokenizer).map_err(Error::internal)?;
-    let unknown = json["model"]["vocab"][0][0].as_str().map(str::to_owned);
-    // The head of the vocabulary, which the crate's trainer would put there itself.
-    let mut head: Vec<String> = pipeline
-        .added
-        .iter()
-        .map(|token| token.content.clone())
-        .collect();
-    if let Some(unknown) = unknown.as_ref().filter(|unknown| !head.contains(unknown)) {
-        head.insert(0, unknown.clone());
-    }
-    let least = head.len() + counted.alphabet.len();
-    if vocab_size < least {
-        return Err(Error::new(
-            Code::Usage,
-            format!("a vocabulary of {vocab_size} is smaller than the alphabet of the text"),
-            format!("a unigram model of this text needs at least --vocab-size {least}"),
-        ));
-    }
+    let unknown = pipeline.unknown();
+    let head = pipeline.head();
     let trainer = UnigramTrainer::builder()
         .show_progress(false)
         .vocab_size((vocab_size - head.len()) as u32)

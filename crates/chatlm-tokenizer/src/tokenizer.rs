@@ -3,12 +3,14 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use chatlm_job::{Code, Error, Result, sha256_bytes};
 use rayon::prelude::*;
 use serde_json::Value;
 
+use crate::direct::Direct;
 use crate::folder::{config_json, special_map_json};
 use crate::stream::DecodeStream;
 
@@ -29,7 +31,13 @@ struct Inner {
     hash: String,
     /// The files of the folder by name, for [`Tokenizer::copy_to`].
     files: Vec<(&'static str, Vec<u8>)>,
+    /// Bytes encoded so far, up to the point where `direct` is made.
+    encoded: AtomicUsize,
+    direct: OnceLock<Option<Direct>>,
 }
+
+/// Bytes of text after which a faster encoder is worth making; a short conversation starts without.
+const WORTH_IT: usize = 1 << 14;
 
 pub(crate) fn invalid(folder: &Path, what: &str) -> Error {
     Error::new(
@@ -117,17 +125,47 @@ impl Tokenizer {
             pad,
             eos,
             files,
+            encoded: AtomicUsize::new(0),
+            direct: OnceLock::new(),
         })))
     }
 
     /// The ids of a text; nothing is added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_up_to(text, usize::MAX)
+    }
+
+    /// The first ids of a text, `longest` at most.
+    pub fn encode_up_to(&self, text: &str, longest: usize) -> Result<Vec<u32>> {
+        let direct = self.direct(text.len());
+        if let Some(ids) = direct.and_then(|direct| direct.encode(text, longest)) {
+            return Ok(ids);
+        }
         let encoding = self
             .0
             .tokenizer
             .encode_fast(text, false)
             .map_err(|e| invalid(&self.0.folder, &format!("a text cannot be encoded: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = encoding.get_ids();
+        Ok(ids[..ids.len().min(longest)].to_vec())
+    }
+
+    /// The faster encoder, once it is worth it and where it knows the tokenizer's parts.
+    fn direct(&self, bytes: usize) -> Option<&Direct> {
+        let inner = &self.0;
+        if inner.direct.get().is_none()
+            && inner
+                .encoded
+                .fetch_add(bytes, Ordering::Relaxed)
+                .saturating_add(bytes)
+                < WORTH_IT
+        {
+            return None;
+        }
+        inner
+            .direct
+            .get_or_init(|| Direct::new(&inner.files[0].1))
+            .as_ref()
     }
 
     /// The ids of many texts, in parallel.
@@ -148,6 +186,16 @@ impl Tokenizer {
             .tokenizer
             .decode(ids, true)
             .map_err(|e| invalid(&self.0.folder, &format!("ids cannot be decoded: {e}")))
+    }
+
+    /// The tokenizers crate's own, which has its parts.
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.0.tokenizer
+    }
+
+    /// Where it was loaded from.
+    pub fn folder(&self) -> &Path {
+        &self.0.folder
     }
 
     /// Decodes ids as they come.

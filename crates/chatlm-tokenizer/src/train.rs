@@ -1,34 +1,37 @@
 //! Training a tokenizer on a stream of texts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use chatlm_job::{AtomicDir, Code, Error, Job, Result, check_target};
+use chatlm_job::{Code, Error, Job, Result, check_target};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::bpe::{LearnOptions, Merge, Vocabulary, by_rank, learn};
-use crate::count::{Counted, count};
+use crate::count::Counted;
 use crate::folder::{Beside, ROLES, write};
-use crate::memory::Memory;
+use crate::memory::{Memory, peak_rss_bytes};
 use crate::preset::{
     Preset, SPECIAL_TOKENS, byte_tokens, special_tokens, untrained, while_learning,
 };
 use crate::unigram;
-use crate::words::Words;
+use crate::words::Cutter;
+use crate::work::Work;
 
 /// What to train.
 #[derive(Debug, Clone)]
 pub struct TrainOptions {
     pub preset: Preset,
-    /// The largest vocabulary, special tokens included; single characters are in it all the same,
-    /// even where there are more of them than this.
+    /// The largest vocabulary, special tokens included. All characters of the text have to fit.
     pub vocab_size: usize,
     /// Pairs seen less often are not merged.
     pub min_frequency: u64,
     /// Bytes that the whole process may take; by default half of what is free.
     pub max_memory: Option<u64>,
+    /// The files that the texts come from: an interrupted training over the same files goes on. `None`
+    /// keeps nothing.
+    pub files: Option<Vec<PathBuf>>,
 }
 
 /// What came of it.
@@ -39,6 +42,8 @@ pub struct TrainReport {
     pub merges: u64,
     pub texts: u64,
     pub seconds: f64,
+    /// The most memory this process has held.
+    pub peak_rss_bytes: u64,
 }
 
 /// Characters of a piece at most.
@@ -56,64 +61,85 @@ pub fn train(
     let started = Instant::now();
     check(options)?;
     check_target(out, force)?;
-    let tokenizer = untrained(options.preset).map_err(Error::internal)?;
-    let mut cutter = tokenizer.clone();
-    let spelled = matches!(options.preset, Preset::Unigram | Preset::SentencePieceBpe);
-    let words = if spelled {
-        cutter.with_pre_tokenizer(Some(while_learning()));
-        Words::of_pipeline(
-            &cutter,
+    let mut tokenizer = untrained(options.preset).map_err(Error::internal)?;
+    let pipeline = learning(options.preset, &tokenizer);
+    let cutter = if options.preset.spelled() {
+        Cutter::of_pipeline(
+            &pipeline,
             SPECIAL_TOKENS.map(str::to_owned).to_vec(),
             Vec::new(),
         )
     } else {
-        Words::new(options.preset, &tokenizer)
+        Cutter::new(options.preset, &pipeline)
     };
     let memory = Memory::new(options.max_memory)?;
-    let spill = AtomicDir::create(out, force)?;
-    let counted = count(texts, &words, &memory, spill.path(), job)?;
+    let TrainOptions {
+        preset,
+        vocab_size,
+        min_frequency,
+        ..
+    } = options;
+    let settings = format!("{preset:?} {vocab_size} {min_frequency}");
+    let work = Work::open(out, &settings, options.files.as_deref())?;
+    let fits = |alphabet: &[char]| check_alphabet(options, alphabet);
+    let (mut work, counted) = work.count(texts, &cutter, &memory, fits, job)?;
     let texts = counted.texts;
-    let mut tokenizer = if options.preset == Preset::Unigram {
-        let model = unigram::learn(counted, options, &memory, job)?;
-        let mut tokenizer = tokenizer;
-        tokenizer.with_model(model);
-        tokenizer
+    if options.preset == Preset::Unigram {
+        tokenizer.with_model(unigram::learn(counted, options.vocab_size, &memory, job)?);
     } else {
         let mut vocabulary = Vocabulary::default();
-        let special = SPECIAL_TOKENS.map(str::to_owned).into_iter();
-        for token in special.chain(byte_tokens().filter(|_| spelled)) {
+        for token in head(options.preset) {
             vocabulary.add(&token, token.chars().count() as u32);
         }
         let settings = LearnOptions {
             vocab_size: options.vocab_size,
             min_frequency: options.min_frequency,
             // As SentencePiece: a piece has 16 characters at most.
-            max_token_length: spelled.then_some(LONGEST_PIECE + 1),
+            max_token_length: options.preset.spelled().then_some(LONGEST_PIECE + 1),
             memory: memory.bytes(),
         };
         let Counted {
-            counter, alphabet, ..
+            words, alphabet, ..
         } = counted;
         let merges = learn(
-            counter,
-            words.symbols(),
+            words,
+            cutter.symbols(),
             &alphabet,
             &mut vocabulary,
             &settings,
+            work.saving(),
             job,
         )?;
-        with_merges(&tokenizer, &vocabulary, &merges)?
-    };
-    drop(spill);
+        tokenizer = with_merges(&tokenizer, &vocabulary, &merges)?;
+    }
     job.cancel.check()?;
     complete(&mut tokenizer)?;
     let merges = write(&tokenizer, &Beside::roles(&ROLES)?, out, force)?;
+    work.remove();
     Ok(TrainReport {
         vocab_size: tokenizer.get_vocab_size(true) as u64,
         merges,
         texts,
         seconds: started.elapsed().as_secs_f64(),
+        peak_rss_bytes: peak_rss_bytes(),
     })
+}
+
+/// The pipeline that words are cut by while the preset is learnt.
+fn learning(preset: Preset, tokenizer: &Tokenizer) -> Tokenizer {
+    let mut pipeline = tokenizer.clone();
+    if preset.spelled() {
+        pipeline.with_pre_tokenizer(Some(while_learning()));
+    }
+    pipeline
+}
+
+/// The tokens before all that is learnt.
+fn head(preset: Preset) -> Vec<String> {
+    let special = SPECIAL_TOKENS.iter().map(|token| (*token).to_owned());
+    special
+        .chain(byte_tokens().filter(|_| preset.spelled()))
+        .collect()
 }
 
 /// Gives a tokenizer of ours what each of them has: the special tokens, tab and newline.
@@ -145,6 +171,33 @@ fn check(options: &TrainOptions) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// The package leaves no character out and exceeds the size that it was given. A model made for that size
+/// would not hold all ids, so here it is an error.
+fn check_alphabet(options: &TrainOptions, alphabet: &[char]) -> Result<()> {
+    let own = if options.preset == Preset::Unigram {
+        unigram::alphabet_size(alphabet)
+    } else {
+        alphabet.len()
+    };
+    let least = head(options.preset).len() + own;
+    if options.vocab_size < least {
+        return Err(too_small(options.vocab_size, alphabet.len(), least));
+    }
+    Ok(())
+}
+
+pub(crate) fn too_small(size: usize, characters: usize, least: usize) -> Error {
+    Error::new(
+        Code::Usage,
+        format!(
+            "a vocabulary of {size} is too small: the text has {characters} different characters"
+        ),
+        format!(
+            "give --vocab-size at least {least}, or use --model byte-bpe, which has 256 symbols"
+        ),
+    )
 }
 
 /// The tokenizer with another vocabulary and merges in its BPE model, every setting kept.

@@ -8,8 +8,7 @@ use tokenizers::models::unigram::{Unigram, UnigramTrainer};
 
 use crate::count::Counted;
 use crate::memory::Memory;
-use crate::preset::{SPECIAL_TOKENS, byte_tokens};
-use crate::train::TrainOptions;
+use crate::preset::{SPECIAL_TOKENS, UNKNOWN, byte_tokens};
 
 /// What the crate's trainer takes a character of distinct words: the text as characters and as a string, a
 /// suffix array and its two helpers of 8 bytes each, and candidates. Measured: see `docs/tokenizer.md`.
@@ -21,10 +20,19 @@ const SPELLED: f64 = 6.0;
 /// Those characters, which must be pieces for that, be they in the text or not.
 const BYTE_SPELLING: &str = "<>x0123456789ABCDEF";
 
-/// Learns a model of [`TrainOptions::vocab_size`] with the special tokens and all bytes at its head.
+/// The characters that a model of a text with this alphabet has at least.
+pub(crate) fn alphabet_size(alphabet: &[char]) -> usize {
+    alphabet.len() + spelling(alphabet).count()
+}
+
+fn spelling(alphabet: &[char]) -> impl Iterator<Item = char> {
+    BYTE_SPELLING.chars().filter(|c| !alphabet.contains(c))
+}
+
+/// Learns a model of a size with the special tokens and all bytes at its head.
 pub(crate) fn learn(
     counted: Counted,
-    options: &TrainOptions,
+    vocab_size: usize,
     memory: &Memory,
     job: &Job,
 ) -> Result<Unigram> {
@@ -33,37 +41,19 @@ pub(crate) fn learn(
         .map(|token| (*token).to_owned())
         .chain(byte_tokens())
         .collect();
-    let spelling = || {
-        BYTE_SPELLING
-            .chars()
-            .filter(|c| !counted.alphabet.contains(c))
-    };
-    let needed = head.len() + counted.alphabet.len() + spelling().count();
-    if options.vocab_size < needed {
-        return Err(Error::new(
-            Code::Usage,
-            format!(
-                "a vocabulary of {} is smaller than the alphabet of the text",
-                options.vocab_size
-            ),
-            format!("a unigram model of this text needs at least --vocab-size {needed}"),
-        ));
-    }
-    let initial = spelling().collect();
+    let initial = spelling(&counted.alphabet).collect();
     let sentences = sentences(counted, memory)?;
     job.cancel.check()?;
     let trainer = UnigramTrainer::builder()
         .show_progress(false)
         .initial_alphabet(initial)
-        .vocab_size((options.vocab_size - head.len()) as u32)
+        .vocab_size((vocab_size - head.len()) as u32)
         .build()
         .map_err(Error::internal)?;
     let pieces = pieces(&trainer, sentences)?;
     job.cancel.check()?;
     let least = pieces.iter().map(|(_, score)| *score).fold(0.0, f64::min);
-    let unknown = SPECIAL_TOKENS
-        .iter()
-        .position(|token| *token == crate::preset::UNKNOWN);
+    let unknown = SPECIAL_TOKENS.iter().position(|token| *token == UNKNOWN);
     let vocabulary = head
         .into_iter()
         .map(|token| (token, least * SPELLED - 1.0))
@@ -74,10 +64,10 @@ pub(crate) fn learn(
 
 /// Words with their counts as the crate's trainer takes them.
 pub(crate) fn sentences(counted: Counted, memory: &Memory) -> Result<Vec<(String, u32)>> {
-    let bound = counted.counter.bound();
+    let bound = counted.words.bound();
     let (mut sentences, mut characters) = (Vec::with_capacity(bound.words as usize), 0);
     let most = memory.bytes() / BYTES_A_CHARACTER;
-    counted.counter.drain(|word, count| {
+    counted.words.drain(|word, count| {
         let word = String::from_utf8_lossy(word);
         characters += word.chars().count() + 1;
         if characters <= most {

@@ -34,11 +34,13 @@ enum Cut {
 }
 
 /// Cuts texts into words.
-pub(crate) struct Words<'a> {
+pub(crate) struct Cutter<'a> {
     cut: Cut,
     tokenizer: &'a Tokenizer,
     /// Texts are cut at these, and they are in no word.
     special: Vec<String>,
+    /// What they begin with.
+    openers: Vec<char>,
     /// What is known of each character, 0 where it was not asked yet.
     known: Vec<AtomicU32>,
     /// Characters that stood in words.
@@ -55,14 +57,10 @@ const NUMBER: u32 = 1 << 27;
 const BLANK: u32 = 1 << 26;
 const CODE: u32 = (1 << 21) - 1;
 
-impl<'a> Words<'a> {
+impl<'a> Cutter<'a> {
     /// The words of a preset, cut at our own special tokens.
     pub(crate) fn new(preset: Preset, tokenizer: &'a Tokenizer) -> Self {
-        Self::of_preset(
-            preset,
-            tokenizer,
-            SPECIAL_TOKENS.map(str::to_owned).to_vec(),
-        )
+        Self::of_preset(preset, tokenizer, ours())
     }
 
     /// The words of a preset, cut at other special tokens.
@@ -85,8 +83,7 @@ impl<'a> Words<'a> {
 
     /// The words of a dictionary, as pieces that `tokenizer` (of the character-level preset) keeps whole.
     pub(crate) fn of_dictionary(tokenizer: &'a Tokenizer) -> Self {
-        let cut = Cut::Dictionary(Box::default());
-        Self::with(cut, tokenizer, SPECIAL_TOKENS.map(str::to_owned).to_vec())
+        Self::with(Cut::Dictionary(Box::default()), tokenizer, ours())
     }
 
     fn with(cut: Cut, tokenizer: &'a Tokenizer, special: Vec<String>) -> Self {
@@ -96,10 +93,14 @@ impl<'a> Words<'a> {
         let seen = (0..=u32::from(char::MAX))
             .map(|_| AtomicBool::new(false))
             .collect();
+        let mut openers: Vec<char> = special.iter().filter_map(|t| t.chars().next()).collect();
+        openers.sort_unstable();
+        openers.dedup();
         Self {
             cut,
             tokenizer,
             special,
+            openers,
             known,
             seen,
         }
@@ -120,22 +121,31 @@ impl<'a> Words<'a> {
             Cut::Pipeline(initial) => initial,
             _ => &[],
         };
-        initial.iter().for_each(|c| self.see(*c));
+        for c in initial {
+            self.see(*c);
+        }
         ('\0'..=char::MAX)
             .filter(|c| self.seen[*c as usize].load(Ordering::Relaxed))
             .collect()
     }
 
     /// The stretches of a text between special tokens.
-    pub(crate) fn pieces<'t>(&self, text: &'t str) -> Vec<&'t str> {
-        let mut pieces = vec![text];
-        for token in &self.special {
-            if text.contains(token) {
-                pieces = pieces.iter().flat_map(|piece| piece.split(token)).collect();
+    pub(crate) fn stretches<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        let mut stretches = vec![text];
+        // Few texts hold what they begin with.
+        let opened = match &self.openers[..] {
+            [one] => text.contains(*one),
+            many => text.contains(many),
+        };
+        if opened {
+            for token in &self.special {
+                if stretches.iter().any(|stretch| stretch.contains(token)) {
+                    stretches = stretches.iter().flat_map(|s| s.split(token)).collect();
+                }
             }
         }
-        pieces.retain(|piece| !piece.is_empty());
-        pieces
+        stretches.retain(|stretch| !stretch.is_empty());
+        stretches
     }
 
     fn see(&self, c: char) {
@@ -146,7 +156,7 @@ impl<'a> Words<'a> {
     }
 
     /// Adds the words of a text: UTF-8 for characters, the text's own bytes for bytes.
-    pub(crate) fn of(&self, text: &str, batch: &mut Batch) -> Result<()> {
+    pub(crate) fn cut(&self, text: &str, batch: &mut Batch) -> Result<()> {
         let done = match &self.cut {
             Cut::Fast(Preset::ByteBpe) => self.bytes(text, batch),
             Cut::Fast(_) => self.characters(text, batch),
@@ -173,17 +183,13 @@ impl<'a> Words<'a> {
 
     /// NFKC, then punctuation and numbers alone, a new word at each space, a mark before the first.
     fn characters(&self, text: &str, batch: &mut Batch) -> bool {
-        let mut known = Vec::with_capacity(text.len());
-        for c in text.chars() {
-            let told = self.known(c);
-            if told & HARD != 0 {
-                return false;
-            }
-            known.push(told);
+        if text.chars().any(|c| self.known(c) & HARD != 0) {
+            return false;
         }
         let mut word = Vec::with_capacity(64);
         let mut utf8 = [0; 4];
-        for (place, told) in known.into_iter().enumerate() {
+        for (place, c) in text.chars().enumerate() {
+            let told = self.known(c);
             let c = match char::from_u32(told & CODE).unwrap_or_default() {
                 ' ' => SPACE_MARK,
                 c => c,
@@ -231,7 +237,7 @@ impl<'a> Words<'a> {
         }
         // Between two letters it stands alone, or does not.
         let alone = self
-            .cut(&format!("x{one}x"))
+            .pieces(&format!("x{one}x"))
             .is_ok_and(|words| words.len() == 3);
         KNOWN | u32::from(one) | if alone { ALONE } else { 0 }
     }
@@ -268,7 +274,7 @@ impl<'a> Words<'a> {
                     .then(|| class(at + 1))
                     .filter(|(kind, _)| kind & BLANK == 0);
                 let Some(after) = next else {
-                    at = self.blanks(text, at, &class);
+                    at = Self::blanks(text, at, &class);
                     batch.push(&bytes[start..at]);
                     continue;
                 };
@@ -292,7 +298,7 @@ impl<'a> Words<'a> {
     }
 
     /// The end of white space from a place on; the last blank before something else is left to it.
-    fn blanks(&self, text: &str, start: usize, class: &impl Fn(usize) -> (u32, usize)) -> usize {
+    fn blanks(text: &str, start: usize, class: &impl Fn(usize) -> (u32, usize)) -> usize {
         let (mut at, mut last) = (start, start);
         while at < text.len() {
             let (kind, length) = class(at);
@@ -308,7 +314,7 @@ impl<'a> Words<'a> {
     /// What GPT-2's pattern takes a character for.
     fn class(&self, c: char) -> u32 {
         let alike = |neighbour: char| {
-            self.cut(&format!("{neighbour}{c}{neighbour}"))
+            self.pieces(&format!("{neighbour}{c}{neighbour}"))
                 .is_ok_and(|words| words.len() == 1)
         };
         let kind = if alike('x') {
@@ -324,7 +330,7 @@ impl<'a> Words<'a> {
     }
 
     /// The words of a text by the tokenizers crate.
-    fn cut(&self, text: &str) -> tokenizers::Result<Vec<String>> {
+    fn pieces(&self, text: &str) -> tokenizers::Result<Vec<String>> {
         let mut normalized = NormalizedString::from(text);
         if let Some(normalizer) = self.tokenizer.get_normalizer() {
             normalizer.normalize(&mut normalized)?;
@@ -342,7 +348,7 @@ impl<'a> Words<'a> {
 
     fn slow(&self, text: &str, batch: &mut Batch) -> Result<()> {
         let mut bytes = Vec::new();
-        for word in self.cut(text).map_err(Error::internal)? {
+        for word in self.pieces(text).map_err(Error::internal)? {
             if self.symbols() == Symbols::Bytes {
                 bytes.clear();
                 bytes.extend(word.chars().filter_map(byte));
@@ -373,6 +379,10 @@ impl<'a> Words<'a> {
     }
 }
 
+fn ours() -> Vec<String> {
+    SPECIAL_TOKENS.map(str::to_owned).to_vec()
+}
+
 /// The byte that a character of byte-level words shows.
 fn byte(shown: char) -> Option<u8> {
     static BYTES: OnceLock<Vec<Option<u8>>> = OnceLock::new();
@@ -395,9 +405,9 @@ mod tests {
 
     fn compare(preset: Preset, text: &str) {
         let tokenizer = untrained(preset).unwrap();
-        let words = Words::new(preset, &tokenizer);
+        let words = Cutter::new(preset, &tokenizer);
         let (mut fast, mut slow) = (Batch::new(), Batch::new());
-        words.of(text, &mut fast).unwrap();
+        words.cut(text, &mut fast).unwrap();
         words.slow(text, &mut slow).unwrap();
         assert_eq!(fast.sorted(), slow.sorted(), "{text:?}");
     }
@@ -418,14 +428,14 @@ mod tests {
         // All of them in texts of neighbours, so that hard ones do not hide the rest.
         for preset in [Preset::CharBpe, Preset::ByteBpe] {
             let tokenizer = untrained(preset).unwrap();
-            let words = Words::new(preset, &tokenizer);
+            let words = Cutter::new(preset, &tokenizer);
             let easy = |c: &char| preset == Preset::ByteBpe || words.known(*c) & HARD == 0;
             let all: Vec<char> = ('\0'..=char::MAX).filter(easy).collect();
             assert!(all.len() > 900_000);
             for piece in all.chunks(4096) {
                 let text: String = piece.iter().flat_map(|c| ['文', *c, *c]).collect();
                 let (mut fast, mut slow) = (Batch::new(), Batch::new());
-                words.of(&text, &mut fast).unwrap();
+                words.cut(&text, &mut fast).unwrap();
                 words.slow(&text, &mut slow).unwrap();
                 assert_eq!(fast.sorted(), slow.sorted());
             }

@@ -30,6 +30,7 @@ fn trained(folder: &Path, preset: Preset, vocab_size: usize) -> Tokenizer {
         vocab_size,
         min_frequency: 2,
         max_memory: None,
+        files: None,
     };
     let report = train(texts.into_iter(), &options, folder, false, &Job::quiet()).unwrap();
     assert_eq!(report.texts, 60);
@@ -144,6 +145,7 @@ fn nothing_is_written_without_text_or_when_stopped() {
         vocab_size: 100,
         min_frequency: 1,
         max_memory: None,
+        files: None,
     };
     let error = train(std::iter::empty(), &options, &out, false, &Job::quiet()).unwrap_err();
     assert_eq!(error.code(), Code::InputFormat);
@@ -257,4 +259,69 @@ fn the_published_chatlm_tokenizer_loads() {
     proptest!(cases(64), |(ids in prop::collection::vec(0u32..29298, 0..40))| {
         prop_assert_eq!(streamed(&tokenizer, &ids), tokenizer.decode(&ids).unwrap());
     });
+}
+
+/// Stopped while it merges, gone on with: the same file, and nothing left beside it.
+#[test]
+fn an_interrupted_training_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, whole, out) = (
+        folder.path().join("a.txt"),
+        folder.path().join("whole"),
+        folder.path().join("out"),
+    );
+    std::fs::write(&file, "").unwrap();
+    let texts: Vec<String> = (0..3000u64)
+        .map(|n| {
+            let symbols = (0..20).map(|k| 0x4e00 + (chatlm_job::mix(n / 2, k) % 60) as u32);
+            symbols.filter_map(char::from_u32).collect()
+        })
+        .collect();
+    let run = |out: &Path, job: &Job| {
+        let options = TrainOptions {
+            preset: Preset::CharBpe,
+            vocab_size: 1500,
+            min_frequency: 2,
+            max_memory: None,
+            files: Some(vec![file.clone()]),
+        };
+        let texts = texts.iter().cloned().map(Ok);
+        train(texts, &options, out, false, job)
+    };
+    run(&whole, &Job::quiet()).unwrap();
+    let expected = Tokenizer::load(&whole).unwrap().hash().clone();
+    // Stops as soon as the words are counted; tried again where merging was over before that was seen.
+    let counted = folder.path().join(".out.tokenizer/counted.json");
+    let stopped = (0..20).any(|_| {
+        let job = Job::quiet();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !counted.exists() && !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::thread::yield_now();
+                }
+                job.cancel.cancel();
+            });
+            let result = run(&out, &job);
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            if result.is_ok() {
+                std::fs::remove_dir_all(&out).unwrap();
+            }
+            result.is_err_and(|error| error.code() == Code::Cancelled)
+        })
+    });
+    assert!(stopped);
+    assert!(!out.exists());
+    assert!(counted.is_file());
+    let none = std::iter::from_fn(|| panic!("the texts are counted already"));
+    let options = TrainOptions {
+        preset: Preset::CharBpe,
+        vocab_size: 1500,
+        min_frequency: 2,
+        max_memory: None,
+        files: Some(vec![file.clone()]),
+    };
+    train(none, &options, &out, false, &Job::quiet()).unwrap();
+    assert_eq!(Tokenizer::load(&out).unwrap().hash(), expected);
+    assert!(!folder.path().join(".out.tokenizer").exists());
 }

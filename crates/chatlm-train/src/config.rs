@@ -57,6 +57,9 @@ pub struct TrainConfig {
     pub weight_decay: f64,
     pub precision: String,
     pub max_length: usize,
+    /// Rows of like lengths in a batch.
+    #[serde(default)]
+    pub group_by_length: bool,
     pub save_every: u64,
     pub keep: usize,
     /// 0: at the end of each epoch.

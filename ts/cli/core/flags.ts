@@ -47,12 +47,12 @@ export const defaultSeed = 23_333
 /** `--in PATH…`: files, folders, globs, `-` for standard input. */
 export const inputs = Flag.String("in").pipe(
   Flag.withMetavar("PATH…"),
-  Flag.withDescription("Files, folders or globs; - is standard input"),
+  Flag.withDescription("Files, folders or globs; - is standard input; hf:datasets/owner/name"),
   Flag.atLeast(1)
 )
 export const optionalInputs = Flag.String("in").pipe(
   Flag.withMetavar("PATH…"),
-  Flag.withDescription("Files, folders or globs; - is standard input"),
+  Flag.withDescription("Files, folders or globs; - is standard input; hf:datasets/owner/name"),
   Flag.atLeast(0)
 )
 
@@ -65,7 +65,7 @@ export const encoding = text("encoding", "Encoding of text inputs (default: dete
   Flag.optional
 )
 export const keepGoing = on("keep-going", "Count broken rows instead of stopping at the first")
-export const model = text("model", "A model folder", "DIR")
+export const model = text("model", "A model folder, or hf:owner/name", "DIR")
 export const adapter = text("adapter", "A PEFT adapter folder for the model", "DIR").pipe(Flag.optional)
 export const dtypes = ["f32", "f16", "bf16", "int8"] as const
 export const dtype = Flag.Literals("dtype", dtypes).pipe(
@@ -77,7 +77,7 @@ export const dtype = Flag.Literals("dtype", dtypes).pipe(
 export const given = <const Key extends string, A>(key: Key, value: Option.Option<A>): { [K in Key]?: A } =>
   Option.isSome(value) ? ({ [key]: value.value } as { [K in Key]?: A }) : {}
 
-const many = new Set(["--in", "--set"])
+const many = new Set(["--against", "--in", "--set"])
 
 /** `--in A B` is `--in A --in B`: what follows up to the next flag belongs to it. */
 export const spread = (args: ReadonlyArray<string>): ReadonlyArray<string> => {

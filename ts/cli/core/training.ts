@@ -8,6 +8,7 @@ import { clock } from "./progress.ts"
 import * as Flags from "./flags.ts"
 import { Host } from "./host.ts"
 import { columns, number, Output, snakeCase } from "./output.ts"
+import { configWithLocalPaths } from "./references.ts"
 import { verb } from "./verb.ts"
 
 /** A step line without a terminal, at most so often. */
@@ -72,7 +73,7 @@ export const trainingVerb = (kind: RunKind, description: string) =>
         // The schemas take a while to load, so only those who need them do.
         const { loadConfig } = yield* Effect.promise(() => import("../../config/index.ts"))
         const { train } = yield* Effect.promise(() => import("../../train/train.ts"))
-        const config = yield* loadConfig(kind, {
+        const written = yield* loadConfig(kind, {
           file: Option.getOrUndefined(flags.config),
           set: [
             ...flags.set,
@@ -80,7 +81,8 @@ export const trainingVerb = (kind: RunKind, description: string) =>
             ...(Option.isSome(common.threads) ? [`threads=${common.threads.value}`] : [])
           ]
         })
-        if (flags.printConfig) return yield* output.result(config, JSON.stringify(config, null, 2))
+        if (flags.printConfig) return yield* output.result(written, JSON.stringify(written, null, 2))
+        const config = yield* configWithLocalPaths<typeof kind>(written)
 
         let total: number | undefined
         let lastLine = host.now()

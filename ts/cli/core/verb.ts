@@ -1,15 +1,17 @@
-/** What every verb has in common: threads, device, progress, one uniform type. */
+/** What every verb has in common: threads, device, progress, things on a hub, one uniform type. */
 import * as Command from "effect/cli/Command"
 import * as Effect from "effect/Effect"
 import type * as FileSystem from "effect/FileSystem"
 import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 
+import { FetchSettings, fetchSettings } from "../../fetch/settings.ts"
 import { ChosenDevice, Native, ProgressReporter } from "../../native/index.ts"
 import type { ChatlmError } from "../../native/index.ts"
 import * as Flags from "./flags.ts"
 import { Host } from "./host.ts"
 import { Output } from "./output.ts"
+import { withLocalPaths } from "./references.ts"
 import type { Server } from "./server.ts"
 import type { Signals } from "./signals.ts"
 import { makeProgress } from "./progress.ts"
@@ -49,10 +51,12 @@ export const verb = <const Name extends string, const Config extends Command.Com
       if (Option.isSome(threads)) yield* Effect.flatMap(Native, (native) => native.setThreads(threads.value))
       const seed = yield* Flags.Seed
       const progress = makeProgress(host, output)
-      yield* handler(flags, { seed, threads, progress }).pipe(
+      yield* withLocalPaths(flags).pipe(
+        Effect.flatMap((local) => handler(local, { seed, threads, progress })),
         Effect.scoped,
         Effect.provideService(ProgressReporter, progress.report),
         Effect.provideService(ChosenDevice, device),
+        Effect.provideService(FetchSettings, fetchSettings(host.env)),
         Effect.ensuring(Effect.sync(progress.stop))
       )
     })

@@ -12,6 +12,8 @@ export interface CleanOptions {
   readonly source: string
   /** What the rows are for; `dpo` makes preference pairs. */
   readonly purpose?: "pretrain" | "sft" | "dpo"
+  /** What becomes of a conversation (default: its first exchange). */
+  readonly turns?: "first" | "each"
   readonly promptColumn?: string
   readonly responseColumn?: string
   readonly chosenColumn?: string
@@ -19,20 +21,32 @@ export interface CleanOptions {
   readonly encoding?: string
   readonly keepGoing?: boolean
   readonly compat?: boolean
+  /** Draws the report's samples of dropped rows. */
+  readonly seed?: number
 }
 
 export function clean(options: CleanOptions & { readonly purpose: "dpo" }): PreferencePairs
 export function clean(options: CleanOptions & { readonly purpose?: "pretrain" | "sft" }): Pairs
 export function clean(options: CleanOptions): Artifact<"pairs" | "preferences"> {
-  const { name = "clean", from, purpose = "pretrain", keepGoing = false, compat = false, ...rest } = options
+  const {
+    name = "clean",
+    from,
+    purpose = "pretrain",
+    turns = "first",
+    seed = 23_333,
+    keepGoing = false,
+    compat = false,
+    ...rest
+  } = options
   const { rows } = stage({
     name,
-    version: 1,
-    settings: { ...rest, purpose, keepGoing, compat },
+    version: 2,
+    settings: { ...rest, purpose, turns, seed, keepGoing, compat },
     inputs: { from },
     outputs: {
       rows: { kind: purpose === "dpo" ? "preferences" : "pairs", path: "rows.parquet" },
-      rejects: { kind: "rows", path: "rejects.parquet" }
+      rejects: { kind: "rows", path: "rejects.parquet" },
+      report: { kind: "report", path: "report.json" }
     },
     work: ({ inputs, outputs }) =>
       Effect.map(
@@ -41,9 +55,12 @@ export function clean(options: CleanOptions): Artifact<"pairs" | "preferences"> 
           purpose,
           keepGoing,
           compat,
+          turns,
+          seed,
           inputs: [...inputs.from],
           output: outputs.rows,
           rejects: outputs.rejects,
+          report: outputs.report,
           force: true
         }),
         ({ read, kept, dropped, broken }) => ({ rows: { read, kept, broken, ...dropped } })

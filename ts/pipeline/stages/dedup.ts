@@ -3,13 +3,13 @@ import * as Effect from "effect/Effect"
 
 import { dedup as dedupRows, dedupDefaults } from "../../dedup/dedup.ts"
 import type { Pairs } from "../artifact.ts"
-import { only, stage } from "../stage.ts"
+import { stage } from "../stage.ts"
 
 export interface DedupOptions {
   readonly name?: string
   readonly from: Pairs | ReadonlyArray<Pairs>
   /** Rows that nothing may resemble, such as those of an evaluation. */
-  readonly against?: Pairs
+  readonly against?: Pairs | ReadonlyArray<Pairs>
   readonly threshold?: number
   readonly ngram?: number
   readonly numPerm?: number
@@ -20,18 +20,20 @@ export const dedup = (options: DedupOptions): Pairs => {
   const settings = { ...dedupDefaults, ...given }
   return stage({
     name,
-    version: 1,
+    version: 2,
     settings,
     inputs: { from, against },
     outputs: {
       rows: { kind: "pairs", path: "rows.parquet" },
       clusters: { kind: "rows", path: "clusters.parquet" }
     },
-    work: ({ inputs, outputs }) =>
+    resumes: true,
+    work: ({ inputs, outputs, scratch }) =>
       Effect.map(
         dedupRows({
           ...settings,
-          ...(against === undefined ? {} : { against: only(inputs.against) }),
+          against: against === undefined ? [] : [...inputs.against],
+          work: `${scratch}/work`,
           inputs: [...inputs.from],
           output: outputs.rows,
           clusters: outputs.clusters,

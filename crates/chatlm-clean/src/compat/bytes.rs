@@ -1,4 +1,4 @@
-//! Bytes to text with bad ones ignored, as Python's codecs do it: after a byte that begins nothing
+//! Bytes to text, a line at a time, with bad ones ignored, as Python's codecs do it: after a byte that begins nothing
 //! the next one is tried.
 //!
 //! gb2312 here is what Python calls so: EUC-CN without what GBK added to it. Characters such as `—`
@@ -9,36 +9,46 @@ use std::sync::OnceLock;
 use chatlm_job::{Code, Error, Result};
 use encoding_rs::{DecoderResult, Encoding, GB18030, GBK};
 
-const GB2312: &str = "gb2312";
+/// Whose table is used.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Charset {
+    Gb2312,
+    Gb18030,
+    Other(&'static Encoding),
+}
 
-pub(super) fn check(label: Option<&str>) -> Result<()> {
-    match label {
-        Some(label) if Encoding::for_label(label.as_bytes()).is_none() => Err(Error::new(
+/// The encoding of this label, if it is one that the files can be cut into lines in.
+pub(super) fn charset(label: &str) -> Result<Charset> {
+    if label == "gb2312" {
+        return Ok(Charset::Gb2312);
+    }
+    match Encoding::for_label(label.as_bytes()) {
+        Some(encoding) if encoding == GBK || encoding == GB18030 => Ok(Charset::Gb18030),
+        Some(encoding) if encoding.is_ascii_compatible() => Ok(Charset::Other(encoding)),
+        _ => Err(Error::new(
             Code::Usage,
-            format!("there is no encoding {label:?}"),
-            "give --encoding such as utf-8, utf-16le or gb18030",
+            format!("the reference program's way does not read {label:?}"),
+            "give --encoding such as utf-8 or gb18030, or leave out --compat",
         )),
-        _ => Ok(()),
     }
 }
 
-/// Text in the encoding of this label; without one, or called gb2312, as the reference program reads.
-pub(super) fn decode(bytes: &[u8], label: Option<&str>) -> String {
-    match label.and_then(|label| Encoding::for_label(label.as_bytes())) {
-        Some(encoding) if label != Some(GB2312) => {
-            let chinese = encoding == GBK || encoding == GB18030;
-            if chinese {
-                ignoring(&without_euro(bytes), encoding)
-            } else {
-                ignoring(bytes, encoding)
-            }
+/// Text, and how many bytes that are none were passed over.
+pub(super) fn decode(bytes: &[u8], charset: Charset) -> (String, u64) {
+    match charset {
+        Charset::Gb2312 => gb2312(bytes),
+        Charset::Gb18030 => {
+            let kept = without_euro(bytes);
+            let (text, ignored) = ignoring(&kept, GB18030);
+            (text, ignored + (bytes.len() - kept.len()) as u64)
         }
-        _ => gb2312(bytes),
+        Charset::Other(encoding) => ignoring(bytes, encoding),
     }
 }
 
-fn ignoring(mut bytes: &[u8], encoding: &'static Encoding) -> String {
+fn ignoring(mut bytes: &[u8], encoding: &'static Encoding) -> (String, u64) {
     let mut text = String::with_capacity(bytes.len() * 3 / 2 + 16);
+    let mut ignored = 0;
     loop {
         let mut decoder = encoding.new_decoder_without_bom_handling();
         text.reserve(
@@ -48,9 +58,10 @@ fn ignoring(mut bytes: &[u8], encoding: &'static Encoding) -> String {
         );
         let (result, read) = decoder.decode_to_string_without_replacement(bytes, &mut text, true);
         match result {
-            DecoderResult::InputEmpty => return text,
+            DecoderResult::InputEmpty => return (text, ignored),
             DecoderResult::Malformed(bad, after) => {
                 bytes = &bytes[read - usize::from(bad) - usize::from(after) + 1..];
+                ignored += 1;
             }
             DecoderResult::OutputFull => bytes = &bytes[read..],
         }
@@ -77,10 +88,10 @@ fn without_euro(bytes: &[u8]) -> Vec<u8> {
     kept
 }
 
-fn gb2312(bytes: &[u8]) -> String {
+fn gb2312(bytes: &[u8]) -> (String, u64) {
     let table = table();
     let mut text = String::with_capacity(bytes.len() * 3 / 2);
-    let mut at = 0;
+    let (mut at, mut ignored) = (0, 0);
     while at < bytes.len() {
         let lead = bytes[at];
         let pair = bytes
@@ -92,11 +103,11 @@ fn gb2312(bytes: &[u8]) -> String {
                 text.push(c);
                 at += 1;
             }
-            None => {}
+            None => ignored += 1,
         }
         at += 1;
     }
-    text
+    (text, ignored)
 }
 
 /// Where a pair of bytes stands in the table of 94 × 94.
@@ -146,17 +157,21 @@ fn assigned(lead: u8, trail: u8) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
     #[test]
     fn bad_bytes_are_skipped_one_by_one() {
-        assert_eq!(decode(b"8\xa8D\xa8D9HZ", None), "8DD9HZ");
-        assert_eq!(decode("a\u{4e2d}".as_bytes(), Some("utf-8")), "a中");
-        assert_eq!(decode(b"a\xff\xd6\xd0\xd6", Some("gb18030")), "a中");
-        assert_eq!(decode(b"\xd6\xd0\x80a\x81\x80", Some("gb18030")), "中a亐");
-        assert_eq!(decode(b"\xd6\xd0\xd6", None), "中");
-        assert_eq!(decode(b"\xa1\xaa", None), "\u{2015}");
+        let read = |bytes: &[u8], label: &str| decode(bytes, charset(label).unwrap());
+        assert_eq!(read(b"8\xa8D\xa8D9HZ", "gb2312"), ("8DD9HZ".into(), 2));
+        assert_eq!(read("a\u{4e2d}".as_bytes(), "utf-8"), ("a中".into(), 0));
+        assert_eq!(read(b"a\xff\xd6\xd0\xd6", "gb18030"), ("a中".into(), 2));
+        let euro = read(b"\xd6\xd0\x80a\x81\x80", "gb18030");
+        assert_eq!(euro, ("中a亐".into(), 1));
+        assert_eq!(read(b"\xd6\xd0\xd6", "gb2312"), ("中".into(), 1));
+        assert_eq!(read(b"\xa1\xaa", "gb2312"), ("\u{2015}".into(), 0));
+        assert!(charset("utf-16").is_err() && charset("klingon").is_err());
     }
 
     #[test]

@@ -26,44 +26,62 @@ impl Record {
     }
 }
 
-/// All records; a carriage return outside quotes that no newline follows is an error, as in Python.
-pub(super) fn records(path: &Path, text: &str) -> Result<Vec<Vec<String>>> {
-    let mut records = Vec::new();
-    let mut record = Record::default();
-    let mut state = State::StartRecord;
-    for line in text.split_inclusive('\n') {
+/// Takes a file line by line and gives its records; a carriage return outside quotes that no newline
+/// follows is an error, as in Python.
+pub(super) struct Reader {
+    record: Record,
+    state: State,
+    read: usize,
+}
+
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self {
+            record: Record::default(),
+            state: State::StartRecord,
+            read: 0,
+        }
+    }
+
+    /// The record that this line ends; `None` inside quotes.
+    pub(super) fn line(&mut self, path: &Path, line: &str) -> Result<Option<Vec<String>>> {
+        let mut state = std::mem::replace(&mut self.state, State::StartRecord);
         for c in line.chars() {
-            state = step(state, c, &mut record).ok_or_else(|| {
+            state = step(state, c, &mut self.record).ok_or_else(|| {
                 Error::new(
                     Code::InputFormat,
                     format!(
                         "{}, record {}: a carriage return stands outside quotes",
                         path.display(),
-                        records.len()
+                        self.read
                     ),
                     "the reference program stops here too: leave out --compat",
                 )
                 .with("file", path.display().to_string())
-                .with("row", records.len())
+                .with("row", self.read)
             })?;
         }
-        state = match state {
-            State::InQuotes => State::InQuotes,
-            State::StartField | State::InField | State::QuoteInQuotes => {
-                record.save();
-                State::StartRecord
+        match state {
+            State::InQuotes => {
+                self.state = State::InQuotes;
+                return Ok(None);
             }
-            State::StartRecord | State::AfterRecord => State::StartRecord,
-        };
-        if matches!(state, State::StartRecord) {
-            records.push(std::mem::take(&mut record).fields);
+            State::StartField | State::InField | State::QuoteInQuotes => self.record.save(),
+            State::StartRecord | State::AfterRecord => {}
         }
+        self.read += 1;
+        Ok(Some(std::mem::take(&mut self.record).fields))
     }
-    if matches!(state, State::InQuotes) {
-        record.save();
-        records.push(record.fields);
+
+    /// What the end of the file leaves inside quotes.
+    pub(super) fn end(&mut self) -> Option<Vec<String>> {
+        let open = matches!(self.state, State::InQuotes);
+        self.state = State::StartRecord;
+        open.then(|| {
+            self.record.save();
+            std::mem::take(&mut self.record).fields
+        })
     }
-    Ok(records)
 }
 
 /// The state after a character; `None` where Python raises an error.
@@ -96,6 +114,35 @@ fn step(state: State, c: char, record: &mut Record) -> Option<State> {
     })
 }
 
+/// The pieces of a line that end as Python's `str.splitlines` has it, or the line itself.
+pub(super) fn lines(line: &str, unicode: bool) -> impl Iterator<Item = &str> {
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        let end = if unicode {
+            rest.char_indices().find_map(|(at, c)| {
+                let after = at + c.len_utf8();
+                let ends = match c {
+                    '\r' => !rest[after..].starts_with('\n'),
+                    '\n'
+                    | '\u{b}'
+                    | '\u{c}'
+                    | '\u{1c}'..='\u{1e}'
+                    | '\u{85}'
+                    | '\u{2028}'
+                    | '\u{2029}' => true,
+                    _ => false,
+                };
+                ends.then_some(after)
+            })
+        } else {
+            None
+        };
+        let (piece, after) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
 /// A record repaired, written as csv and read again by lines, each with its newline.
 pub(super) fn repaired(record: &[String]) -> Vec<String> {
     let fields: Vec<String> = record
@@ -123,7 +170,13 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Vec<Vec<String>> {
-        records(Path::new("x.csv"), text).unwrap()
+        let mut reader = Reader::new();
+        let lines = text.split_inclusive('\n');
+        let mut records: Vec<_> = lines
+            .filter_map(|line| reader.line(Path::new("x.csv"), line).unwrap())
+            .collect();
+        records.extend(reader.end());
+        records
     }
 
     #[test]
@@ -132,12 +185,20 @@ mod tests {
         assert_eq!(read("\"a\nb\",\"c\"\"d\"e\n"), [["a\nb", "c\"de"]]);
         assert_eq!(read("a\"b,c"), [["a\"b", "c"]]);
         assert_eq!(read("\n\"open\nend"), [vec![], vec!["open\nend"]]);
-        assert!(records(Path::new("x.csv"), "a\rb\n").is_err());
+        assert!(Reader::new().line(Path::new("x.csv"), "a\rb\n").is_err());
     }
 
     #[test]
     fn repaired_fields_keep_their_quotes_and_break_at_carriage_returns() {
         let record = ["a,b\n", "c\r\nd", "e\"f"].map(str::to_owned);
         assert_eq!(repaired(&record), ["a，b\\n,\"c\n", "\\nd\",\"e\"\"f\"\n"]);
+    }
+
+    #[test]
+    fn lines_end_where_python_ends_them() {
+        let text = "a\u{b}b\r\u{2028}c\r\n";
+        let pieces: Vec<&str> = lines(text, true).collect();
+        assert_eq!(pieces, ["a\u{b}", "b\r", "\u{2028}", "c\r\n"]);
+        assert_eq!(lines(text, false).count(), 1);
     }
 }

@@ -25,6 +25,11 @@ pub fn empty_answer(name: &'static str) -> Rule {
     })
 }
 
+/// Drops a sample one of whose texts has no characters at all; white space is enough to stay.
+pub fn no_text() -> Rule {
+    Rule::drop("no-text", |sample| sample.texts().any(str::is_empty))
+}
+
 pub fn short_prompt(least: usize) -> Rule {
     Rule::drop("short-prompt", move |sample| length(&sample.prompt) < least)
 }
@@ -56,6 +61,7 @@ pub fn long(most: usize) -> Rule {
 mod tests {
     use super::*;
     use crate::rules::testing::keeps;
+    use crate::sample::Step;
 
     #[test]
     fn lengths_count_characters_not_bytes() {
@@ -63,6 +69,23 @@ mod tests {
         assert!(!keeps(&short_response(5), "", &["一二三四"]));
         assert!(keeps(&long(3), "一二三", &["abc"]));
         assert!(!keeps(&long(3), "一二三", &["abc", "abcd"]));
+    }
+
+    #[test]
+    fn the_raw_field_is_measured_before_anything_is_cleaned() {
+        let mut row = crate::rules::testing::row();
+        let step = |row: &Row| {
+            short_field("short-answer", "answer", 3).apply(row, &mut Sample::new("", []))
+        };
+        assert_eq!(step(&row), Step::Dropped);
+        row.fields.insert("answer".to_owned(), "  。".into());
+        assert_eq!(step(&row), Step::Passed);
+    }
+
+    #[test]
+    fn white_space_is_a_text_to_the_reference() {
+        assert!(keeps(&no_text(), " ", &["\n"]));
+        assert!(!keeps(&no_text(), "a", &["a", ""]));
     }
 
     #[test]

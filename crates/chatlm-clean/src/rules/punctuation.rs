@@ -2,35 +2,48 @@
 //! first sign of any run of signs, counts `s`, backslash and newline as signs and writes a comma for
 //! every space, which `--compat` repeats.
 
+use std::borrow::Cow;
+
 use crate::sample::Rule;
 
 pub fn repeats() -> Rule {
     Rule::rewrite("punctuation", once)
 }
 
+/// How often a sign may stand in a row.
+fn most(c: char) -> usize {
+    match c {
+        '！' | '？' | '。' | '，' | '、' | '；' | '：' | '～' | '!' | '?' | ',' => 1,
+        '…' | '—' => 2,
+        '.' => 3,
+        _ => usize::MAX,
+    }
+}
+
 /// `！！！` becomes `！`, `......` becomes `...`. Signs of code (`==`, `--`, `::`, `//`) stay, and so
 /// do different signs in a row (`。”`, `？！`).
-pub fn once(text: &str) -> String {
-    let mut cleaned = String::with_capacity(text.len());
-    let (mut before, mut count) = (None, 0);
-    for c in text.chars() {
-        count = if before == Some(c) { count + 1 } else { 1 };
-        before = Some(c);
-        let most = match c {
-            '！' | '？' | '。' | '，' | '、' | '；' | '：' | '～' | '!' | '?' | ',' => 1,
-            '…' | '—' => 2,
-            '.' => 3,
-            _ => usize::MAX,
-        };
-        if count <= most {
-            cleaned.push(c);
+pub fn once(text: &str) -> Cow<'_, str> {
+    let mut cleaned: Option<String> = None;
+    let (mut before, mut count) = ('\0', 0);
+    for (at, c) in text.char_indices() {
+        count = if before == c { count + 1 } else { 1 };
+        before = c;
+        let keep = count == 1 || count <= most(c);
+        match &mut cleaned {
+            Some(cleaned) if keep => cleaned.push(c),
+            None if !keep => {
+                let mut start = String::with_capacity(text.len());
+                start.push_str(&text[..at]);
+                cleaned = Some(start);
+            }
+            _ => {}
         }
     }
-    cleaned
+    cleaned.map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
 pub fn reference() -> Rule {
-    Rule::rewrite("punctuation", keep_first)
+    Rule::rewrite("punctuation-compat", keep_first)
 }
 
 /// What the reference program counts as punctuation.
@@ -41,7 +54,7 @@ fn is_sign(c: char) -> bool {
 }
 
 /// The reference program's way: half- and full-width spaces to `，`, then the first sign of each run.
-pub fn keep_first(text: &str) -> String {
+pub fn keep_first(text: &str) -> Cow<'_, str> {
     let mut cleaned = String::with_capacity(text.len());
     let mut before = false;
     for c in text.chars() {
@@ -56,7 +69,7 @@ pub fn keep_first(text: &str) -> String {
         }
         before = sign;
     }
-    cleaned
+    Cow::Owned(cleaned)
 }
 
 #[cfg(test)]

@@ -4,13 +4,18 @@
 //!
 //! The reference program turns every space into a comma instead.
 
+use std::borrow::Cow;
+
 use crate::sample::Rule;
 
 pub fn spaces() -> Rule {
     Rule::rewrite("spaces", tidy)
 }
 
-pub fn tidy(text: &str) -> String {
+pub fn tidy(text: &str) -> Cow<'_, str> {
+    if is_tidy(text) {
+        return Cow::Borrowed(text);
+    }
     let mut tidied = String::with_capacity(text.len());
     let mut empty = 0;
     for line in text.split('\n') {
@@ -25,7 +30,19 @@ pub fn tidy(text: &str) -> String {
         empty = 0;
         squeeze(line, tidied.is_empty(), &mut tidied);
     }
-    tidied
+    Cow::Owned(tidied)
+}
+
+/// Whether one line is surely as it should be, which most texts are.
+fn is_tidy(text: &str) -> bool {
+    let mut space = true;
+    for c in text.chars() {
+        if matches!(c, '\n' | '\t' | '\u{3000}' | '\u{a0}') || (c == ' ' && space) {
+            return false;
+        }
+        space = c == ' ';
+    }
+    text.trim().len() == text.len()
 }
 
 /// One line with single spaces; the first, and one of full-width spaces, has no indentation.

@@ -12,7 +12,9 @@ pub fn translation() -> Rule {
 }
 
 pub fn reference_pretrain() -> Rule {
-    Rule::drop("translation", |sample| is_translation(&sample.prompt, &FEW))
+    Rule::drop("translation-compat", |sample| {
+        is_translation(&sample.prompt, &FEW)
+    })
 }
 
 fn is_translation(prompt: &str, words: &[&str]) -> bool {

@@ -2,47 +2,71 @@
 //! `rejected` (or `reject`), or in `output` as a list of the better and the worse one.
 //!
 //! As the reference program prepares it for DPO: prompt = instruction，input; nothing longer than 520
-//! characters.
+//! characters. It cleans nothing.
 
 use chatlm_dataset::Row;
 use chatlm_job::{Code, Error, Result};
 use serde_json::Value;
 
-use super::{Recipe, instruction};
-use crate::options::Purpose;
-use crate::rules::{characters, length, newline, preference, spaces};
+use super::{instruction, optional, pairs};
+use crate::options::{CleanOptions, Purpose};
+use crate::rules::{characters, length, spaces};
 use crate::sample::{Rule, Sample};
+use crate::source::{Kind, Recipe, open_rows};
 
-const MOST: usize = 520;
+/// The reference program's limit for preference pairs.
+pub(super) const MOST: usize = 520;
 
-pub(super) fn recipe(purpose: Purpose) -> Recipe {
-    let mut rules = vec![characters::characters()];
-    if purpose == Purpose::Dpo {
-        rules.push(newline::literal_newlines());
-    }
-    rules.extend([
-        spaces::spaces(),
-        length::empty_prompt(),
-        empty(purpose),
-        length::long(MOST),
-    ]);
-    if purpose == Purpose::Dpo {
-        rules.push(preference::same_answers());
-        return Recipe {
-            sample: Box::new(preferences),
-            rules,
-        };
-    }
-    let sample = |row: &Row| {
-        Ok(Sample::new(
-            instruction(row)?,
-            [row.text("output")?.to_owned()],
-        ))
+pub(super) static KIND: Kind = Kind {
+    name: "alpaca",
+    purposes: &Purpose::ALL,
+    compat: &[Purpose::Sft, Purpose::Dpo],
+    columns: false,
+    turns: false,
+    recipe,
+    open: open_rows,
+};
+
+fn recipe(options: &CleanOptions) -> Recipe {
+    let dpo = options.purpose == Purpose::Dpo;
+    let rules = match (dpo, options.compat) {
+        (true, false) => pairs::preference_rules(),
+        (true, true) => pairs::preference_reference(),
+        (false, true) => vec![length::long(MOST), length::no_text()],
+        (false, false) => vec![
+            characters::characters(),
+            spaces::spaces(),
+            length::empty_prompt(),
+            empty(options.purpose),
+            length::long(MOST),
+        ],
     };
-    Recipe {
-        sample: Box::new(sample),
-        rules,
+    let compat = options.compat;
+    if dpo {
+        return Recipe::one(move |row| preferences(row, prompt(row, compat)?), rules);
     }
+    Recipe::one(
+        move |row| {
+            Ok(Sample::new(
+                prompt(row, compat)?,
+                [row.text("output")?.to_owned()],
+            ))
+        },
+        rules,
+    )
+}
+
+/// The reference program joins the two as they are.
+fn prompt(row: &Row, compat: bool) -> Result<String> {
+    if !compat {
+        return instruction(row);
+    }
+    let (instruction, input) = (row.text("instruction")?, optional(row, "input")?);
+    Ok(if input.trim().is_empty() {
+        instruction.to_owned()
+    } else {
+        format!("{instruction}，{input}")
+    })
 }
 
 /// Names the empty side as the purpose calls it.
@@ -54,8 +78,7 @@ pub(super) fn empty(purpose: Purpose) -> Rule {
     })
 }
 
-fn preferences(row: &Row) -> Result<Sample> {
-    let prompt = instruction(row)?;
+fn preferences(row: &Row, prompt: String) -> Result<Sample> {
     if let Some(Value::Array(answers)) = row.fields.get("output") {
         if let [Value::String(chosen), Value::String(rejected)] = answers.as_slice() {
             return Ok(Sample::new(prompt, [chosen.clone(), rejected.clone()]));

@@ -1,50 +1,69 @@
-//! BELLE: `instruction`, `input`, `output`, one JSON object a line.
+//! BELLE: `instruction`, `input`, `output`, one JSON object a line; in the conversation sets the
+//! instruction holds turns marked `Human:` and `Assistant:`, or a list `conversations` does.
 //!
 //! By default the input belongs to the prompt, every word for translation counts, a table falls
-//! wherever it stands, and lengths are those of the cleaned text. The reference program ignores the
-//! input, knows fewer words in pre-training data, and looks for 表格 in the prompt alone.
+//! wherever it stands, lengths are those of the cleaned text, and a conversation gives its first
+//! exchange (or each). The reference program ignores the input, knows fewer words in pre-training
+//! data, looks for 表格 in the prompt alone, and takes a conversation for one prompt.
 
 use chatlm_dataset::Row;
+use chatlm_job::Result;
 
-use super::{Recipe, instruction};
-use crate::options::Purpose;
-use crate::rules::{characters, length, punctuation, spaces, table, translation};
+use super::conversation::{answered, draw, list, listed, written};
+use super::{ANSWERS, LONGEST, for_purpose, instruction, questions};
+use crate::options::{CleanOptions, Purpose, Turns};
+use crate::rules::{characters, exchange, length, punctuation, spaces, table, translation};
 use crate::sample::Sample;
+use crate::source::{Kind, Recipe};
 
 const SHORTEST: usize = 5;
-/// Fine-tuning rows are at most this long on either side.
-const LONGEST: usize = 320;
 
-pub(super) fn recipe(purpose: Purpose) -> Recipe {
-    let mut rules = vec![
+pub(super) static KIND: Kind = Kind {
+    compat: ANSWERS,
+    turns: true,
+    ..questions("belle", recipe)
+};
+
+fn recipe(options: &CleanOptions) -> Recipe {
+    if options.compat {
+        return reference(options.purpose);
+    }
+    let rules = vec![
+        exchange::no_exchange(),
         translation::translation(),
         table::table(),
         characters::characters(),
         spaces::spaces(),
+        for_purpose(options.purpose),
         length::empty_prompt(),
+        if options.purpose == Purpose::Sft {
+            length::empty_answer("empty-response")
+        } else {
+            length::short_response(SHORTEST)
+        },
     ];
-    if purpose == Purpose::Sft {
-        rules.extend([
-            length::empty_answer("empty-response"),
-            length::long(LONGEST),
-        ]);
-    } else {
-        rules.extend([punctuation::repeats(), length::short_response(SHORTEST)]);
-    }
-    let sample = |row: &Row| {
-        Ok(Sample::new(
-            instruction(row)?,
-            [row.text("output")?.to_owned()],
-        ))
-    };
+    let turns = options.turns;
     Recipe {
-        sample: Box::new(sample),
+        draw: Box::new(move |row: &Row, samples: &mut Vec<Sample>| sample(row, turns, samples)),
         rules,
     }
 }
 
+fn sample(row: &Row, which: Turns, samples: &mut Vec<Sample>) -> Result<()> {
+    if let Some(field) = listed(row) {
+        draw(list(row, field)?, which, samples);
+        return Ok(());
+    }
+    let (prompt, answer) = (instruction(row)?, row.text("output")?);
+    match written(&prompt) {
+        Some(turns) => draw(answered(turns, answer), which, samples),
+        None => samples.push(Sample::new(prompt, [answer.to_owned()])),
+    }
+    Ok(())
+}
+
 /// The reference program bug for bug.
-pub(super) fn reference(purpose: Purpose) -> Recipe {
+fn reference(purpose: Purpose) -> Recipe {
     let rules = if purpose == Purpose::Sft {
         vec![
             translation::translation(),
@@ -60,14 +79,13 @@ pub(super) fn reference(purpose: Purpose) -> Recipe {
             length::short_response(SHORTEST),
         ]
     };
-    let sample = |row: &Row| {
-        Ok(Sample::new(
-            row.text("instruction")?,
-            [row.text("output")?.to_owned()],
-        ))
-    };
-    Recipe {
-        sample: Box::new(sample),
+    Recipe::one(
+        |row| {
+            Ok(Sample::new(
+                row.text("instruction")?,
+                [row.text("output")?.to_owned()],
+            ))
+        },
         rules,
-    }
+    )
 }

@@ -7,63 +7,54 @@
 
 use chatlm_dataset::Row;
 use chatlm_job::Result;
-use serde_json::Value;
 
-use super::Recipe;
-use crate::rules::{characters, length, punctuation, similarity, spaces};
-use crate::sample::{Rule, Sample};
+use super::{Shortest, field, open_csv, questions, reference, tidied};
+use crate::compat::{Layout, REST};
+use crate::options::CleanOptions;
+use crate::rules::similarity::{Same, join};
+use crate::rules::{columns, length};
+use crate::sample::Sample;
+use crate::source::{Kind, Recipe};
 
 const COLUMNS: usize = 4;
-const SHORTEST_PROMPT: usize = 3;
-const SHORTEST_ANSWER: usize = 15;
+const SHORTEST: Shortest = Shortest {
+    prompt: 3,
+    response: 15,
+};
 
-pub(super) fn recipe() -> Recipe {
-    let rules = vec![
-        few_columns(),
-        characters::characters(),
-        spaces::spaces(),
-        punctuation::repeats(),
-        length::short_prompt(SHORTEST_PROMPT),
-        length::short_response(SHORTEST_ANSWER),
-    ];
-    Recipe {
-        sample: Box::new(sample),
-        rules,
+const LAYOUT: Layout = Layout {
+    names: ["department", "title", "ask", "answer"],
+    unicode_lines: false,
+    encoding: "gb2312",
+};
+
+pub(super) static KIND: Kind = Kind {
+    open: |options| open_csv(options, &LAYOUT),
+    ..questions("medical-dialogue", recipe)
+};
+
+fn recipe(options: &CleanOptions) -> Recipe {
+    let mut rules = vec![columns::few_columns(COLUMNS)];
+    if options.compat {
+        rules.push(length::short_field(
+            "short-answer",
+            "answer",
+            SHORTEST.response,
+        ));
+        rules.extend(reference(SHORTEST));
+        return Recipe::one(|row| Ok(reference_sample(row)), rules);
     }
+    rules.extend(tidied(options.purpose, SHORTEST));
+    Recipe::one(sample, rules)
 }
 
-/// The reference program bug for bug, for rows of [`crate::compat::CsvRows`].
-pub(super) fn reference() -> Recipe {
-    let rules = vec![
-        few_columns(),
-        length::short_field("short-answer", "answer", SHORTEST_ANSWER),
-        characters::no_carriage_returns(),
-        punctuation::reference(),
-        length::short_prompt(SHORTEST_PROMPT),
-        length::short_response(SHORTEST_ANSWER),
-    ];
-    let sample = |row: &Row| {
-        let answer = format!("{}{}", field(row, "answer"), field(row, "rest"));
-        Ok(Sample::new(
-            similarity::join(field(row, "title"), field(row, "ask")),
-            [answer],
-        ))
-    };
-    Recipe {
-        sample: Box::new(sample),
-        rules,
-    }
-}
-
-fn few_columns() -> Rule {
-    Rule::drop_row("few-columns", |row| row.fields.len() < COLUMNS)
-}
-
-fn field<'a>(row: &'a Row, name: &str) -> &'a str {
-    row.fields
-        .get(name)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
+/// For rows of [`crate::compat::CsvRows`].
+fn reference_sample(row: &Row) -> Sample {
+    let answer = format!("{}{}", field(row, "answer"), field(row, REST));
+    Sample::new(
+        join(field(row, "title"), field(row, "ask"), Same::Second),
+        [answer],
+    )
 }
 
 fn sample(row: &Row) -> Result<Sample> {
@@ -72,16 +63,15 @@ fn sample(row: &Row) -> Result<Sample> {
         return Ok(Sample::new("", [String::new()]));
     }
     let (title, ask) = (row.text("title")?, row.text("ask")?);
-    row.text("answer")?;
-    let answer: Vec<&str> = row
+    let mut answer = row.text("answer")?.to_owned();
+    // Fields beyond the header's are called column5 and so on.
+    for (_, value) in row
         .fields
         .iter()
-        // Fields beyond the header's are called column5 and so on.
-        .filter(|(name, _)| *name == "answer" || name.starts_with("column"))
-        .filter_map(|(_, value)| value.as_str())
-        .collect();
-    Ok(Sample::new(
-        similarity::join(title, ask),
-        [answer.join("，")],
-    ))
+        .filter(|(name, _)| name.starts_with("column"))
+    {
+        answer.push('，');
+        answer.push_str(value.as_str().unwrap_or_default());
+    }
+    Ok(Sample::new(join(title, ask, Same::Second), [answer]))
 }

@@ -1,83 +1,127 @@
 //! One file a source: how its rows become samples, and the rules they pass, in order.
 
 mod alpaca;
+mod baike;
 mod belle;
+mod conversation;
+mod finance;
 mod medical;
 mod pairs;
+mod sharegpt;
+mod webtext;
+mod zhihu;
+mod zhwiki;
 
-use chatlm_dataset::{Row, Rows};
+use chatlm_dataset::Row;
 use chatlm_job::Result;
+use serde_json::Value;
 
-use crate::compat::CsvRows;
-use crate::options::{CleanOptions, Source};
-use crate::sample::{Rule, Sample};
+use crate::compat::{CsvRows, Layout};
+use crate::options::{CleanOptions, Purpose};
+use crate::rules::{characters, length, markup, punctuation, spaces};
+use crate::sample::Rule;
+use crate::source::{Kind, Raw, Recipe, open_mended, open_rows};
 
-type Draw = Box<dyn Fn(&Row) -> Result<Sample> + Send + Sync>;
+/// Every source; a new one is a line here and a file.
+pub(crate) static KINDS: &[&Kind] = &[
+    &webtext::KIND,
+    &baike::KIND,
+    &medical::KIND,
+    &zhihu::KIND,
+    &zhwiki::KIND,
+    &belle::KIND,
+    &finance::KIND,
+    &alpaca::KIND,
+    &sharegpt::KIND,
+    &pairs::PAIRS,
+    &pairs::RLHF_PAIRS,
+];
 
-/// How one source is cleaned for one purpose.
-pub(crate) struct Recipe {
-    /// A row as a sample, nothing cleaned yet; fails where a field is missing.
-    pub sample: Draw,
-    pub rules: Vec<Rule>,
-}
+/// Rows with a prompt and a response.
+const ANSWERS: &[Purpose] = &[Purpose::Pretrain, Purpose::Sft];
 
-/// What goes with the options, once they are checked.
-pub(crate) fn recipe(options: &CleanOptions) -> Recipe {
-    match (options.source, options.compat) {
-        (Source::Alpaca, _) => alpaca::recipe(options.purpose),
-        (Source::Belle, false) => belle::recipe(options.purpose),
-        (Source::Belle, true) => belle::reference(options.purpose),
-        (Source::Pairs | Source::RlhfPairs, _) => pairs::recipe(options),
-        (Source::MedicalDialogue, false) => medical::recipe(),
-        (Source::MedicalDialogue, true) => medical::reference(),
+/// Fine-tuning rows are at most this long on either side.
+const LONGEST: usize = 320;
+
+/// Pre-training rows have repeated signs written once; fine-tuning rows keep theirs and are not long.
+fn for_purpose(purpose: Purpose) -> Rule {
+    if purpose == Purpose::Sft {
+        length::long(LONGEST)
+    } else {
+        punctuation::repeats()
     }
 }
 
-/// Where the rows come from.
-pub(crate) enum Reader {
-    Rows(Rows),
-    Reference(CsvRows),
-}
-
-impl Reader {
-    pub(crate) fn open(options: &CleanOptions) -> Result<Self> {
-        if options.source == Source::MedicalDialogue && options.compat {
-            return CsvRows::open(&options.inputs, options.encoding.as_deref())
-                .map(Self::Reference);
-        }
-        let rows = Rows::open(&options.inputs, &options.input())?;
-        Ok(Self::Rows(
-            rows.ragged(options.source == Source::MedicalDialogue),
-        ))
-    }
-
-    /// Rows skipped because they could not be read.
-    pub(crate) fn broken(&self) -> u64 {
-        match self {
-            Self::Rows(rows) => rows.broken(),
-            Self::Reference(_) => 0,
-        }
+/// A source of questions and answers in rows of any format, which the reference program trains on.
+const fn questions(name: &'static str, recipe: fn(&CleanOptions) -> Recipe) -> Kind {
+    Kind {
+        name,
+        purposes: ANSWERS,
+        compat: &[Purpose::Pretrain],
+        columns: false,
+        turns: false,
+        recipe,
+        open: open_rows,
     }
 }
 
-impl Iterator for Reader {
-    type Item = Result<Row>;
+/// The fewest characters of either side.
+#[derive(Clone, Copy)]
+struct Shortest {
+    prompt: usize,
+    response: usize,
+}
 
-    fn next(&mut self) -> Option<Self::Item> {
-        match self {
-            Self::Rows(rows) => rows.next(),
-            Self::Reference(rows) => rows.next(),
-        }
+/// What questions and answers pass after the rules of their own.
+fn tidied(purpose: Purpose, shortest: Shortest) -> [Rule; 6] {
+    [
+        characters::characters(),
+        markup::markup(),
+        spaces::spaces(),
+        for_purpose(purpose),
+        length::short_prompt(shortest.prompt),
+        length::short_response(shortest.response),
+    ]
+}
+
+/// What they pass in the reference program.
+fn reference(shortest: Shortest) -> [Rule; 4] {
+    [
+        characters::no_carriage_returns(),
+        punctuation::reference(),
+        length::short_prompt(shortest.prompt),
+        length::short_response(shortest.response),
+    ]
+}
+
+/// Csv, read as the reference program does or mended.
+fn open_csv(options: &CleanOptions, layout: &'static Layout) -> Result<Box<dyn Raw>> {
+    if options.compat {
+        return Ok(Box::new(CsvRows::open(options, layout)?));
+    }
+    open_mended(options)
+}
+
+/// The text of a field of csv, where a short row may lack it.
+fn field<'a>(row: &'a Row, name: &str) -> &'a str {
+    row.fields
+        .get(name)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// The text of a field that may be missing or null.
+fn optional<'a>(row: &'a Row, field: &str) -> Result<&'a str> {
+    match row.fields.get(field) {
+        None | Some(Value::Null) => Ok(""),
+        Some(_) => row.text(field),
     }
 }
 
 /// `instruction，input`, or the instruction alone where there is no input.
 fn instruction(row: &Row) -> Result<String> {
     let instruction = row.text("instruction")?;
-    let input = match row.fields.get("input") {
-        None | Some(serde_json::Value::Null) => "",
-        Some(_) => row.text("input")?,
-    };
+    let input = optional(row, "input")?;
     Ok(if input.trim().is_empty() {
         instruction.to_owned()
     } else {

@@ -2,20 +2,25 @@
 //!
 //! A batch carries the cursor of the place after it. The order is a pure function of seed and epoch
 //! (`order.rs`), so a loader that seeks there gives the batches that an undisturbed one would have.
-//! Reading and encoding run ahead on a thread of their own.
+//! Reading and encoding run ahead on a thread of their own, in parallel.
 
+mod batching;
+mod group;
 mod order;
 mod source;
+mod store;
 mod worker;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use chatlm_job::{Cancel, Code, Error, Result};
+use chatlm_job::{Cancel, Code, Error, Job, Result};
 use chatlm_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
+use batching::Cut;
 use order::{Order, Part};
 use source::Source;
 
@@ -36,6 +41,20 @@ pub struct Cursor {
     pub row: u64,
 }
 
+/// One of several loaders that share the batches: the same rows in the same order for all, each batch
+/// to one of them in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    pub rank: usize,
+    pub world: usize,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { rank: 0, world: 1 }
+    }
+}
+
 /// What to load and how.
 #[derive(Debug, Clone)]
 pub struct LoaderOptions {
@@ -43,12 +62,21 @@ pub struct LoaderOptions {
     /// The text columns of a batch, such as `prompt` and `response`.
     pub columns: Vec<String>,
     pub batch_size: usize,
+    /// Instead of `batch_size` rows as many as fit into so many tokens, padding included.
+    pub batch_tokens: Option<usize>,
+    /// Rows of like lengths together, batches in any order.
+    pub group_by_length: bool,
     /// Tokens a field at most, the end mark included.
     pub max_length: usize,
     pub shuffle: bool,
     pub seed: u64,
     /// Rows shuffled together.
     pub buffer: u64,
+    pub shard: Shard,
+    /// Threads of its own; where `None` those that all share.
+    pub threads: Option<usize>,
+    /// Where the rows of large text files are kept; where `None` the user's cache.
+    pub cache: Option<PathBuf>,
 }
 
 /// Some rows, encoded.
@@ -71,7 +99,19 @@ struct Shared {
     tokenizer: Tokenizer,
     source: Source,
     order: Order,
+    cut: Cut,
+    pool: Option<rayon::ThreadPool>,
     cancel: Cancel,
+}
+
+impl Shared {
+    /// Runs parallel work on the loader's threads.
+    fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match &self.pool {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
+    }
 }
 
 struct Worker {
@@ -94,9 +134,9 @@ pub struct Loader {
 
 impl Loader {
     /// Opens the sets: rows of json, csv and text are checked here, rows of parquet when they are read.
-    pub fn open(options: LoaderOptions, tokenizer: Tokenizer, cancel: Cancel) -> Result<Self> {
+    pub fn open(options: LoaderOptions, tokenizer: Tokenizer, job: &Job) -> Result<Self> {
         check(&options)?;
-        let source = Source::open(&options.sets, &options.columns, &cancel)?;
+        let source = Source::open(&options.sets, &options.columns, options.cache.clone(), job)?;
         let mut first = 0;
         let parts = options.sets.iter().zip(&source.sets).map(|(set, rows)| {
             first += rows;
@@ -122,12 +162,24 @@ impl Loader {
             )
             .with("file", paths.join(", ")));
         }
+        let pool = options.threads.map(|threads| {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .map_err(|e| Error::internal(format!("no threads for the loader: {e}")))
+        });
         let shared = Arc::new(Shared {
+            cut: Cut {
+                rows: options.batch_size,
+                tokens: options.batch_tokens,
+                by_length: options.group_by_length,
+            },
             options,
             tokenizer,
             source,
             order,
-            cancel,
+            pool: pool.transpose()?,
+            cancel: job.cancel.clone(),
         });
         Ok(Self {
             shared,
@@ -141,7 +193,7 @@ impl Loader {
         self.shared.order.total()
     }
 
-    /// Batches an epoch; the last may be short.
+    /// Batches of `batch_size` rows an epoch, over all shards; the last may be short.
     pub fn batches_per_epoch(&self) -> u64 {
         self.rows().div_ceil(self.shared.options.batch_size as u64)
     }
@@ -217,6 +269,20 @@ fn check(options: &LoaderOptions) -> Result<()> {
                 options.max_length
             ),
             "maxLength counts tokens with the end mark and is at least 2",
+        );
+    }
+    let least = options.max_length * options.columns.len();
+    if let Some(tokens) = options.batch_tokens.filter(|tokens| *tokens < least) {
+        return wrong(
+            format!("a row may take {least} tokens, a batch only {tokens}"),
+            "give batches more tokens, or lower maxLength",
+        );
+    }
+    let Shard { rank, world } = options.shard;
+    if rank >= world {
+        return wrong(
+            format!("a shard {rank} of {world}"),
+            "shards are counted from 0",
         );
     }
     for set in &options.sets {

@@ -187,17 +187,18 @@ impl Epoch {
             .collect()
     }
 
-    /// Where in the group's rows the group's n-th place looks.
-    pub(crate) fn inside(&self, group: usize) -> Permutation {
+    /// Where in the group's rows the group's n-th place looks; `None`: at the n-th.
+    pub(crate) fn inside(&self, group: usize) -> Option<Permutation> {
         let places = self.places(group);
-        Permutation::new(
-            places.end - places.start,
-            mix(mix(self.key, 4), group as u64),
-        )
+        let key = mix(mix(self.key, 4), group as u64);
+        self.shuffle
+            .then(|| Permutation::new(places.end - places.start, key))
     }
 
-    pub(crate) fn shuffled(&self) -> bool {
+    /// How the batches of a section, known by its first place, are permuted.
+    pub(crate) fn batches(&self, section: u64, count: u64) -> Option<Permutation> {
         self.shuffle
+            .then(|| Permutation::new(count, mix(mix(self.key, 5), section)))
     }
 }
 
@@ -213,9 +214,8 @@ mod tests {
             .flat_map(|group| {
                 let rows = epoch.rows(group).concat();
                 let inside = epoch.inside(group);
-                let shuffled = epoch.shuffled();
                 (0..rows.len() as u64)
-                    .map(|n| rows[if shuffled { inside.at(n) } else { n } as usize])
+                    .map(|n| rows[inside.as_ref().map_or(n, |i| i.at(n)) as usize])
                     .collect::<Vec<_>>()
             })
             .collect()

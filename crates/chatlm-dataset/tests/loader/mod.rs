@@ -1,7 +1,7 @@
 //! The loader: every row once an epoch, the same batches from anywhere, broken rows named.
 
-use chatlm_dataset::{Batch, Cursor, Loader, LoaderOptions, SetSpec};
-use chatlm_job::{Cancel, Code, Error, Job};
+use chatlm_dataset::{Batch, Cursor, Loader, LoaderOptions, SetSpec, Shard};
+use chatlm_job::{Code, Error, Job};
 use chatlm_tokenizer::{Preset, Tokenizer, TrainOptions, train};
 use proptest::prelude::*;
 use std::sync::OnceLock;
@@ -18,6 +18,7 @@ fn tokenizer() -> Tokenizer {
             vocab_size: 300,
             min_frequency: 2,
             max_memory: None,
+            files: None,
         };
         let texts = ["提问 prompt", "回答 response"].map(|text| Ok(text.repeat(20)));
         train(
@@ -45,15 +46,20 @@ fn options(sets: Vec<SetSpec>, batch_size: usize) -> LoaderOptions {
         sets,
         columns: vec!["prompt".to_owned(), "response".to_owned()],
         batch_size,
+        batch_tokens: None,
+        group_by_length: false,
         max_length: 32,
         shuffle: true,
         seed: 23333,
         buffer: 65_536,
+        shard: Shard::default(),
+        threads: None,
+        cache: None,
     }
 }
 
 fn open(options: LoaderOptions) -> Result<Loader, Error> {
-    Loader::open(options, tokenizer(), Cancel::default())
+    Loader::open(options, tokenizer(), &Job::quiet())
 }
 
 /// `rows` numbered rows as parquet and as JSON lines.
@@ -186,6 +192,97 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn shards_share_the_batches_in_turn_and_threads_change_nothing(
+        rows in 1usize..2500, batch in 1usize..70, buffer in 0u64..3000, seed: u64, shuffle: bool,
+        group_by_length: bool, tokens in prop::option::of(64usize..2000),
+        world in 1usize..5, threads in 1usize..5, rounds in 1usize..12, other in 1usize..4,
+    ) {
+        let folder = Folder::new();
+        let (parquet, _) = numbered(&folder, rows);
+        let whole = LoaderOptions {
+            seed, buffer, shuffle, group_by_length, batch_tokens: tokens,
+            ..options(vec![spec(parquet, 1.0)], batch)
+        };
+        let all = take(&mut open(whole.clone()).unwrap(), rounds * world + 2 * other);
+        let shard = |rank: usize, world: usize, from: Cursor, count: usize| {
+            let options = LoaderOptions {
+                shard: Shard { rank, world }, threads: Some(threads), ..whole.clone()
+            };
+            let mut loader = open(options).unwrap();
+            loader.seek(from);
+            take(&mut loader, count)
+        };
+        // Each batch of the one order goes to one shard.
+        for rank in 0..world {
+            for (round, ours) in shard(rank, world, START, rounds).iter().enumerate() {
+                let expected = &all[round * world + rank];
+                prop_assert_eq!((&ours.indices, &ours.fields), (&expected.indices, &expected.fields));
+                prop_assert_eq!((&ours.keys, ours.epoch), (&expected.keys, expected.epoch));
+                prop_assert_eq!(ours.next, all[(round + 1) * world - 1].next);
+            }
+        }
+        // Another number of workers goes on where these stopped.
+        let from = all[rounds * world - 1].next;
+        for rank in 0..other {
+            for (round, ours) in shard(rank, other, from, 2).iter().enumerate() {
+                prop_assert_eq!(&ours.indices, &all[rounds * world + round * other + rank].indices);
+            }
+        }
+    }
+
+    #[test]
+    fn grouped_batches_hold_each_row_once_an_epoch_and_resume_anywhere(
+        rows in 1usize..12_000, batch in 1usize..300, seed: u64, at in 0usize..30,
+        tokens in prop::option::of(64usize..4000),
+    ) {
+        let folder = Folder::new();
+        let (parquet, _) = numbered(&folder, rows);
+        let options = LoaderOptions {
+            seed, group_by_length: true, batch_tokens: tokens, buffer: 4096,
+            ..options(vec![spec(parquet, 1.0)], batch)
+        };
+        let mut loader = open(options.clone()).unwrap();
+        let mut epoch = Vec::new();
+        while epoch.last().is_none_or(|batch: &Batch| batch.next.epoch == 0) {
+            epoch.push(loader.next_batch().unwrap());
+        }
+        let mut seen: Vec<u64> = epoch.iter().flat_map(|batch| batch.indices.clone()).collect();
+        seen.sort_unstable();
+        prop_assert_eq!(seen, (0..rows as u64).collect::<Vec<_>>());
+        let mut keys: Vec<u64> = epoch.iter().flat_map(|batch| batch.keys.clone()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        prop_assert_eq!(keys.len(), rows);
+        for batch in &epoch {
+            let width: usize = (0..2)
+                .map(|field| batch.fields[field].iter().map(Vec::len).max().unwrap_or(0))
+                .sum();
+            match tokens {
+                Some(tokens) => prop_assert!(width * batch.keys.len() <= tokens),
+                None => prop_assert!(batch.keys.len() == batch_size(&options, batch.next, rows)),
+            }
+        }
+        let at = at % epoch.len();
+        let mut fresh = open(options).unwrap();
+        fresh.seek(if at == 0 { START } else { epoch[at - 1].next });
+        let count = 3.min(epoch.len() - at);
+        prop_assert_eq!(&take(&mut fresh, count), &epoch[at..at + count]);
+    }
+}
+
+const START: Cursor = Cursor { epoch: 0, row: 0 };
+
+/// Rows of the batch before a cursor.
+fn batch_size(options: &LoaderOptions, next: Cursor, rows: usize) -> usize {
+    match (next.epoch, rows % options.batch_size) {
+        (1, rest) if rest > 0 => rest,
+        _ => options.batch_size,
+    }
+}
+
 #[test]
 fn weights_say_how_often_rows_come() {
     let folder = Folder::new();
@@ -280,6 +377,18 @@ fn wrong_settings_and_empty_inputs_are_refused() {
     let (parquet, _) = numbered(&folder, 3);
     let sets = |weight: f64| vec![spec(parquet.clone(), weight)];
     let code = |options: LoaderOptions| open(options).err().map(|error| error.code());
+    for wrong in [
+        LoaderOptions {
+            batch_tokens: Some(63),
+            ..options(sets(1.0), 1)
+        },
+        LoaderOptions {
+            shard: Shard { rank: 2, world: 2 },
+            ..options(sets(1.0), 1)
+        },
+    ] {
+        assert_eq!(code(wrong), Some(Code::ConfigInvalid));
+    }
     assert_eq!(code(options(sets(1.0), 0)), Some(Code::ConfigInvalid));
     assert_eq!(code(options(sets(0.0), 1)), Some(Code::ConfigInvalid));
     assert_eq!(code(options(sets(f64::NAN), 1)), Some(Code::ConfigInvalid));
@@ -304,14 +413,10 @@ fn wrong_settings_and_empty_inputs_are_refused() {
 fn the_cancel_flag_stops_the_loader() {
     let folder = Folder::new();
     let (parquet, _) = numbered(&folder, 100);
-    let cancel = Cancel::default();
-    let mut loader = Loader::open(
-        options(vec![spec(parquet, 1.0)], 10),
-        tokenizer(),
-        cancel.clone(),
-    )
-    .unwrap();
+    let job = Job::quiet();
+    let options = options(vec![spec(parquet, 1.0)], 10);
+    let mut loader = Loader::open(options, tokenizer(), &job).unwrap();
     loader.next_batch().unwrap();
-    cancel.cancel();
+    job.cancel.cancel();
     assert_eq!(loader.next_batch().unwrap_err().code(), Code::Cancelled);
 }

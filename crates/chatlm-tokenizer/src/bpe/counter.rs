@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use chatlm_job::{Error, Result};
 use hashbrown::HashTable;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Shards, and files on disk: one has to fit the memory.
@@ -124,7 +125,7 @@ struct Spill {
 }
 
 /// Sums over words.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Written {
     pub(crate) words: u64,
     pub(crate) bytes: u64,
@@ -177,6 +178,27 @@ impl Counter {
         sum
     }
 
+    /// Writes all words to a file; what it holds.
+    pub(crate) fn save(self, path: &Path) -> Result<Written> {
+        let fail = |e: io::Error| Error::io(&e, "write", path);
+        let mut file = BufWriter::with_capacity(1 << 18, File::create(path).map_err(fail)?);
+        let mut written = Written::default();
+        let mut failed = None;
+        self.drain(|word, count| {
+            written.words += 1;
+            written.bytes += word.len() as u64;
+            if failed.is_none() {
+                failed = write_run(&mut file, word, count).err();
+            }
+        })?;
+        let file = match failed {
+            Some(error) => Err(error),
+            None => file.into_inner().map_err(io::IntoInnerError::into_error),
+        };
+        file.and_then(|file| file.sync_all()).map_err(fail)?;
+        Ok(written)
+    }
+
     /// Every word once with its count, shard by shard, each given up before the next.
     pub(crate) fn drain(mut self, mut word: impl FnMut(&[u8], u64)) -> Result<()> {
         let spilled = self.spill.files.iter().any(Option::is_some);
@@ -192,6 +214,41 @@ impl Counter {
         }
         Ok(())
     }
+}
+
+/// Words that were counted, here or in a file.
+pub(crate) enum Words {
+    Counted(Counter),
+    /// As [`Counter::save`] wrote them.
+    Saved(PathBuf, Written),
+}
+
+impl Words {
+    /// At least the distinct words there are, and their bytes.
+    pub(crate) fn bound(&self) -> Written {
+        match self {
+            Self::Counted(counter) => counter.bound(),
+            Self::Saved(_, written) => *written,
+        }
+    }
+
+    /// Every word once with its count.
+    pub(crate) fn drain(self, mut each: impl FnMut(&[u8], u64)) -> Result<()> {
+        match self {
+            Self::Counted(counter) => counter.drain(each),
+            Self::Saved(path, _) => read_all(&path, |word, count| each(word, count)),
+        }
+    }
+}
+
+fn read_all(path: &Path, mut each: impl FnMut(&[u8], u64)) -> Result<()> {
+    let fail = |e: io::Error| Error::io(&e, "read", path);
+    let mut file = BufReader::with_capacity(1 << 18, File::open(path).map_err(fail)?);
+    let mut word = Vec::new();
+    while let Some(count) = read_run(&mut file, &mut word).map_err(fail)? {
+        each(&word, count);
+    }
+    Ok(())
 }
 
 impl Spill {
@@ -228,13 +285,8 @@ impl Spill {
     fn read(&self, n: usize, file: BufWriter<File>, shard: &mut Shard) -> Result<()> {
         drop(file);
         let path = self.path(n);
-        let fail = |e: io::Error| Error::io(&e, "read", &path);
-        let mut file = BufReader::with_capacity(1 << 18, File::open(&path).map_err(fail)?);
-        let mut word = Vec::new();
-        while let Some(count) = read_run(&mut file, &mut word).map_err(fail)? {
-            shard.add(&word, count);
-        }
-        std::fs::remove_file(&path).map_err(fail)
+        read_all(&path, |word, count| shard.add(word, count))?;
+        std::fs::remove_file(&path).map_err(|e| Error::io(&e, "read", &path))
     }
 }
 
@@ -248,7 +300,7 @@ impl Drop for Spill {
 }
 
 fn write_run(file: &mut impl Write, word: &[u8], count: u64) -> io::Result<()> {
-    file.write_all(&count.to_le_bytes()[..8])?;
+    file.write_all(&count.to_le_bytes())?;
     file.write_all(&(word.len() as u32).to_le_bytes())?;
     file.write_all(word)
 }
@@ -288,7 +340,9 @@ mod tests {
         let mut counter = Counter::new(&spill, memory);
         for piece in words.chunks(100) {
             let mut batch = Batch::new();
-            piece.iter().for_each(|word| batch.push(word.as_bytes()));
+            for word in piece {
+                batch.push(word.as_bytes());
+            }
             counter.add(&[batch]).unwrap();
         }
         assert_eq!(spill.is_dir(), memory < 1 << 20);

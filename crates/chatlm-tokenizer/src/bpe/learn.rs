@@ -8,13 +8,15 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
 
 use chatlm_job::{Code, Error, Job, Result};
 
-use super::merge::{Change, Merger, Step};
+use super::merge::{Merger, Step, neighbours};
 use super::pairs::{
     Limits, List, Merged, NoRound, PAIR_BYTES, Pair, PairMap, Round, Tracked, pair, symbols,
 };
+use super::replay::{Progress, replay};
 use super::slots::{Slot, Slots};
 use super::vocabulary::Vocabulary;
 
@@ -30,10 +32,41 @@ pub(crate) struct LearnOptions {
     pub(crate) memory: usize,
 }
 
+// How the memory beside the corpus is shared out. A scan's counters and tables are gone before its lists
+// are merged.
+
+/// Places in the lists of a scan (with 32 for each pair itself).
+fn shared_places(memory: usize) -> usize {
+    (memory / 3 / size_of::<u32>()).max(1 << 12)
+}
+
+/// Places in the lists of new pairs, which hold twice as much while they grow.
+fn own_places(memory: usize) -> usize {
+    (memory / 8 / size_of::<u32>()).max(1 << 11)
+}
+
+/// Words of a pair whose new neighbours are kept while it is merged, two of 8 bytes each.
+fn kept_words(memory: usize) -> usize {
+    memory / 8 / 32
+}
+
 /// Two tokens and what they become.
 pub(crate) type Merge = (u32, u32, u32);
 
-pub(super) struct Learner<'a, S> {
+/// Puts what a run got to where a later one finds it.
+pub(crate) type Save<'a> = dyn FnMut(&Progress) -> Result<()> + 'a;
+
+/// What an earlier run got to, and where to put what this one gets to; called now and then and when the
+/// run is stopped.
+#[derive(Default)]
+pub(crate) struct Saving<'a> {
+    pub(crate) progress: Option<Progress>,
+    pub(crate) save: Option<&'a mut Save<'a>>,
+    /// Between two times of saving.
+    pub(crate) every: Duration,
+}
+
+pub(super) struct Learner<'a, 'b, S> {
     corpus: Slots<S>,
     vocabulary: &'a mut Vocabulary,
     options: &'a LearnOptions,
@@ -42,6 +75,8 @@ pub(super) struct Learner<'a, S> {
     merges: Vec<Merge>,
     merged: PairMap<Merged>,
     merger: Merger,
+    saving: Saving<'b>,
+    saved: Instant,
 }
 
 /// How a round ended.
@@ -57,11 +92,12 @@ enum End {
 /// The pairs of a round in the order of merging; entries whose count has fallen are put back.
 type Queue = BinaryHeap<(u64, Reverse<Pair>)>;
 
-impl<'a, S: Slot> Learner<'a, S> {
+impl<'a, 'b, S: Slot> Learner<'a, 'b, S> {
     pub(super) fn new(
         corpus: Slots<S>,
         vocabulary: &'a mut Vocabulary,
         options: &'a LearnOptions,
+        saving: Saving<'b>,
     ) -> Self {
         Self {
             corpus,
@@ -70,16 +106,26 @@ impl<'a, S: Slot> Learner<'a, S> {
             options,
             merges: Vec::new(),
             merged: PairMap::default(),
-            merger: Merger::new(),
+            merger: Merger::new(kept_words(options.memory)),
+            saving,
+            saved: Instant::now(),
         }
     }
 
     /// All merges, in order.
     pub(super) fn learn(mut self, job: &Job) -> Result<Vec<Merge>> {
+        if let Some(progress) = self.saving.progress.take() {
+            replay(&self.corpus, &progress.merges);
+            for (first, second, _) in &progress.merges {
+                self.add(*first, *second);
+            }
+            self.merged = progress.merged();
+            self.merges = progress.merges;
+        }
         let floor = self.options.min_frequency.max(1);
         let mut below = u64::MAX;
         while self.vocabulary.len() < self.options.vocab_size && below > floor {
-            job.cancel.check()?;
+            self.look(job)?;
             self.corpus.compact();
             let mut round = self.scan(floor, below, job)?;
             below = match self.round(&mut round, floor, job)? {
@@ -89,6 +135,25 @@ impl<'a, S: Slot> Learner<'a, S> {
             };
         }
         Ok(self.merges)
+    }
+
+    /// Saves where that was asked for, at least so often; always where the run is stopped.
+    fn look(&mut self, job: &Job) -> Result<()> {
+        let stopped = job.cancel.check();
+        if let Some(save) = &mut self.saving.save
+            && (stopped.is_err() || self.saved.elapsed() > self.saving.every)
+        {
+            save(&Progress::new(&self.merges, &self.merged))?;
+            self.saved = Instant::now();
+        }
+        stopped
+    }
+
+    /// The token of two, and whether it is new.
+    fn add(&mut self, first: u32, second: u32) -> (u32, bool) {
+        let text = [self.vocabulary.token(first), self.vocabulary.token(second)].concat();
+        let length = self.vocabulary.length(first) + self.vocabulary.length(second);
+        self.vocabulary.add(&text, length)
     }
 
     fn scan(&self, floor: u64, below: u64, job: &Job) -> Result<Round> {
@@ -101,14 +166,17 @@ impl<'a, S: Slot> Learner<'a, S> {
         };
         let memory = self.options.memory;
         // Four bytes each on every thread, a quarter of the memory in all.
-        let most = memory / 16 / rayon::current_num_threads().max(1);
-        let counters = (self.corpus.len() / 4).clamp(1 << 14, most.max(1 << 14));
-        let counters = counters.next_power_of_two().min(1 << 24);
+        let most = (memory / 16 / rayon::current_num_threads().max(1)).max(1 << 14);
+        let most = 1 << most.min(1 << 24).ilog2();
+        let counters = (self.corpus.len() / 4)
+            .next_power_of_two()
+            .clamp(1 << 14, most);
         let limits = Limits {
             floor,
             below,
-            places: self.shared_places(),
-            pairs: (memory / 4 / PAIR_BYTES).max(1 << 12),
+            places: shared_places(memory),
+            // Threads' own tables, their sum, and what a table's growth holds twice.
+            pairs: (memory / 8 / PAIR_BYTES).max(1 << 12),
             counters,
             merged: &self.merged,
             allowed: &allowed,
@@ -121,7 +189,7 @@ impl<'a, S: Slot> Learner<'a, S> {
         let (what, bytes) = match why {
             NoRound::TooSmall(places) => (
                 "words of the most frequent pair",
-                places * size_of::<u32>() * 4,
+                places * size_of::<u32>() * 3,
             ),
             NoRound::TooManyPairs => ("many different pairs of this text", self.options.memory * 2),
         };
@@ -133,15 +201,6 @@ impl<'a, S: Slot> Learner<'a, S> {
         )
     }
 
-    /// Places in the lists of a scan, and in those of new pairs.
-    fn shared_places(&self) -> usize {
-        (self.options.memory / 3 / size_of::<u32>()).max(1 << 10)
-    }
-
-    fn own_places(&self) -> usize {
-        (self.options.memory / 4 / size_of::<u32>()).max(1 << 10)
-    }
-
     /// Merges from the most frequent pair down to the round's threshold.
     fn round(&mut self, round: &mut Round, floor: u64, job: &Job) -> Result<End> {
         let mut queue: Queue = round
@@ -149,8 +208,15 @@ impl<'a, S: Slot> Learner<'a, S> {
             .iter()
             .map(|(pair, tracked)| (tracked.count, Reverse(*pair)))
             .collect();
+        let memory = self.options.memory;
         let mut own = 0;
         while self.vocabulary.len() < self.options.vocab_size {
+            self.look(job)?;
+            let done = self.merges.len() as u64;
+            if done.is_multiple_of(64) {
+                let total = done + (self.options.vocab_size - self.vocabulary.len()) as u64;
+                job.progress.report("merge", done, Some(total), "merges");
+            }
             let Some((count, Reverse(top))) = queue.pop() else {
                 return Ok(End::Threshold);
             };
@@ -173,9 +239,7 @@ impl<'a, S: Slot> Learner<'a, S> {
             };
             own -= tracked.own();
             let (first, second) = symbols(top);
-            let text = [self.vocabulary.token(first), self.vocabulary.token(second)].concat();
-            let length = self.vocabulary.length(first) + self.vocabulary.length(second);
-            let (token, new) = self.vocabulary.add(&text, length);
+            let (token, new) = self.add(first, second);
             self.merges.push((first, second, token));
             let step = Step {
                 first,
@@ -197,25 +261,64 @@ impl<'a, S: Slot> Learner<'a, S> {
             fall(&mut round.pairs, &mut change.after, |symbol| {
                 pair(second, symbol)
             });
-            let done = self.merges.len() as u64;
-            if done.is_multiple_of(64) {
-                job.cancel.check()?;
-                let total = done + (self.options.vocab_size - self.vocabulary.len()) as u64;
-                job.progress.report("merge", done, Some(total), "merges");
-            }
+            let formed = change.formed(token);
+            let kept = change.kept;
+            let corpus = &self.corpus;
+            let mut words = |each: &mut dyn FnMut(Pair, u32)| {
+                if kept {
+                    change.each_kept(token, each);
+                } else {
+                    neighbours(corpus, &tracked.list, &round.places, token, each);
+                }
+            };
             if !new {
-                formed_again(&mut self.merged, change, token);
+                words(&mut |pair, _| {
+                    // One merged before stands nowhere, so this one is new.
+                    if let Some(merged) = self.merged.get_mut(&pair) {
+                        merged.again = true;
+                    }
+                });
                 return Ok(End::SecondWay);
             }
             let most = self.options.max_token_length;
             let vocabulary = &*self.vocabulary;
-            let allowed = |other: u32| {
-                let lengths = vocabulary.length(other) + vocabulary.length(token);
-                most.is_none_or(|most| (lengths as usize) < most)
-            };
-            own += track(round, &mut queue, change, token, allowed);
-            if own > self.own_places() {
-                own = raise(round, self.own_places() / 2);
+            let length = |id: u32| vocabulary.length(id) as usize;
+            let formed = formed.into_iter().filter(|(pair, _)| {
+                let (first, second) = symbols(*pair);
+                most.is_none_or(|most| length(first) + length(second) < most)
+            });
+            let mut formed: Vec<(Pair, u64)> = formed
+                .filter_map(|(pair, count)| Some((pair, u64::try_from(count).ok()?)))
+                .filter(|(_, count)| *count >= round.threshold)
+                .collect();
+            let words_of_top = tracked.list.len();
+            let room = own_places(memory);
+            if own + places(&formed, words_of_top) > room {
+                own = raise(
+                    &mut round.pairs,
+                    &mut round.threshold,
+                    &mut formed,
+                    words_of_top,
+                    room / 2,
+                );
+            }
+            let mut lists: PairMap<(u64, Vec<u32>)> = formed
+                .into_iter()
+                .map(|(pair, count)| (pair, (count, Vec::new())))
+                .collect();
+            words(&mut |pair, place| {
+                if let Some((_, list)) = lists.get_mut(&pair)
+                    && list.last() != Some(&place)
+                {
+                    list.push(place);
+                }
+            });
+            for (pair, (count, mut list)) in lists {
+                list.shrink_to_fit();
+                own += list.len();
+                queue.push((count, Reverse(pair)));
+                let list = List::Own(list);
+                round.pairs.insert(pair, Tracked { count, list });
             }
         }
         Ok(End::Training)
@@ -227,7 +330,7 @@ impl Tracked {
     fn own(&self) -> usize {
         match &self.list {
             List::Shared(_) => 0,
-            List::Own(places) => places.len(),
+            List::Own(_) => self.list.len(),
         }
     }
 }
@@ -245,91 +348,28 @@ fn fall(
     }
 }
 
-/// Marks pairs merged before that were formed again with a token that was there already.
-fn formed_again(merged: &mut PairMap<Merged>, change: &mut Change, token: u32) {
-    let formed = change
-        .lefts
-        .drain(..)
-        .map(|(symbol, _)| pair(symbol, token))
-        .chain(
-            change
-                .rights
-                .drain(..)
-                .map(|(symbol, _)| pair(token, symbol)),
-        )
-        .chain(change.boths.drain(..).map(|_| pair(token, token)));
-    for pair in formed {
-        if let Some(merged) = merged.get_mut(&pair) {
-            merged.again = true;
-        }
-    }
-    // The scan that follows counts everything anew.
-    change.left.drain().for_each(drop);
-    change.right.drain().for_each(drop);
-    change.both = 0;
+/// Places that the lists of pairs formed in so many words take at most.
+fn places(formed: &[(Pair, u64)], words: usize) -> usize {
+    formed
+        .iter()
+        .map(|(_, count)| words.min(*count as usize))
+        .sum()
 }
 
-/// Takes in the frequent ones of the pairs formed with a new token; the places in their lists.
-fn track(
-    round: &mut Round,
-    queue: &mut Queue,
-    change: &mut Change,
-    token: u32,
-    allowed: impl Fn(u32) -> bool,
+/// Raises the threshold until lists of pairs' own, and those to come, hold no more than `most` places;
+/// how many the lists that are left hold.
+fn raise(
+    pairs: &mut PairMap<Tracked>,
+    threshold: &mut u64,
+    formed: &mut Vec<(Pair, u64)>,
+    words: usize,
+    most: usize,
 ) -> usize {
-    let mut places = 0;
-    let threshold = round.threshold;
-    let frequent = |symbol: u32, count: i64| {
-        u64::try_from(count).is_ok_and(|count| count >= threshold) && allowed(symbol)
-    };
-    let lists = |counts: &mut super::merge::Counts, words: &mut Vec<(u32, u32)>| {
-        let mut lists: PairMap<(u64, Vec<u32>)> = counts
-            .drain()
-            .filter(|(symbol, count)| frequent(*symbol, *count))
-            .map(|(symbol, count)| (u64::from(symbol), (count as u64, Vec::new())))
-            .collect();
-        if !lists.is_empty() {
-            for (symbol, place) in words.iter() {
-                if let Some((_, list)) = lists.get_mut(&u64::from(*symbol))
-                    && list.last() != Some(place)
-                {
-                    list.push(*place);
-                }
-            }
-        }
-        words.clear();
-        lists
-    };
-    let mut add = |pair: Pair, count: u64, mut list: Vec<u32>| {
-        list.shrink_to_fit();
-        places += list.len();
-        queue.push((count, Reverse(pair)));
-        let list = List::Own(list);
-        round.pairs.insert(pair, Tracked { count, list });
-    };
-    for (symbol, (count, list)) in lists(&mut change.left, &mut change.lefts) {
-        add(pair(symbol as u32, token), count, list);
-    }
-    for (symbol, (count, list)) in lists(&mut change.right, &mut change.rights) {
-        add(pair(token, symbol as u32), count, list);
-    }
-    let both = std::mem::take(&mut change.both);
-    if frequent(token, both) {
-        let mut list = std::mem::take(&mut change.boths);
-        list.dedup();
-        add(pair(token, token), both as u64, list);
-    }
-    change.boths.clear();
-    places
-}
-
-/// Raises the threshold until lists of their own hold no more than `most` places; how many they hold.
-fn raise(round: &mut Round, most: usize) -> usize {
-    let mut counts: Vec<(u64, usize)> = round
-        .pairs
-        .values()
-        .map(|tracked| (tracked.count, tracked.own()))
-        .collect();
+    let own = pairs.values().map(|tracked| (tracked.count, tracked.own()));
+    let to_come = formed
+        .iter()
+        .map(|(_, count)| (*count, words.min(*count as usize)));
+    let mut counts: Vec<(u64, usize)> = own.chain(to_come).collect();
     counts.sort_unstable_by(|a, b| b.cmp(a));
     let mut places = 0;
     let over = counts.iter().find(|(_, own)| {
@@ -337,11 +377,12 @@ fn raise(round: &mut Round, most: usize) -> usize {
         places > most
     });
     if let Some((count, _)) = over {
-        round.threshold = count + 1;
+        *threshold = count + 1;
     }
-    let threshold = round.threshold;
-    round.pairs.retain(|_, tracked| tracked.count >= threshold);
-    round.pairs.values().map(Tracked::own).sum()
+    let threshold = *threshold;
+    pairs.retain(|_, tracked| tracked.count >= threshold);
+    formed.retain(|(_, count)| *count >= threshold);
+    pairs.values().map(Tracked::own).sum()
 }
 
 /// The pairs in the order of the last time each was merged, as the tokenizers crate writes them.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rayon::prelude::*;
 
-use super::pairs::List;
+use super::pairs::{List, Pair, pair};
 use super::slots::{Slot, Slots};
 
 /// Words that are worth more than one thread.
@@ -68,13 +68,42 @@ pub(super) struct Change {
     pub(super) right: Counts,
     /// Pairs (token, token).
     pub(super) both: i64,
-    /// Words where (symbol, token) and (token, symbol) were formed, and (token, token).
+    /// Words where (symbol, token) and (token, symbol) were formed, and (token, token), where they were
+    /// few enough to be kept.
+    pub(super) kept: bool,
     pub(super) lefts: Vec<(u32, u32)>,
     pub(super) rights: Vec<(u32, u32)>,
     pub(super) boths: Vec<u32>,
 }
 
 impl Change {
+    /// Pairs formed with the token and how many more of each there are now; leaves none.
+    pub(super) fn formed(&mut self, token: u32) -> Vec<(Pair, i64)> {
+        let left = self
+            .left
+            .drain()
+            .map(|(symbol, count)| (pair(symbol, token), count));
+        let right = self
+            .right
+            .drain()
+            .map(|(symbol, count)| (pair(token, symbol), count));
+        let both = (pair(token, token), std::mem::take(&mut self.both));
+        left.chain(right).chain([both]).collect()
+    }
+
+    /// The words of the pairs formed with the token, where they were kept; leaves none.
+    pub(super) fn each_kept(&mut self, token: u32, mut each: impl FnMut(Pair, u32)) {
+        for (symbol, place) in self.lefts.drain(..) {
+            each(pair(symbol, token), place);
+        }
+        for (symbol, place) in self.rights.drain(..) {
+            each(pair(token, symbol), place);
+        }
+        for place in self.boths.drain(..) {
+            each(pair(token, token), place);
+        }
+    }
+
     fn take_from(&mut self, other: &mut Self) {
         self.before.take_from(&mut other.before);
         self.after.take_from(&mut other.after);
@@ -116,11 +145,15 @@ impl Change {
                 if previous == token {
                     self.right.add(first, -count);
                     self.both += count;
-                    self.boths.push(place as u32);
+                    if self.kept {
+                        self.boths.push(place as u32);
+                    }
                 } else {
                     self.before.add(previous, -count);
                     self.left.add(previous, count);
-                    self.lefts.push((previous, place as u32));
+                    if self.kept {
+                        self.lefts.push((previous, place as u32));
+                    }
                 }
             }
             let next = corpus.get(read + 2);
@@ -132,7 +165,9 @@ impl Change {
                 }
                 // A next pair takes this back: see above.
                 self.right.add(next, count);
-                self.rights.push((next, place as u32));
+                if self.kept {
+                    self.rights.push((next, place as u32));
+                }
             }
             corpus.set(write, token);
             write += 1;
@@ -145,12 +180,19 @@ impl Change {
 }
 
 /// A state a thread, kept from merge to merge.
-pub(super) struct Merger(Vec<Change>);
+pub(super) struct Merger {
+    changes: Vec<Change>,
+    /// Words of one pair whose new neighbours are kept beside their counts.
+    keep: usize,
+}
 
 impl Merger {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(keep: usize) -> Self {
         let threads = rayon::current_num_threads().max(1);
-        Self((0..threads).map(|_| Change::default()).collect())
+        Self {
+            changes: (0..threads).map(|_| Change::default()).collect(),
+            keep,
+        }
     }
 
     /// Merges a pair in the words of its list; what changed is to be drained before the next.
@@ -161,26 +203,52 @@ impl Merger {
         places: &[AtomicU32],
         step: Step,
     ) -> &mut Change {
-        let words: Words<'_> = match list {
-            List::Own(own) => Words::Own(own),
-            List::Shared(range) => Words::Shared(&places[range.clone()]),
-        };
-        if words.len() < PARALLEL || self.0.len() == 1 {
-            words.each(|place| self.0[0].rewrite(corpus, place, step));
-            return &mut self.0[0];
+        let words = Words::of(list, places);
+        let kept = words.len() <= self.keep;
+        for change in &mut self.changes {
+            change.kept = kept;
         }
-        let share = words.len().div_ceil(self.0.len());
-        self.0.par_iter_mut().enumerate().for_each(|(n, change)| {
-            words
-                .part(n * share, share)
-                .each(|place| change.rewrite(corpus, place, step));
-        });
-        let (first, rest) = self.0.split_at_mut(1);
+        if words.len() < PARALLEL || self.changes.len() == 1 {
+            words.each(|place| self.changes[0].rewrite(corpus, place, step));
+            return &mut self.changes[0];
+        }
+        let share = words.len().div_ceil(self.changes.len());
+        self.changes
+            .par_iter_mut()
+            .enumerate()
+            .for_each(|(n, change)| {
+                words
+                    .part(n * share, share)
+                    .each(|place| change.rewrite(corpus, place, step));
+            });
+        let (first, rest) = self.changes.split_at_mut(1);
         for other in rest {
             first[0].take_from(other);
         }
-        &mut self.0[0]
+        &mut self.changes[0]
     }
+}
+
+/// Calls `each` with the pairs that hold a token in the words of a list, and the word.
+pub(super) fn neighbours<S: Slot>(
+    corpus: &Slots<S>,
+    list: &List,
+    places: &[AtomicU32],
+    token: u32,
+    mut each: impl FnMut(Pair, u32),
+) {
+    Words::of(list, places).each(|place| {
+        let (_, first) = corpus.count(place);
+        let (mut before, mut at) = (corpus.get(first), first + 1);
+        while before != S::END {
+            let symbol = corpus.get(at);
+            if symbol != S::END && (before == token || symbol == token) {
+                each(pair(before, symbol), place as u32);
+            }
+            before = symbol;
+            at += 1;
+        }
+    });
 }
 
 #[derive(Clone, Copy)]
@@ -189,7 +257,14 @@ enum Words<'a> {
     Shared(&'a [AtomicU32]),
 }
 
-impl Words<'_> {
+impl<'a> Words<'a> {
+    fn of(list: &'a List, places: &'a [AtomicU32]) -> Self {
+        match list {
+            List::Own(own) => Self::Own(own),
+            List::Shared(range) => Self::Shared(&places[range.clone()]),
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::Own(places) => places.len(),

@@ -11,6 +11,7 @@ mod counter;
 mod learn;
 mod merge;
 mod pairs;
+mod replay;
 mod slots;
 mod vocabulary;
 
@@ -18,9 +19,10 @@ use std::sync::atomic::{AtomicU16, AtomicU32};
 
 use chatlm_job::{Code, Error, Job, Result};
 
-pub(crate) use counter::{Batch, Counter};
+pub(crate) use counter::{Batch, Counter, Words, Written};
 use learn::Learner;
-pub(crate) use learn::{LearnOptions, Merge, by_rank};
+pub(crate) use learn::{LearnOptions, Merge, Save, Saving, by_rank};
+pub(crate) use replay::Progress;
 use slots::{Slot, Slots, slots_of};
 pub(crate) use vocabulary::Vocabulary;
 
@@ -90,38 +92,40 @@ impl Ids {
 }
 
 /// Learns merges: `vocabulary` holds the special tokens and gets the alphabet (sorted characters) and
-/// the new tokens.
+/// the new tokens. `saving` is what an earlier run got to and where this one puts the same.
 pub(crate) fn learn(
-    counter: Counter,
+    words: Words,
     symbols: Symbols,
     alphabet: &[char],
     vocabulary: &mut Vocabulary,
     options: &LearnOptions,
+    saving: Saving<'_>,
     job: &Job,
 ) -> Result<Vec<Merge>> {
     let ids = Ids::new(symbols, alphabet, vocabulary);
     let last = vocabulary.len().max(options.vocab_size) as u32;
     if last < <AtomicU16 as Slot>::END {
-        learn_in::<AtomicU16>(counter, &ids, vocabulary, options, job)
+        learn_in::<AtomicU16>(words, &ids, vocabulary, options, saving, job)
     } else {
-        learn_in::<AtomicU32>(counter, &ids, vocabulary, options, job)
+        learn_in::<AtomicU32>(words, &ids, vocabulary, options, saving, job)
     }
 }
 
 fn learn_in<S: Slot>(
-    counter: Counter,
+    words: Words,
     ids: &Ids,
     vocabulary: &mut Vocabulary,
     options: &LearnOptions,
+    saving: Saving<'_>,
     job: &Job,
 ) -> Result<Vec<Merge>> {
-    let bound = counter.bound();
+    let bound = words.bound();
     // Counts of all words together take few slots more than one each.
     let room = bound.bytes as usize + 4 * bound.words as usize;
     let mut corpus = Slots::<S>::with_capacity(room);
     let most = options.memory.min(u32::MAX as usize * size_of::<S>());
     let (mut symbols, mut taken) = (Vec::new(), 0);
-    counter.drain(|word, count| {
+    words.drain(|word, count| {
         ids.of(word, &mut symbols);
         taken += slots_of(symbols.len(), count) * size_of::<S>();
         if taken <= most {
@@ -144,7 +148,7 @@ fn learn_in<S: Slot>(
         memory: options.memory - taken,
         ..options.clone()
     };
-    Learner::new(corpus, vocabulary, &options).learn(job)
+    Learner::new(corpus, vocabulary, &options, saving).learn(job)
 }
 
 #[cfg(test)]

@@ -58,6 +58,15 @@ pub(super) enum List {
     Own(Vec<u32>),
 }
 
+impl List {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Shared(range) => range.len(),
+            Self::Own(places) => places.len(),
+        }
+    }
+}
+
 /// A pair that may be merged in this round.
 #[derive(Debug)]
 pub(super) struct Tracked {
@@ -138,7 +147,7 @@ impl Round {
         // Where all pairs at once take too much memory, a part after another.
         let mut parts = 1;
         let seen = loop {
-            let exact = exact(corpus, &filter, threshold, &again, limits, parts);
+            let exact = exact(corpus, &filter, &mut threshold, &again, limits, parts);
             cancel.check()?;
             match exact {
                 Some(seen) => break seen,
@@ -164,20 +173,19 @@ impl Round {
         drop(seen);
         counts.sort_unstable_by(|a, b| b.cmp(a));
         let mut places = 0;
-        let fitting = counts.partition_point(|(_, _, own)| {
+        let over = counts.iter().find(|(_, _, own)| {
             // A pair itself takes as much as some places.
-            places += own + PAIR_BYTES / size_of::<u32>();
-            places <= limits.places
+            places += own + 32;
+            places > limits.places
         });
-        if fitting < counts.len() {
+        if let Some(&(over, _, _)) = over {
             // Ties stay together: the threshold is above the first that does not fit.
-            let over = counts[fitting].0;
             let whole = counts.partition_point(|(count, _, _)| *count > over);
             if whole == 0 {
                 let needed = counts
                     .iter()
                     .take_while(|(count, _, _)| *count == over)
-                    .map(|(_, _, places)| places)
+                    .map(|(_, _, places)| places + 32)
                     .sum();
                 return Ok(Err(NoRound::TooSmall(needed)));
             }
@@ -325,11 +333,11 @@ fn place(pair: Pair, shift: u32) -> usize {
 }
 
 /// Exact counts of the pairs that reach the threshold, a part of all pairs at a time; `None` where a
-/// part takes too much memory.
+/// part takes too much memory. The threshold rises where too many pairs reach it.
 fn exact<S: Slot>(
     corpus: &Slots<S>,
     filter: &Filter,
-    threshold: u64,
+    threshold: &mut u64,
     again: &PairMap<u64>,
     limits: &Limits<'_>,
     parts: u64,
@@ -338,6 +346,7 @@ fn exact<S: Slot>(
     let most = limits.pairs / pieces.len().max(1);
     let mut all: PairMap<Seen> = PairMap::default();
     for part in 0..parts {
+        let least = *threshold;
         let counted: Option<Vec<PairMap<Seen>>> = pieces
             .par_iter()
             .map(|segments| {
@@ -345,8 +354,7 @@ fn exact<S: Slot>(
                 for segment in *segments {
                     corpus.words(segment, |_, count, word| {
                         for_pairs(corpus, word, |pair| {
-                            let wanted =
-                                filter.may_reach(pair, threshold) || again.contains_key(&pair);
+                            let wanted = filter.may_reach(pair, least) || again.contains_key(&pair);
                             if wanted && spread(pair) % parts == part && own.len() <= most {
                                 let seen = own.entry(pair).or_default();
                                 seen.count += count;
@@ -367,9 +375,20 @@ fn exact<S: Slot>(
         }
         all.extend(sums.into_iter().filter(|(pair, seen)| {
             let (first, second) = symbols(*pair);
-            let frequent = seen.count >= threshold || again.contains_key(pair);
+            let frequent = seen.count >= least || again.contains_key(pair);
             frequent && (limits.allowed)(first, second)
         }));
+        if all.len() > limits.pairs {
+            // Half of them are enough for a round: those of the highest counts.
+            let mut counts: Vec<u64> = all.values().map(|seen| seen.count).collect();
+            let (_, middle, _) = counts.select_nth_unstable(all.len() / 2);
+            *threshold = *middle + 1;
+            if *threshold >= limits.below {
+                return None;
+            }
+            all.retain(|pair, seen| seen.count >= *threshold || again.contains_key(pair));
+            all.shrink_to_fit();
+        }
     }
     Some(all)
 }

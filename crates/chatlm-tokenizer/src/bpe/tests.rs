@@ -54,6 +54,16 @@ fn crates(words: &[(String, u64)], settings: &Settings) -> Trained {
 }
 
 fn ours(words: &[(String, u64)], settings: &Settings, memory: usize, wide: bool) -> Trained {
+    trained(words, settings, memory, wide, Saving::default())
+}
+
+fn trained(
+    words: &[(String, u64)],
+    settings: &Settings,
+    memory: usize,
+    wide: bool,
+    saving: Saving<'_>,
+) -> Trained {
     let folder = tempfile::tempdir().unwrap();
     let mut counter = Counter::new(folder.path(), memory);
     for (word, count) in words {
@@ -71,10 +81,11 @@ fn ours(words: &[(String, u64)], settings: &Settings, memory: usize, wide: bool)
     };
     let ids = Ids::new(Symbols::Characters, &alphabet, &mut vocabulary);
     let job = Job::quiet();
+    let words = Words::Counted(counter);
     let merges = if wide {
-        learn_in::<AtomicU32>(counter, &ids, &mut vocabulary, &options, &job)
+        learn_in::<AtomicU32>(words, &ids, &mut vocabulary, &options, saving, &job)
     } else {
-        learn_in::<AtomicU16>(counter, &ids, &mut vocabulary, &options, &job)
+        learn_in::<AtomicU16>(words, &ids, &mut vocabulary, &options, saving, &job)
     }
     .unwrap();
     (
@@ -96,7 +107,7 @@ fn ours(words: &[(String, u64)], settings: &Settings, memory: usize, wide: bool)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn merges_equal_the_crates(
         words in prop::collection::hash_map("[ab]{1,12}|[abcd一二三]{1,9}|哈{1,9}|(ab){1,6}c?", 1u64..40, 1..40),
@@ -112,6 +123,20 @@ proptest! {
         let got = ours(&words, &settings, memory, wide);
         prop_assert_eq!(&got.0, &expected.0);
         prop_assert_eq!(&got.1, &expected.1);
+        // Going on from the middle gives the same.
+        let mut states = Vec::new();
+        let mut save = |progress: &Progress| {
+            states.push(serde_json::to_string(progress).unwrap());
+            Ok(())
+        };
+        let saving = Saving { save: Some(&mut save), ..Saving::default() };
+        trained(&words, &settings, memory, wide, saving);
+        let state = states.len() / 2;
+        if let Some(state) = states.get(state) {
+            let progress = Some(serde_json::from_str(state).unwrap());
+            let got = trained(&words, &settings, memory, wide, Saving { progress, ..Saving::default() });
+            prop_assert_eq!(&got, &expected);
+        }
     }
 }
 
@@ -138,7 +163,7 @@ fn rounds_change_nothing() {
         max_token_length: None,
     };
     let expected = crates(&words, &settings);
-    for memory in [600_000, 2 << 20, 1 << 26] {
+    for memory in [3 << 20, 5 << 20, 1 << 26] {
         let got = ours(&words, &settings, memory, false);
         assert_eq!(got.0, expected.0, "{memory}");
         assert_eq!(got.1, expected.1, "{memory}");

@@ -213,7 +213,14 @@ fn with_parts(
         // A mark in the text itself is taken for white space at the end alone.
         steps.push(regex("[ ▁]+$", "")?.into());
         // Where a prefix is due, a first space is it.
-        steps.push(if prefixed { regex("^▁", "▁▁")? } else { regex("^ ", "")? }.into());
+        steps.push(
+            if prefixed {
+                regex("^▁", "▁▁")?
+            } else {
+                regex("^ ", "")?
+            }
+            .into(),
+        );
     } else if prefixed {
         // The prefix goes before a first space too, and Metaspace takes that for the prefix.
         steps.push(regex("^[ ▁]", "▁▁")?.into());

@@ -1,0 +1,44 @@
+/** Sizes of memory as they are written: `800MiB`, `1.5GiB`, `2GB`, or plain bytes. */
+import * as Flag from "effect/cli/Flag"
+
+const units: Readonly<Record<string, number>> = {
+  "": 1,
+  b: 1,
+  kb: 1e3,
+  mb: 1e6,
+  gb: 1e9,
+  tb: 1e12,
+  k: 2 ** 10,
+  m: 2 ** 20,
+  g: 2 ** 30,
+  t: 2 ** 40,
+  kib: 2 ** 10,
+  mib: 2 ** 20,
+  gib: 2 ** 30,
+  tib: 2 ** 40
+}
+
+/** The bytes that a size means; nothing where it is no size. */
+export const parseSize = (text: string): number | undefined => {
+  const [, digits, unit] = /^(\d+(?:\.\d+)?) *([a-z]*)$/i.exec(text.trim()) ?? []
+  const factor = units[(unit ?? "").toLowerCase()]
+  const bytes =
+    digits === undefined || factor === undefined ? Number.NaN : Math.round(Number(digits) * factor)
+  return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined
+}
+
+/** `--max-memory SIZE`, in bytes. */
+export const maxMemory = (otherwise: string) =>
+  Flag.String("max-memory").pipe(
+    Flag.withMetavar("SIZE"),
+    Flag.withDescription(`Memory the process may hold, such as 2GiB (default: ${otherwise})`),
+    Flag.mapTryCatch(
+      (text) => {
+        const bytes = parseSize(text)
+        if (bytes === undefined) throw new Error(text)
+        return bytes
+      },
+      (error) => `must be a size such as 800MiB or 2GiB, not ${error instanceof Error ? error.message : ""}`
+    ),
+    Flag.optional
+  )
