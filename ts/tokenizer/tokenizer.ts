@@ -43,6 +43,8 @@ export const trainTokenizer = (
 /** Words seen more often than this become tokens. */
 export const fromWordsDefaults = { minCount: 1500 } as const
 
+export const retrainDefaults = { minFrequency: 0 } as const
+
 /** Trains a new vocabulary in the pipeline of an existing folder, as `train_new_from_iterator` does. */
 export const retrainTokenizer = (
   options: TokenizerRetrainOptions
