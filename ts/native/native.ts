@@ -54,6 +54,21 @@ export interface Generator {
   readonly stream: (prompt: string, settings: B.GenerationSettings) => Stream.Stream<B.TextPiece, ChatlmError>
 }
 
+/** A loaded model that answers many requests at once. */
+export interface Serving {
+  readonly info: B.GeneratorInfo
+  /**
+   * News of a request, the last piece with its `end`. A consumer that stops gives the request up within a step
+   * of the model. Fails with `QUEUE_FULL` where too many wait, with `USAGE` for settings that make no sense.
+   */
+  readonly ask: (
+    prompt: string,
+    settings: B.GenerationSettings,
+    options?: B.AskOptions
+  ) => Stream.Stream<B.AnswerPiece, ChatlmError>
+  readonly stats: Effect.Effect<B.ServingStats, ChatlmError>
+}
+
 /** A table that is being written; it is put in place by `finish` or, at the end of the scope, thrown away. */
 export interface RowWriter {
   readonly write: (rows: ReadonlyArray<object>) => Effect.Effect<void, ChatlmError>
@@ -101,6 +116,11 @@ export interface NativeService {
   ) => Effect.Effect<B.VerifyResumeReport, ChatlmError>
   /** Loads a model; it is freed with the scope. */
   readonly generator: (options: B.GeneratorOptions) => Effect.Effect<Generator, ChatlmError, Scope.Scope>
+  /** Loads a model to answer many requests at once; it is freed with the scope, and what runs is given up. */
+  readonly serving: (
+    options: B.GeneratorOptions,
+    limits: B.ServingLimits
+  ) => Effect.Effect<Serving, ChatlmError, Scope.Scope>
   readonly reject: Call<B.RejectOptions, B.RejectReport>
   readonly mergeLora: Call<B.MergeLoraOptions, B.MergeLoraReport>
   readonly exportModel: Call<B.ExportModelOptions, B.ExportModelReport>
@@ -165,6 +185,18 @@ const generator = (border: B.Border, raw: B.Generator): Generator => ({
         (stream) => Effect.sync(() => stream.close())
       ).pipe(Effect.map((stream) => Stream.fromAsyncIterable(stream, fromBorder)))
     )
+})
+
+const serving = (raw: B.Serving): Serving => ({
+  info: raw.info,
+  ask: (prompt, settings, options = {}) =>
+    Stream.unwrap(
+      Effect.acquireRelease(
+        immediate(() => raw.ask(prompt, settings, options)),
+        (stream) => Effect.sync(() => stream.close())
+      ).pipe(Effect.map((stream) => Stream.fromAsyncIterable(stream, fromBorder)))
+    ),
+  stats: immediate(() => raw.stats())
 })
 
 /** The service over any border. */
@@ -287,6 +319,17 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
           { interruptible: true }
         )
         return generator(module, raw)
+      }),
+    serving: (options, limits) =>
+      Effect.gen(function* () {
+        const module = yield* border
+        const chosen = yield* onDevice(options)
+        const raw = yield* Effect.acquireRelease(
+          long((_, report, token) => module.Serving.load(chosen, limits, report, token)),
+          (raw) => Effect.sync(() => raw.close()),
+          { interruptible: true }
+        )
+        return serving(raw)
       }),
     reject: computing("reject"),
     mergeLora: call("mergeLora"),
