@@ -692,8 +692,6 @@ export interface RejectReport {
   seconds: number
 }
 
-/** Trains a new vocabulary in the pipeline of an existing folder. */
-export declare function retrainTokenizer(options: TokenizerRetrainOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerTrainReport>
 export interface RequestEnd {
   /** Best first where they have scores. Given up before it began: none. */
   answers: Array<Answer>
@@ -708,6 +706,9 @@ export interface RequestEnd {
   firstToken?: number
   seconds: number
 }
+
+/** Trains a new vocabulary in the pipeline of an existing folder. */
+export declare function retrainTokenizer(options: TokenizerRetrainOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerTrainReport>
 
 export interface RowsOptions {
   /** Files, folders or globs; `-` is standard input. */
