@@ -92,9 +92,10 @@ fn members_that_follow_each_other_are_one_text() {
 
 #[test]
 fn what_is_cut_short_or_broken_is_named() {
-    let text: String = (0..40_000)
+    let lines: Vec<String> = (0..40_000)
         .map(|n| format!("第{n}行，{}\n", n * n))
         .collect();
+    let text = lines.concat();
     for (packing, pack) in PACKERS {
         let packed = pack(text.as_bytes());
         let name = format!("x.txt.{packing}");

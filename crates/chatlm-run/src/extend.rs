@@ -214,7 +214,7 @@ mod tests {
             assert_eq!(logits(&output, old), logits(&from, old), "{dtype} {tied}");
             assert_eq!(stored(&output).unwrap(), dtype);
             let generation = std::fs::read_to_string(output.join("generation_config.json"));
-            assert!(generation.unwrap().contains("7"));
+            assert!(generation.unwrap().contains('7'));
             let tokenizer = Tokenizer::load(&output).unwrap();
             let pieces = Tokenizer::load(&from).unwrap().encode("霜乡").unwrap();
             assert_eq!(

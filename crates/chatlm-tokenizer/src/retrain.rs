@@ -297,7 +297,7 @@ fn learnt(
     let (mut work, counted) = work.count(texts, &cutter, &memory, fits, job)?;
     let texts = counted.texts;
     if !pipeline.ours() {
-        let tokenizer = unigram(pipeline, counted, vocab_size, &memory)?;
+        let tokenizer = unigram(pipeline, counted, vocab_size, &memory, job)?;
         return Ok((work, tokenizer, texts));
     }
     let mut vocabulary = Vocabulary::default();
@@ -331,6 +331,7 @@ fn unigram(
     counted: Counted,
     vocab_size: usize,
     memory: &Memory,
+    job: &Job,
 ) -> Result<Tokenizer> {
     let mut json = serde_json::to_value(&pipeline.tokenizer).map_err(Error::internal)?;
     let unknown = pipeline.unknown();
@@ -340,7 +341,7 @@ fn unigram(
         .vocab_size((vocab_size - head.len()) as u32)
         .build()
         .map_err(Error::internal)?;
-    let pieces = pieces(&trainer, sentences(counted, memory)?)?;
+    let pieces = pieces(&trainer, sentences(counted, memory)?, job)?;
     let id = unknown.and_then(|unknown| head.iter().position(|token| *token == unknown));
     let vocabulary: Vec<(String, f64)> = head
         .into_iter()

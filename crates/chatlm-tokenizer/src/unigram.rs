@@ -10,9 +10,10 @@ use crate::count::Counted;
 use crate::memory::Memory;
 use crate::preset::{SPECIAL_TOKENS, UNKNOWN, byte_tokens};
 
-/// What the crate's trainer takes a character of distinct words: the text as characters and as a string, a
-/// suffix array and its two helpers of 8 bytes each, and candidates. Measured: see `docs/tokenizer.md`.
-const BYTES_A_CHARACTER: usize = 72;
+/// What the crate's trainer takes a character of distinct words: a suffix array with its helpers, and the
+/// trie of candidates, which is most of it. Measured: see `docs/tokenizer.md`. There the peak rose by 274 and
+/// 293 bytes a character of real text; candidates are a million at most, so more text may take less.
+const BYTES_A_CHARACTER: usize = 320;
 
 /// Tokens of bytes are never taken for the text that spells them: its six characters have more together.
 const SPELLED: f64 = 6.0;
@@ -43,15 +44,13 @@ pub(crate) fn learn(
         .collect();
     let initial = spelling(&counted.alphabet).collect();
     let sentences = sentences(counted, memory)?;
-    job.cancel.check()?;
     let trainer = UnigramTrainer::builder()
         .show_progress(false)
         .initial_alphabet(initial)
         .vocab_size((vocab_size - head.len()) as u32)
         .build()
         .map_err(Error::internal)?;
-    let pieces = pieces(&trainer, sentences)?;
-    job.cancel.check()?;
+    let pieces = pieces(&trainer, sentences, job)?;
     let least = pieces.iter().map(|(_, score)| *score).fold(0.0, f64::min);
     let unknown = SPECIAL_TOKENS.iter().position(|token| *token == UNKNOWN);
     let vocabulary = head
@@ -80,7 +79,7 @@ pub(crate) fn sentences(counted: Counted, memory: &Memory) -> Result<Vec<(String
             "a unigram model of this text needs more memory than allowed",
             format!(
                 "give --max-memory at least {} MiB more than the program's own, less text, or train \
-                 --model sentencepiece-bpe, which needs a tenth",
+                 --model sentencepiece-bpe, which needs little",
                 (characters * BYTES_A_CHARACTER) >> 20
             ),
         ));
@@ -94,7 +93,11 @@ pub(crate) fn sentences(counted: Counted, memory: &Memory) -> Result<Vec<(String
 pub(crate) fn pieces(
     trainer: &UnigramTrainer,
     sentences: Vec<(String, u32)>,
+    job: &Job,
 ) -> Result<Vec<(String, f64)>> {
+    let words = sentences.len() as u64;
+    job.cancel.check()?;
+    job.progress.report("pieces", 0, Some(words), "words");
     let mut model = Unigram::default();
     trainer.do_train(sentences, &mut model).map_err(|e| {
         Error::new(
@@ -103,6 +106,8 @@ pub(crate) fn pieces(
             "give more text, or a larger --vocab-size",
         )
     })?;
+    job.cancel.check()?;
+    job.progress.report("pieces", words, Some(words), "words");
     let mut pieces: Vec<(String, f64)> = model.iter().cloned().collect();
     settle(&mut pieces);
     Ok(pieces)

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use chatlm_job::{Code, Job, Result};
+use chatlm_job::{Cancel, Code, Job, Reporter, Result};
 use chatlm_tokenizer::{
     Extended, FromWordsOptions, Preset, RetrainOptions, SPECIAL_TOKENS, Tokenizer, TrainOptions,
     from_words, import, retrain, train,
@@ -257,6 +257,80 @@ fn pieces_with_bytes_bring_every_text_back() {
     )
     .unwrap_err();
     assert!(error.message().contains("different characters"), "{error}");
+}
+
+/// What a way makes of texts; it is asked for a folder, and for files to go on from.
+type Way = dyn Fn(&Path, Option<Vec<PathBuf>>, bool, &Job) -> Result<()>;
+
+/// Texts, which may not be read at all where they are counted already.
+fn read_or_not(counted: bool) -> Box<dyn Iterator<Item = Result<String>> + Send> {
+    if counted {
+        Box::new(std::iter::from_fn(|| {
+            panic!("the texts are counted already")
+        }))
+    } else {
+        Box::new(texts(60))
+    }
+}
+
+#[test]
+fn every_way_that_counts_goes_on_from_counted_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.txt");
+    fs::write(&file, "").unwrap();
+    let (bpe, pieces) = (folder.path().join("bpe"), folder.path().join("pieces"));
+    trained(&bpe, Preset::CharBpe, 260);
+    trained(&pieces, Preset::Unigram, 420);
+    let words: Box<Way> = Box::new(|out, files, counted, job| {
+        let options = FromWordsOptions {
+            min_count: 9,
+            max_memory: None,
+            files,
+        };
+        from_words(read_or_not(counted), &options, out, false, job).map(drop)
+    });
+    let again = |from: PathBuf, size: usize| -> Box<Way> {
+        Box::new(move |out, files, counted, job| {
+            let options = RetrainOptions {
+                vocab_size: Some(size),
+                min_frequency: 2,
+                max_memory: None,
+                files,
+            };
+            retrain(&from, read_or_not(counted), &options, out, false, job).map(drop)
+        })
+    };
+    let unigram: Box<Way> = Box::new(|out, files, counted, job| {
+        let options = TrainOptions {
+            preset: Preset::Unigram,
+            vocab_size: 420,
+            min_frequency: 2,
+            max_memory: None,
+            files,
+        };
+        train(read_or_not(counted), &options, out, false, job).map(drop)
+    });
+    let ways = [words, again(bpe, 200), again(pieces, 380), unigram];
+    for (name, way) in ways.iter().enumerate() {
+        let out = folder.path().join(format!("out{name}"));
+        let work = folder.path().join(format!(".out{name}.tokenizer"));
+        let whole = folder.path().join(format!("whole{name}"));
+        way(&whole, None, false, &Job::quiet()).unwrap();
+        // Interrupted while the only batch of texts is counted, which is seen after that.
+        let cancel = Cancel::default();
+        let interrupt = cancel.clone();
+        let stopped = Job {
+            cancel,
+            progress: Reporter::new(move |_| interrupt.cancel()),
+        };
+        let error = way(&out, Some(vec![file.clone()]), false, &stopped);
+        assert_eq!(error.unwrap_err().code(), Code::Cancelled, "{name}");
+        assert!(!out.exists() && work.join("counted.json").is_file());
+        way(&out, Some(vec![file.clone()]), true, &Job::quiet()).unwrap();
+        assert!(!work.exists());
+        let json = |folder: &Path| fs::read(folder.join("tokenizer.json")).unwrap();
+        assert!(json(&out) == json(&whole), "{name}");
+    }
 }
 
 #[test]
