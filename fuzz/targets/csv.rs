@@ -17,10 +17,25 @@ fuzz_target!(|bytes: &[u8]| {
     match mode % 8 {
         0 | 1 => mended(&text(rest)),
         2 => as_written(&text(rest)),
-        3 => reference(rest, "medical-dialogue", ["gb2312", "gb18030", "utf-8"][usize::from(mode / 8) % 3]),
-        4 => reference(rest, "finance-qa", ["utf-8", "gb18030", "big5"][usize::from(mode / 8) % 3]),
+        3 => reference(
+            rest,
+            "medical-dialogue",
+            ["gb2312", "gb18030", "utf-8"][usize::from(mode / 8) % 3],
+        ),
+        4 => reference(
+            rest,
+            "finance-qa",
+            ["utf-8", "gb18030", "big5"][usize::from(mode / 8) % 3],
+        ),
         5 => decoding(rest),
-        _ => any(rest, if mode % 8 == 6 { "medical-dialogue" } else { "finance-qa" }),
+        _ => any(
+            rest,
+            if mode % 8 == 6 {
+                "medical-dialogue"
+            } else {
+                "finance-qa"
+            },
+        ),
     }
 });
 
@@ -50,12 +65,18 @@ fn any(bytes: &[u8], source: &str) {
     sound(&strict, &options);
     options.keep_going = true;
     let lenient = rows(&options);
-    assert!(lenient.rows.starts_with(&strict.rows), "rows before an error are kept");
+    assert!(
+        lenient.rows.starts_with(&strict.rows),
+        "rows before an error are kept"
+    );
     assert!(strict.error.is_some() || lenient.broken == 0);
 }
 
 fn cells(row: &Row) -> Vec<&str> {
-    row.fields.values().filter_map(serde_json::Value::as_str).collect()
+    row.fields
+        .values()
+        .filter_map(serde_json::Value::as_str)
+        .collect()
 }
 
 /// Whatever stands before them, rows far behind are read as they are; no sign that is text is lost.
@@ -72,7 +93,10 @@ fn mended(middle: &str) {
     let there: usize = read.rows.iter().flat_map(cells).map(count).sum();
     // A byte order mark inside a text is no letter; all others are kept.
     assert_eq!(there, count(middle) + BEHIND * count(FINE));
-    let lines = middle.split('\n').filter(|line| !line.trim_end_matches('\r').is_empty()).count();
+    let lines = middle
+        .split('\n')
+        .filter(|line| !line.trim_end_matches('\r').is_empty())
+        .count();
     assert!(read.rows.len() <= lines + BEHIND, "more rows than lines");
 }
 
@@ -83,7 +107,10 @@ fn as_written(text: &str) {
     for row in text.split('\u{1}') {
         let cells: Vec<&str> = row.split('\u{2}').collect();
         // A quote before a cell's newline may read like the end of a broken one: see `Records` in chatlm-dataset.
-        let written: Vec<String> = cells.iter().map(|cell| format!("\"{}\"", cell.replace('"', "\"\""))).collect();
+        let written: Vec<String> = cells
+            .iter()
+            .map(|cell| format!("\"{}\"", cell.replace('"', "\"\"")))
+            .collect();
         if row.len() > 1 << 19 || row.matches('\n').count() > 200 {
             return;
         }
@@ -112,17 +139,29 @@ fn reference(bytes: &[u8], source: &str, encoding: &str) {
         assert!((1..=5).contains(&cells.len()) && newlines == 1, "{cells:?}");
         assert!(cells.last().is_some_and(|cell| cell.ends_with('\n')));
     }
-    assert!(read.error.is_none_or(|error| error.message().contains("carriage return")));
+    assert!(
+        read.error
+            .is_none_or(|error| error.message().contains("carriage return"))
+    );
 }
 
 /// Text is read as it was written; of other bytes none is invented.
 fn decoding(bytes: &[u8]) {
     for label in ["gb2312", "gb18030", "utf-8", "big5"] {
         let (text, ignored) = decoded(bytes, label).expect("it is known");
-        assert!(text.len() <= 3 * bytes.len() && ignored <= bytes.len() as u64, "{label}");
-        assert!(ignored > 0 || bytes.is_empty() || !text.is_empty(), "{label}");
+        assert!(
+            text.len() <= 3 * bytes.len() && ignored <= bytes.len() as u64,
+            "{label}"
+        );
+        assert!(
+            ignored > 0 || bytes.is_empty() || !text.is_empty(),
+            "{label}"
+        );
     }
     if let Ok(text) = std::str::from_utf8(bytes) {
-        assert_eq!(decoded(bytes, "utf-8").expect("it is known"), (text.to_owned(), 0));
+        assert_eq!(
+            decoded(bytes, "utf-8").expect("it is known"),
+            (text.to_owned(), 0)
+        );
     }
 }

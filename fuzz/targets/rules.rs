@@ -31,9 +31,14 @@ fn ways() -> &'static [CleanOptions] {
         let mut ways = Vec::new();
         for source in Source::all() {
             for purpose in Purpose::ALL {
-                for (compat, turns) in [(false, Turns::First), (false, Turns::Each), (true, Turns::First)] {
+                for (compat, turns) in [
+                    (false, Turns::First),
+                    (false, Turns::Each),
+                    (true, Turns::First),
+                ] {
                     if source.check(purpose, compat).is_ok() {
-                        let mut options = CleanOptions::new(source, purpose, Vec::new(), "out".into());
+                        let mut options =
+                            CleanOptions::new(source, purpose, Vec::new(), "out".into());
                         (options.compat, options.turns) = (compat, turns);
                         ways.push(options);
                     }
@@ -61,10 +66,24 @@ fn texts(text: &str) {
     for rewrite in [markup::plain, newline::real] {
         assert!(rewrite(text).len() <= text.len());
     }
-    let words = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).collect::<String>();
-    assert_eq!(words(&spaces::tidy(text)), words(text), "spaces takes words");
-    assert_eq!(words(&punctuation::once(text)), words(text), "punctuation takes words");
-    let middle = (0..=text.len() / 2).rev().find(|at| text.is_char_boundary(*at));
+    let words = |text: &str| {
+        text.chars()
+            .filter(|c| c.is_alphanumeric())
+            .collect::<String>()
+    };
+    assert_eq!(
+        words(&spaces::tidy(text)),
+        words(text),
+        "spaces takes words"
+    );
+    assert_eq!(
+        words(&punctuation::once(text)),
+        words(text),
+        "punctuation takes words"
+    );
+    let middle = (0..=text.len() / 2)
+        .rev()
+        .find(|at| text.is_char_boundary(*at));
     let (first, second) = text.split_at(middle.unwrap_or(0));
     let alike = similarity::dice(first, second);
     assert!((0.0..=1.0).contains(&alike) && alike == similarity::dice(second, first));
@@ -79,7 +98,11 @@ fn samples(text: &str) {
         "prompt": prompt, "reply": answer, "is_best": "1", "response": answer, "chosen": answer,
         "rejected": prompt, "text": answer, "markup": true, "namespace": 0, "redirect": false,
     });
-    let mut row = chatlm_clean::fuzzing::Row { file: "fuzz".into(), row: 0, fields: row.as_object().cloned().expect("an object") };
+    let mut row = chatlm_clean::fuzzing::Row {
+        file: "fuzz".into(),
+        row: 0,
+        fields: row.as_object().cloned().expect("an object"),
+    };
     for options in ways() {
         if options.source.as_str() == "sharegpt" {
             let turns = serde_json::json!([{"from": "human", "value": prompt}, {"from": "gpt", "value": answer}]);
@@ -100,23 +123,36 @@ fn passed(options: &CleanOptions, row: &chatlm_clean::fuzzing::Row) {
             return;
         }
     };
-    let rules = options.source.rules(options.purpose, options.compat).expect("it was checked");
+    let rules = options
+        .source
+        .rules(options.purpose, options.compat)
+        .expect("it was checked");
     for (sample, fell) in samples {
         if let Some(rule) = fell {
             assert!(rules.contains(&rule));
             continue;
         }
-        let answers = if options.purpose == Purpose::Dpo { 2 } else { 1 };
+        let answers = if options.purpose == Purpose::Dpo {
+            2
+        } else {
+            1
+        };
         assert_eq!(sample.answers.len(), answers);
         for text in sample.texts() {
             let still = |rule: &str, rewrite: fn(&str) -> Cow<'_, str>| {
-                assert!(!rules.contains(&rule) || rewrite(text) == text, "{rule} of {options:?}: {text:?}");
+                assert!(
+                    !rules.contains(&rule) || rewrite(text) == text,
+                    "{rule} of {options:?}: {text:?}"
+                );
             };
             still("characters", characters::clean);
             still("spaces", spaces::tidy);
             still("punctuation", punctuation::once);
             still("punctuation-compat", punctuation::keep_first);
-            assert!(options.compat || !text.trim().is_empty(), "{options:?} keeps a blank text");
+            assert!(
+                options.compat || !text.trim().is_empty(),
+                "{options:?} keeps a blank text"
+            );
         }
     }
 }
@@ -128,9 +164,15 @@ fn lines(options: &CleanOptions, bytes: &[u8]) {
     let strict = rows(&options);
     options.keep_going = true;
     let lenient = rows(&options);
-    assert!(lenient.rows.starts_with(&strict.rows), "rows before an error are kept");
+    assert!(
+        lenient.rows.starts_with(&strict.rows),
+        "rows before an error are kept"
+    );
     if let Some(error) = &strict.error {
-        assert!([Code::InputRow, Code::InputFormat].contains(&error.code()), "{error}");
+        assert!(
+            [Code::InputRow, Code::InputFormat].contains(&error.code()),
+            "{error}"
+        );
     }
     for row in &lenient.rows {
         passed(&options, row);

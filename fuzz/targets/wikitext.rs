@@ -12,10 +12,17 @@ fuzz_target!(|bytes: &[u8]| {
     let (mode, rest) = mode(bytes);
     match mode % 16 {
         // What is linear in the length takes a few milliseconds.
-        14 => grown(&text(rest), |start, _| start.repeat(LONG / start.len().max(1))),
+        14 => grown(&text(rest), |start, _| {
+            start.repeat(LONG / start.len().max(1))
+        }),
         15 => grown(&text(rest), |start, end| {
             let times = LONG / (start.len() + end.len()).max(1);
-            format!("{}甲{}", start.repeat(times), end.repeat(times))
+            format!(
+                "{}{}{}",
+                start.repeat(times),
+                "甲".repeat(LONG / 3),
+                end.repeat(times)
+            )
         }),
         _ => page(&text(rest)),
     }
@@ -28,7 +35,10 @@ fn page(source: &str) {
     assert_eq!(plain, plain.trim(), "blanks around it");
     assert!(!plain.contains("\n\n\n"), "two empty lines");
     for line in plain.lines() {
-        assert!(line.is_empty() || line.chars().any(char::is_alphanumeric), "a line of signs: {line:?}");
+        assert!(
+            line.is_empty() || line.chars().any(char::is_alphanumeric),
+            "a line of signs: {line:?}"
+        );
     }
     let simple = simplified(&plain);
     assert!(simple.len() <= 4 * plain.len());
@@ -41,16 +51,25 @@ fn page(source: &str) {
     }
     for line in source.split_inclusive('\n').take(64) {
         let cleaned = reference_line(line);
-        assert!(!cleaned.contains([' ', '\u{3000}', ',', ';']), "a sign is left: {cleaned:?}");
+        assert!(
+            !cleaned.contains([' ', '\u{3000}', ',', ';']),
+            "a sign is left: {cleaned:?}"
+        );
         assert!(cleaned.len() <= 4 * line.len().max(1));
     }
 }
 
 /// A text made of two parts of a short one is done in time.
 fn grown(text: &str, grow: fn(&str, &str) -> String) {
-    let middle = (0..=text.len() / 2).rev().find(|at| text.is_char_boundary(*at));
+    let middle = (0..=text.len() / 2)
+        .rev()
+        .find(|at| text.is_char_boundary(*at));
     let (start, end) = text.split_at(middle.unwrap_or(0));
-    let (start, end) = if end.is_empty() { (text, "") } else { (start, end) };
+    let (start, end) = if end.is_empty() {
+        (text, "")
+    } else {
+        (start, end)
+    };
     let long = grow(start, end);
     within(400, || {
         wikitext(&long);

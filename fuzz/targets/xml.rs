@@ -41,15 +41,27 @@ fn xml(bytes: &[u8]) {
 
 /// A page can be no longer than what it was read from: a sign that is none becomes one of three bytes.
 fn bounded(pages: &Pages, bytes: usize) {
-    let read: usize = pages.pages.iter().map(|page| page.title.len() + page.text.len()).sum();
+    let read: usize = pages
+        .pages
+        .iter()
+        .map(|page| page.title.len() + page.text.len())
+        .sum();
     assert!(read <= 3 * bytes, "{read} bytes out of {bytes}");
 }
 
 fn text(bytes: &[u8], docs: bool) {
-    let read = |most| extracted(Box::new(BufReader::with_capacity(16, Pieces::new(bytes, most))), docs);
+    let read = |most| {
+        extracted(
+            Box::new(BufReader::with_capacity(16, Pieces::new(bytes, most))),
+            docs,
+        )
+    };
     let pages = read(16);
     assert_eq!(pages, read(1));
-    assert_eq!(pages, extracted(Box::new(Cursor::new(bytes.to_vec())), docs));
+    assert_eq!(
+        pages,
+        extracted(Box::new(Cursor::new(bytes.to_vec())), docs)
+    );
     // A title stands twice where it is that of the text as well.
     bounded(&pages, 2 * bytes.len());
 }
@@ -89,8 +101,14 @@ fn whole(bytes: &[u8]) {
     let strict = rows(&options);
     options.keep_going = true;
     let lenient = rows(&options);
-    assert!(lenient.rows.starts_with(&strict.rows), "rows before an error are kept");
-    assert_eq!(strict.error.is_some(), lenient.broken > 0 || lenient.error.is_some());
+    assert!(
+        lenient.rows.starts_with(&strict.rows),
+        "rows before an error are kept"
+    );
+    assert_eq!(
+        strict.error.is_some(),
+        lenient.broken > 0 || lenient.error.is_some()
+    );
     for row in &lenient.rows {
         let _ = walk(&options, row);
     }
