@@ -1,6 +1,7 @@
 // Fuzzing of what reads other people's files, by libFuzzer on the stable compiler:
 //   npm run fuzz -- TARGET [--seconds N]     builds and runs a target of fuzz/targets (default: 60 seconds)
 //   npm run fuzz -- TARGET --repeat FILE     runs one input again, a crash's say
+//   npm run fuzz -- lint                     format and lints of the targets, which are outside the workspace
 // The corpus stays in the user's cache, so that the next run goes on from it. Seeds are made at each run from the real
 // samples in ../shared (or CHATLM_SHARED) where they are, and from fuzz/seeds. No dependency.
 import { spawn, spawnSync } from "node:child_process"
@@ -19,7 +20,7 @@ const fail = (message, help) => {
   process.exit(2)
 }
 
-const usage = `npm run fuzz -- ${TARGETS.join("|")} [--seconds N | --repeat FILE]`
+const usage = `npm run fuzz -- ${TARGETS.join("|")} [--seconds N | --repeat FILE], or npm run fuzz -- lint`
 const given = () => {
   try {
     return parseArgs({
@@ -32,22 +33,33 @@ const given = () => {
 }
 const { positionals, values } = given()
 const [target] = positionals
-if (positionals.length !== 1 || !TARGETS.includes(target)) fail(`there is no target ${positionals.join(" ") || "named"}`, usage)
+if (positionals.length !== 1 || ![...TARGETS, "lint"].includes(target)) fail(`there is no target ${positionals.join(" ") || "named"}`, usage)
 const seconds = Number(values.seconds)
 if (!Number.isInteger(seconds) || seconds < 1) fail(`--seconds ${values.seconds} is no number of seconds`, usage)
 
 // A target folder of its own: other profile, other features.
-const built = spawnSync(
-  "cargo",
-  ["build", "--release", "--manifest-path", "fuzz/Cargo.toml", "--bin", target, "--message-format", "json-render-diagnostics"],
-  {
+const build = (args, environment = {}) =>
+  spawnSync("cargo", ["build", "--release", "--manifest-path", "fuzz/Cargo.toml", ...args], {
     cwd: root,
     encoding: "utf8",
     maxBuffer: 1 << 28,
     stdio: ["ignore", "pipe", "inherit"],
-    env: { ...process.env, CARGO_TARGET_DIR: join(cache, "chatlm", "target-fuzz"), RUSTC_WRAPPER: join(root, "fuzz", "rustc.sh") }
-  }
-)
+    env: {
+      ...process.env,
+      CARGO_TARGET_DIR: join(cache, "chatlm", "target-fuzz"),
+      RUSTC_WRAPPER: join(root, "fuzz", "rustc.sh"),
+      ...environment
+    }
+  })
+
+if (target === "lint") {
+  const format = spawnSync("cargo", ["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"], { cwd: root, stdio: "inherit" })
+  // As cargo clippy does, but over what is built already: cargo check would begin with polars again.
+  const { status } = build([], { RUSTC_WORKSPACE_WRAPPER: "clippy-driver" })
+  process.exit(format.status || status || 0)
+}
+
+const built = build(["--bin", target, "--message-format", "json-render-diagnostics"])
 if (built.status !== 0) process.exit(built.status ?? 1)
 const binary = built.stdout
   .split("\n")

@@ -49,9 +49,11 @@ fn ways() -> &'static [CleanOptions] {
     })
 }
 
+type Rewrite = fn(&str) -> Cow<'_, str>;
+
 /// What rewrites, on one text: what is promised to change nothing the second time does not.
 fn texts(text: &str) {
-    let tidying: [(&str, fn(&str) -> Cow<'_, str>); 4] = [
+    let tidying: [(&str, Rewrite); 4] = [
         ("characters", characters::clean),
         ("spaces", spaces::tidy),
         ("punctuation", punctuation::once),
@@ -139,7 +141,7 @@ fn passed(options: &CleanOptions, row: &chatlm_clean::fuzzing::Row) {
         };
         assert_eq!(sample.answers.len(), answers);
         for text in sample.texts() {
-            let still = |rule: &str, rewrite: fn(&str) -> Cow<'_, str>| {
+            let still = |rule: &str, rewrite: Rewrite| {
                 assert!(
                     !rules.contains(&rule) || rewrite(text) == text,
                     "{rule} of {options:?}: {text:?}"
