@@ -25,6 +25,7 @@ mod generate;
 mod job;
 mod lock;
 mod rows;
+mod serving;
 mod tokenizer;
 mod tokenizer_report;
 mod train;

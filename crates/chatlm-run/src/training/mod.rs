@@ -1,0 +1,357 @@
+//! A training run over a run folder: steps, evaluations, samples, checkpoints, and going on from
+//! the newest whole checkpoint as if nothing had happened.
+//!
+//! Everything that falls due after step `s` (evaluation, then checkpoint) is done before step
+//! `s + 1`, and remembered in the checkpoint, so that a run killed anywhere repeats exactly what
+//! was lost.
+
+mod evaluation;
+mod not_finite;
+mod saving;
+mod state;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use chatlm_checkpoint::Checkpoints;
+use chatlm_dataset::{Batch, Cursor, Loader, SetSpec};
+use chatlm_job::{AtomicFile, Code, Error, Job, Result};
+use chatlm_tokenizer::Tokenizer;
+use chatlm_train::{StepReport, TrainConfig, Trainer};
+use serde_json::Value;
+
+use crate::batches::{preference_batch, sequence_batch};
+use crate::device::open_device;
+use crate::event::{Event, FinishReason, Rewards, StepEvent};
+use crate::journal::{Journal, step_line};
+use crate::machine::set_threads;
+use crate::reference::ReferenceScores;
+use crate::setup::{Prepared, RunKind, identity, open_rows, prepare, read_config, train_sets};
+use crate::worker::compute;
+use not_finite::not_finite;
+use saving::make_room;
+use state::State;
+
+/// How to open a run.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Start over instead of going on.
+    pub fresh: bool,
+    /// With `fresh`: throw away what is there.
+    pub force: bool,
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is. A run may go on on another one.
+    pub device: Option<String>,
+}
+
+/// An open run.
+pub struct TrainingRun {
+    kind: RunKind,
+    config: TrainConfig,
+    out: PathBuf,
+    job: Job,
+    tokenizer: Tokenizer,
+    trainer: Trainer,
+    rows: Loader,
+    valid: Option<Loader>,
+    reference: Option<ReferenceScores>,
+    valid_reference: Option<ReferenceScores>,
+    checkpoints: Checkpoints,
+    identity: Value,
+    metrics: Journal,
+    samples: Journal,
+    state: State,
+    saved: Option<u64>,
+    total: u64,
+    pending: Vec<Event>,
+}
+
+impl TrainingRun {
+    pub fn open(kind: RunKind, config: Value, options: RunOptions, job: Job) -> Result<Self> {
+        let resolved = config.clone();
+        let device = open_device(options.device.as_deref())?;
+        let config = read_config(config, &device)?;
+        if let Some(threads) = config.threads {
+            set_threads(threads)?;
+        }
+        let out = PathBuf::from(&config.out);
+        make_room(&out, &options)?;
+        let prepared = prepare(kind, &config, &device)?;
+        let rows = open_rows(
+            kind,
+            &config,
+            train_sets(&config),
+            true,
+            &prepared.tokenizer,
+            &job,
+        )?;
+        let valid = match &config.valid {
+            Some(path) => {
+                let set = SetSpec {
+                    paths: vec![path.clone()],
+                    weight: 1.0,
+                };
+                Some(open_rows(
+                    kind,
+                    &config,
+                    vec![set],
+                    false,
+                    &prepared.tokenizer,
+                    &job,
+                )?)
+            }
+            None => None,
+        };
+        let steps_per_epoch = rows
+            .batches_per_epoch()
+            .div_ceil(config.gradient_accumulation.max(1) as u64);
+        let total = config.max_steps.unwrap_or(config.epochs * steps_per_epoch);
+        let identity = identity(kind, &config, &prepared, rows.rows())?;
+        let Prepared {
+            tokenizer,
+            config: model,
+            parameters,
+            lora,
+            model_hash,
+        } = prepared;
+        let trainer = Trainer::new(&config, model, parameters, lora, total)?;
+
+        fs::create_dir_all(&out).map_err(|e| Error::io(&e, "create", &out))?;
+        let (mut reference, mut valid_reference) = (None, None);
+        if kind == RunKind::Dpo && trainer.needs_reference() {
+            // Before anything is restored: the weights are still those of the reference.
+            let model = trainer.model()?;
+            let scores = |paths: Vec<SetSpec>| -> Result<ReferenceScores> {
+                ReferenceScores::open(&out, &config, &model, &model_hash, paths, &tokenizer, &job)
+            };
+            reference = Some(scores(train_sets(&config))?);
+            if let Some(path) = &config.valid {
+                let set = SetSpec {
+                    paths: vec![path.clone()],
+                    weight: 1.0,
+                };
+                valid_reference = Some(scores(vec![set])?);
+            }
+        }
+
+        let checkpoints = Checkpoints::open(&out.join("checkpoints"))?;
+        let mut run = Self {
+            kind,
+            metrics: Journal::open(&out.join("metrics.jsonl"), u64::MAX)?,
+            samples: Journal::open(&out.join("samples.jsonl"), u64::MAX)?,
+            config,
+            out,
+            job,
+            tokenizer,
+            trainer,
+            rows,
+            valid,
+            reference,
+            valid_reference,
+            checkpoints,
+            identity,
+            state: State::new(),
+            saved: None,
+            total,
+            pending: Vec::new(),
+        };
+        run.resume()?;
+        let text = serde_json::to_vec_pretty(&resolved).map_err(Error::internal)?;
+        AtomicFile::write_all(&run.out.join("config.json"), true, &text)?;
+        Ok(run)
+    }
+
+    pub fn step(&self) -> u64 {
+        self.state.step
+    }
+
+    pub fn total_steps(&self) -> u64 {
+        self.total
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.state.finished
+    }
+
+    /// Up to `steps` optimizer steps, with what falls due on the way. Comes back early when
+    /// cancelled; [`Self::interrupt`] then saves.
+    pub fn advance(&mut self, steps: u64) -> Result<Vec<Event>> {
+        let mut events = std::mem::take(&mut self.pending);
+        let mut done = 0;
+        loop {
+            match self.settle(&mut events) {
+                Err(error) if error.code() == Code::Cancelled => break,
+                result => result?,
+            }
+            if self.state.finished {
+                let reason = if self.state.step < self.total {
+                    FinishReason::EarlyStop
+                } else {
+                    FinishReason::Steps
+                };
+                events.push(Event::Finished {
+                    step: self.state.step,
+                    reason,
+                });
+                break;
+            }
+            if done == steps || self.job.cancel.is_cancelled() {
+                break;
+            }
+            match self.one_step(&mut events) {
+                Err(error) if error.code() == Code::Cancelled => break,
+                Err(error) => {
+                    // Where the state before the failed step is whole, it is kept for the next start.
+                    if error.code() == Code::NotFinite {
+                        self.save_if_new(&mut events)?;
+                    }
+                    return Err(error);
+                }
+                Ok(()) => done += 1,
+            }
+        }
+        Ok(events)
+    }
+
+    /// Whatever is due at the current step and not done yet.
+    fn settle(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        let step = self.state.step;
+        let last = step >= self.total;
+        let due = if self.config.eval_every > 0 {
+            step.is_multiple_of(self.config.eval_every)
+        } else {
+            step == 0 || self.state.epoch_ended
+        };
+        if self.valid.is_some() && (due || last) && self.state.evaluated != Some(step) {
+            self.evaluate(events)?;
+        }
+        let stop = self
+            .config
+            .early_stop
+            .is_some_and(|patience| self.state.worse >= patience);
+        let finished = last || stop;
+        let save = self.config.save_every > 0 && step.is_multiple_of(self.config.save_every);
+        if finished && !self.state.finished {
+            self.state.finished = true;
+            self.export("last")?;
+            self.save(events)?;
+        } else if save && step > 0 && self.saved != Some(step) {
+            self.save(events)?;
+        }
+        Ok(())
+    }
+
+    fn one_step(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        let started = Instant::now();
+        let batches = self.next_batches()?;
+        let report = match self.train(&batches) {
+            Err(error) if error.code() == Code::NotFinite => {
+                let file = self.keep_batch(&batches)?;
+                return Err(error.with("batch", file.display().to_string()));
+            }
+            report => report?,
+        };
+        // A gradient beyond f16 is no fault of the rows.
+        let overflowed = report.skipped && report.loss_scale.is_some() && report.loss.is_finite();
+        if report.skipped && !overflowed {
+            self.keep_batch(&batches)?;
+        }
+        let state = &mut self.state;
+        let Some(last) = batches.last() else {
+            return Ok(());
+        };
+        state.step += 1;
+        state.epoch_ended = last.next.epoch > last.epoch;
+        state.cursor = last.next;
+        if overflowed {
+            state.window.overflows += 1;
+            let scale = report.loss_scale.unwrap_or_default();
+            let reason = format!("a gradient was too large for f16 at a loss scale of {scale}");
+            events.push(Event::Skipped {
+                step: state.step,
+                reason,
+            });
+        } else if report.skipped {
+            let file = not_finite(&self.out, state.step);
+            let reason = format!(
+                "the loss or a gradient was not finite; its rows are in {}",
+                file.display()
+            );
+            events.push(Event::Skipped {
+                step: state.step,
+                reason,
+            });
+        } else {
+            state.window.add(&report, started.elapsed().as_secs_f64());
+        }
+        let due = state.step.is_multiple_of(self.config.log_every.max(1));
+        if (due || state.step == self.total) && state.window.steps > 0 {
+            let event = self.close_window(&report);
+            self.metrics.append(&step_line(&event))?;
+            events.push(Event::Step(event));
+        }
+        Ok(())
+    }
+
+    /// The micro-batches of one optimizer step; fewer at an epoch's end.
+    fn next_batches(&mut self) -> Result<Vec<Batch>> {
+        let mut batches: Vec<Batch> = Vec::new();
+        while batches.len() < self.config.gradient_accumulation.max(1) {
+            let batch = self.rows.next_batch()?;
+            let ends = batch.next.epoch > batch.epoch;
+            batches.push(batch);
+            if ends {
+                break;
+            }
+        }
+        Ok(batches)
+    }
+
+    fn train(&mut self, batches: &[Batch]) -> Result<StepReport> {
+        let (pad, device) = (self.tokenizer.pad_id(), self.trainer.device().clone());
+        if self.kind == RunKind::Dpo {
+            let reference = self.reference.as_ref();
+            let micro = batches
+                .iter()
+                .map(|batch| preference_batch(batch, batch.keys.len(), pad, reference, &device))
+                .collect::<Result<Vec<_>>>()?;
+            compute(|| self.trainer.preference_step(&micro))
+        } else {
+            let micro = batches
+                .iter()
+                .map(|batch| sequence_batch(batch, batch.keys.len(), pad, &device))
+                .collect::<Result<Vec<_>>>()?;
+            compute(|| self.trainer.step(&micro))
+        }
+    }
+
+    fn close_window(&mut self, report: &StepReport) -> StepEvent {
+        let window = std::mem::take(&mut self.state.window);
+        let steps = window.steps as f64;
+        StepEvent {
+            step: self.state.step,
+            epoch: self.epoch(),
+            loss: window.loss / steps,
+            learning_rate: report.learning_rate,
+            grad_norm: window.grad_norm / steps,
+            tokens_per_second: window.tokens as f64 / window.seconds.max(1e-9),
+            loss_scale: report.loss_scale,
+            skipped_steps: report.loss_scale.map(|_| window.overflows),
+            rewards: window.rewards.map(|sum| {
+                let [chosen, rejected, margins, accuracies] = sum.map(|value| value / steps);
+                Rewards {
+                    chosen,
+                    rejected,
+                    margins,
+                    accuracies,
+                }
+            }),
+        }
+    }
+
+    /// Epochs done, as a fraction.
+    fn epoch(&self) -> f64 {
+        let Cursor { epoch, row } = self.state.cursor;
+        epoch as f64 + row as f64 / self.rows.rows().max(1) as f64
+    }
+}
