@@ -6,7 +6,7 @@ use chatlm_fuzz::{mode, text, within};
 use libfuzzer_sys::fuzz_target;
 
 /// Bytes of a long text made of a short one.
-const LONG: usize = 1 << 18;
+const LONG: usize = 1 << 16;
 
 fuzz_target!(|bytes: &[u8]| {
     let (mode, rest) = mode(bytes);
@@ -71,7 +71,7 @@ fn grown(text: &str, grow: fn(&str, &str) -> String) {
         (start, end)
     };
     let long = grow(start, end);
-    within(400, || {
+    within(150, || {
         wikitext(&long);
     });
 }
