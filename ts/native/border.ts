@@ -174,6 +174,11 @@ export interface TrainEvent {
   learningRate?: number
   gradNorm?: number
   tokensPerSecond?: number
+  rssBytes?: number
+  paddingShare?: number
+  tokens?: number
+  seconds?: number
+  time?: number
   lossScale?: number
   skippedSteps?: number
   rewards?: Rewards

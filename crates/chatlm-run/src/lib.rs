@@ -23,6 +23,7 @@ mod settings;
 mod setup;
 mod stop;
 mod tell;
+mod tensorboard;
 mod training;
 mod validation;
 mod verify;
@@ -37,7 +38,7 @@ pub use evaluate::{
     BleuOptions, BleuReport, PerplexityOptions, PerplexityReport, evaluate_bleu,
     evaluate_perplexity,
 };
-pub use event::{Evaluated, Event, FinishReason as RunEnd, Rewards, StepEvent};
+pub use event::{Evaluated, Event, FinishReason as RunEnd, Rewards, Stamp, StepEvent};
 pub use export::{ExportOptions, ExportReport, export};
 pub use generator::{Answer, Generator, GeneratorOptions};
 pub use given::GivenSettings;

@@ -39,6 +39,16 @@ pub fn peak_rss_bytes() -> u64 {
     proc_kib("/proc/self/status", "VmHWM:") * 1024
 }
 
+/// The memory this process holds now, Node included; 0 where it is not told.
+pub(crate) fn rss_bytes() -> u64 {
+    proc_kib("/proc/self/status", "VmRSS:") * 1024
+}
+
+/// Memory that the machine can give out without swapping; 0 where it is not told.
+pub(crate) fn available_bytes() -> u64 {
+    proc_kib("/proc/meminfo", "MemAvailable:") * 1024
+}
+
 fn proc_kib(file: &str, field: &str) -> u64 {
     fs::read_to_string(file)
         .unwrap_or_default()
