@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, reject, setThreads, split, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
+const { CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, planProbe, reject, setThreads, split, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
 export { CancelToken }
 export { FileLock }
 export { Generator }
@@ -798,6 +798,7 @@ export { exportModel }
 export { inspect }
 export { merge }
 export { mergeLora }
+export { planProbe }
 export { reject }
 export { setThreads }
 export { split }
