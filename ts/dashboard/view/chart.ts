@@ -3,7 +3,7 @@ import { html } from "../../report/html.ts"
 import type { Html } from "../../report/html.ts"
 import { thin } from "./data.ts"
 import type { Axis, Point } from "./data.ts"
-import { duration, moment, short } from "./format.ts"
+import { bytes, duration, moment, short } from "./format.ts"
 
 export interface Series {
   readonly name: string
@@ -36,6 +36,8 @@ export interface Frame {
   readonly to: number
 }
 
+/** More last values than these are left to the table. */
+const mostEnds = 3
 const top = 10
 const left = 56
 const rightMargin = 14
@@ -58,6 +60,12 @@ export const ticks = (from: number, to: number, count: number): ReadonlyArray<nu
   const found: Array<number> = []
   for (let n = first; n * step <= to + step * 1e-9; n += 1) found.push(Number((n * step).toPrecision(12)))
   return found
+}
+
+/** The same for bytes: round in their own unit. */
+export const byteTicks = (from: number, to: number, count: number): ReadonlyArray<number> => {
+  const unit = 1024 ** Math.max(0, Math.floor(Math.log(Math.max(1, Math.abs(to))) / Math.log(1024)))
+  return ticks(from / unit, to / unit, count).map((value) => value * unit)
 }
 
 /** Powers of ten inside of a range, with their halves and fifths where they are few. */
@@ -106,16 +114,17 @@ export const chart = (options: ChartOptions): Html => {
   const wide = options.wide === true
   const height = heightOf(wide)
   const floor = height - 26
+  const ends = options.series.filter(({ look }) => look !== "faint")
   const head = html`<figcaption>
     <b>${options.title}</b>${options.note !== undefined && html`<span class="note">${options.note}</span>`}
     <span class="last"
-      >${options.series
-        .filter(({ look }) => look !== "faint")
-        .slice(0, 4)
-        .map(({ colour, points }) => {
+      >${
+        ends.length <= mostEnds &&
+        ends.map(({ colour, points }) => {
           const last = points.at(-1)
           return last !== undefined && html`<span class="c${colour}">${options.format(last[1])}</span>`
-        })}</span
+        })
+      }</span
     >
   </figcaption>`
   const kind = wide ? "chart wide" : "chart"
@@ -142,15 +151,17 @@ export const chart = (options: ChartOptions): Html => {
         : undefined
     return html`<g class="c${colour} ${look}"><polyline points="${shown.map(at).join(" ")}" />${dots}</g>`
   })
-  const rows = options.log ? logTicks(low, high) : ticks(low, high, wide ? 6 : 4)
+  const rows = options.log
+    ? logTicks(low, high)
+    : (options.format === bytes ? byteTicks : ticks)(low, high, wide ? 6 : 4)
   const columns = ticks(frame.from, frame.to, wide ? 9 : 4)
   return html`<figure class="${kind}" id="${options.id}">
     ${head}<svg viewBox="0 0 ${frame.width} ${height}" role="img" aria-label="${options.title}">
       <clipPath id="${options.id}-clip">
         <rect
-          x="${frame.left}"
+          x="${frame.left - 4}"
           y="${top - 4}"
-          width="${frame.right - frame.left}"
+          width="${frame.right - frame.left + 8}"
           height="${floor - top + 8}"
         />
       </clipPath>

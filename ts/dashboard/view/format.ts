@@ -15,7 +15,7 @@ export const short = (value: number): string => shorten(value, ["", "k", "M", "G
 
 /** `512 MiB`. */
 export const bytes = (value: number): string =>
-  shorten(value, [" B", " KiB", " MiB", " GiB", " TiB"], 1024, 3)
+  shorten(value, [" B", " KiB", " MiB", " GiB", " TiB"], 1024, 4)
 
 /** Four figures that count; very small ones by their power. */
 export const figure = (value: number): string => {
