@@ -598,7 +598,7 @@ export interface PerplexityReport {
 /**
  * Makes one probe of a training run: real steps for its speed, steps of the longest rows for its memory,
  * nothing written. Meant for a process of its own, whose memory is what is measured. `options` are `steps`
- * (real steps that count, after one that does not), `batches` (row counts, rising) and `device`.
+ * (real steps that count at least, after one that does not), `batches` (row counts, rising) and `device`.
  */
 export declare function planProbe(kind: 'pretrain' | 'sft' | 'dpo', config: object, options: { steps?: number; batches?: number[]; device?: string }, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<object>
 

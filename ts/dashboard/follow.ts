@@ -105,7 +105,10 @@ export const readRun = (folder: string, name = folder): Effect.Effect<RunData, C
     for (;;) {
       const more = await follower.look()
       // Cut back while it was read: what comes now is all there is.
-      if (more.begin) (lines.splice(0), samples.splice(0))
+      if (more.begin) {
+        lines.splice(0)
+        samples.splice(0)
+      }
       if (more.metrics.length === 0 && more.samples.length === 0) break
       lines.push(...more.metrics)
       samples.push(...more.samples)

@@ -10,7 +10,7 @@ use crate::job::{CancelHandle, OnProgress, job};
 
 /// Makes one probe of a training run: real steps for its speed, steps of the longest rows for its memory,
 /// nothing written. Meant for a process of its own, whose memory is what is measured. `options` are `steps`
-/// (real steps that count, after one that does not), `batches` (row counts, rising) and `device`.
+/// (real steps that count at least, after one that does not), `batches` (row counts, rising) and `device`.
 #[napi(
     ts_args_type = "kind: 'pretrain' | 'sft' | 'dpo', config: object, options: { steps?: number; batches?: number[]; device?: string }, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null",
     ts_return_type = "Promise<object>"

@@ -26,6 +26,8 @@ use crate::worker::compute;
 
 /// Rows whose lengths are looked at.
 const SAMPLE: usize = 8192;
+/// Real steps go on for so long, so that many short ones are as good a measure as a few long ones.
+const ENOUGH: Duration = Duration::from_secs(4);
 /// After so long no further real step is begun, once two are counted.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -33,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProbeOptions {
-    /// Real steps that count, after one that does not; 0: none.
+    /// Real steps that count at least, after one that does not; 0: none.
     pub steps: u64,
     /// A step of so many of the longest rows each, in rising order.
     pub batches: Vec<usize>,
@@ -241,10 +243,15 @@ impl Probe {
     fn real_steps(&mut self, count: u64, job: &Job) -> Result<Vec<ProbedStep>> {
         let mut steps = Vec::new();
         let began = Instant::now();
-        for step in 0..=count {
+        loop {
             job.cancel.check()?;
-            job.progress
-                .report("measure", step, Some(count + 1), "steps");
+            let step = steps.len() as u64;
+            let spent = began.elapsed();
+            let enough = if spent < PATIENCE { count } else { 2 };
+            if step > enough && spent > ENOUGH {
+                break;
+            }
+            job.progress.report("measure", step, None, "steps");
             let started = Instant::now();
             let mut batches = Vec::new();
             while batches.len() < self.config.gradient_accumulation.max(1) {
@@ -256,17 +263,14 @@ impl Probe {
                 }
             }
             let report = self.train(&batches)?;
-            if step > 0 {
-                steps.push(ProbedStep {
-                    seconds: started.elapsed().as_secs_f64(),
-                    forward_seconds: report.forward_seconds,
-                    tokens: report.tokens,
-                });
-            }
-            if steps.len() >= 2 && began.elapsed() > PATIENCE {
-                break;
-            }
+            steps.push(ProbedStep {
+                seconds: started.elapsed().as_secs_f64(),
+                forward_seconds: report.forward_seconds,
+                tokens: report.tokens,
+            });
         }
+        // Memory is touched for the first time in it.
+        steps.remove(0);
         Ok(steps)
     }
 
