@@ -110,7 +110,9 @@ describe("what follows from probes", () => {
   })
 
   it("where not even four rows fit it says what to do", async () => {
-    expect(await Effect.runPromise(Effect.flip(planOn(machine(100))))).toMatchObject({ code: "CONFIG_INVALID" })
+    expect(await Effect.runPromise(Effect.flip(planOn(machine(100))))).toMatchObject({
+      code: "CONFIG_INVALID"
+    })
   })
 })
 
@@ -121,11 +123,30 @@ describe("chatlm plan", () => {
   it("says of a real run what it then takes, and leaves its folder alone", { timeout: 300_000 }, async () => {
     const all = rows(800)
     const pick = (n: number) => Array.from({ length: 8 }, (_, k) => all[(n * 37 + k * 101) % 800])
-    const text = (n: number, key: "prompt" | "response") => pick(n).map((row) => row?.[key] ?? "").join("")
-    const long = Array.from({ length: 480 }, (_, n) => ({ prompt: text(n, "prompt"), response: text(n, "response") }))
+    const text = (n: number, key: "prompt" | "response") =>
+      pick(n)
+        .map((row) => row?.[key] ?? "")
+        .join("")
+    const long = Array.from({ length: 480 }, (_, n) => ({
+      prompt: text(n, "prompt"),
+      response: text(n, "response")
+    }))
     writeJsonl(here.at("train.jsonl"), long)
     const tokenizer = here.at("tok")
-    await ok("tokenizer", "train", "--in", here.at("train.jsonl"), "--out", tokenizer, "--model", "char-bpe", "--vocab-size", "80", "--min-frequency", "1")
+    await ok(
+      "tokenizer",
+      "train",
+      "--in",
+      here.at("train.jsonl"),
+      "--out",
+      tokenizer,
+      "--model",
+      "char-bpe",
+      "--vocab-size",
+      "80",
+      "--min-frequency",
+      "1"
+    )
     const config = here.at("config.json")
     const settings = {
       model: { ...tinyModel, d_model: 128, d_ff: 512, num_layers: 4, num_decoder_layers: 4 },
