@@ -18,6 +18,20 @@ declare global {
   }
 }
 
+/**
+ * A request on its way; an async iterable of pieces.
+ *
+ * This type implements JavaScript's async iterable protocol.
+ * It can be used with `for await...of` loops.
+ *
+ * @see https://developer.mozilla.org/en-US/docs/Web/JavaScript/Reference/Iteration_protocols#the_async_iterator_and_async_iterable_protocols
+ */
+export declare class AnswerStream {
+  /** Gives the request up within a step. */
+  close(): void
+  [globalThis.Symbol.asyncIterator](): globalThis.__NapiRsAsyncGenerator<AnswerStream, AnswerPiece, void, undefined>
+}
+
 /** Asks running calls to save and stop; one token may be given to several calls. */
 export declare class CancelToken {
   constructor()
@@ -86,6 +100,21 @@ export declare class RowWriter {
   close(): Promise<void>
 }
 
+/** A loaded model that answers many requests at once (continuous batching). */
+export declare class Serving {
+  /** Loads a model; rejects with `MODEL_INVALID`, `TOKENIZER_INVALID` or `NOT_FINITE`. */
+  static load(options: GeneratorOptions, limits: ServingLimits, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<Serving>
+  get info(): GeneratorInfo
+  /**
+   * Asks; the pieces come as an async iterable whose last one has `end`. Leaving the loop or `close()`
+   * gives the request up within a step. Throws `QUEUE_FULL` or `USAGE` at once.
+   */
+  ask(prompt: string, settings: GenerationSettings, options: AskOptions): AnswerStream
+  stats(): ServingStats
+  /** Gives up what is running and frees the model. */
+  close(): void
+}
+
 /** A tokenizer folder, loaded. */
 export declare class Tokenizer {
   /** Loads a folder with `tokenizer.json`. */
@@ -142,6 +171,25 @@ export interface Answer {
   score?: number
   /** `stop` or `length`. */
   finishReason: string
+}
+
+/** News of a request: text, and at last the whole. */
+export interface AnswerPiece {
+  /** Which of several answers goes on. */
+  answer: number
+  /** Text that is certain now. */
+  text: string
+  /** Tokens of that answer so far. */
+  tokens: number
+  /** Set in the last piece, which has no text of its own. */
+  end?: RequestEnd
+}
+
+export interface AskOptions {
+  /** Whose request it is: clients take turns. */
+  client?: string
+  /** How long all of it may take, waiting included, in milliseconds; then the answer ends where it is. */
+  timeout?: number
 }
 
 /** Encodes texts in batches on all threads, as the loader does. */
@@ -645,6 +693,21 @@ export interface RejectReport {
   seconds: number
 }
 
+export interface RequestEnd {
+  /** Best first where they have scores. Given up before it began: none. */
+  answers: Array<Answer>
+  /** The end of each answer's text that no piece has told. */
+  rest: Array<string>
+  promptTokens: number
+  /** The prompt was longer than the model's room and was cut. */
+  cut: boolean
+  /** Seconds from coming to the first step. */
+  waited: number
+  /** Seconds from coming to the first token. */
+  firstToken?: number
+  seconds: number
+}
+
 export interface RowsOptions {
   /** Files, folders or globs; `-` is standard input. */
   inputs: Array<string>
@@ -663,6 +726,35 @@ export interface RowWriterOptions {
   columns?: Array<TableColumn>
   /** Replaces an existing output. */
   force: boolean
+}
+
+/** How much is taken on at once. */
+export interface ServingLimits {
+  /** Answers (or beams of one) that a step of the model computes together. Default 32. */
+  rows?: number
+  /** Requests that wait; one more is refused with `QUEUE_FULL`. Default 256. */
+  waiting?: number
+  /** Bytes of keys and values that running requests may come to need. Default 1 GiB. */
+  cacheBytes?: number
+}
+
+/** The numbers of a service; those of tokens, answers and steps are sums since its start. */
+export interface ServingStats {
+  waiting: number
+  running: number
+  /** Rows of the last step. */
+  rows: number
+  /** Bytes that running requests may come to need for keys and values. */
+  cacheBytes: number
+  answered: number
+  cancelled: number
+  failed: number
+  refused: number
+  promptTokens: number
+  tokens: number
+  steps: number
+  /** Rows of all steps together. */
+  rowsStepped: number
 }
 
 /** Sets the number of threads; only before the first call that uses any. 0 is all. */

@@ -774,12 +774,15 @@ if (
 }
 
 const { CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, planProbe, reject, setThreads, split, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
+const { AnswerStream, CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Serving, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, reject, setThreads, split, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
+export { AnswerStream }
 export { CancelToken }
 export { FileLock }
 export { Generator }
 export { PromptReader }
 export { RowReader }
 export { RowWriter }
+export { Serving }
 export { Tokenizer }
 export { TokenStream }
 export { TrainingRun }

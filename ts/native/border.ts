@@ -4,6 +4,8 @@
  */
 import type {
   Answer,
+  AnswerPiece,
+  AskOptions,
   BenchEncodeOptions,
   BenchEncodeReport,
   BenchGenerateOptions,
@@ -35,6 +37,8 @@ import type {
   RejectReport,
   RowsOptions,
   RowWriterOptions,
+  ServingLimits,
+  ServingStats,
   SplitOptions,
   SplitReport,
   TableOptions,
@@ -51,6 +55,8 @@ import { isChatlmError, makeError } from "./errors.ts"
 
 export type {
   Answer,
+  AnswerPiece,
+  AskOptions,
   BenchEncodeOptions,
   BenchEncodeReport,
   BenchGenerateOptions,
@@ -80,8 +86,11 @@ export type {
   PromptOptions,
   RejectOptions,
   RejectReport,
+  RequestEnd,
   RowsOptions,
   RowWriterOptions,
+  ServingLimits,
+  ServingStats,
   SplitOptions,
   SplitReport,
   TableColumn,
@@ -245,6 +254,16 @@ export interface Generator {
   close(): void
 }
 
+export interface AnswerStream extends AsyncIterable<AnswerPiece> {
+  close(): void
+}
+export interface Serving {
+  readonly info: GeneratorInfo
+  ask(prompt: string, settings: GenerationSettings, options: AskOptions): AnswerStream
+  stats(): ServingStats
+  close(): void
+}
+
 /** A long call of the border: options, then progress, then the token that stops it. */
 export type LongCall<Options, Report> = (
   options: Options,
@@ -292,6 +311,14 @@ export interface Border {
     cancel?: CancelToken | null
   ): Promise<ProbeReport>
   Generator: { load: LongCall<GeneratorOptions, Generator> }
+  Serving: {
+    load(
+      options: GeneratorOptions,
+      limits: ServingLimits,
+      onProgress?: OnProgress,
+      cancel?: CancelToken | null
+    ): Promise<Serving>
+  }
   reject: LongCall<RejectOptions, RejectReport>
   mergeLora: LongCall<MergeLoraOptions, MergeLoraReport>
   exportModel: LongCall<ExportModelOptions, ExportModelReport>

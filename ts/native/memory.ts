@@ -89,6 +89,73 @@ class MemoryGenerator implements B.Generator {
   close(): void {}
 }
 
+/** Answers every prompt by repeating it, a character a piece. */
+class MemoryServing implements B.Serving {
+  readonly info: B.GeneratorInfo
+  private readonly generator: MemoryGenerator
+  private readonly limits: B.ServingLimits
+  private readonly numbers = { running: 0, answered: 0, cancelled: 0, refused: 0, tokens: 0 }
+  constructor(options: B.GeneratorOptions, limits: B.ServingLimits) {
+    this.generator = new MemoryGenerator(options)
+    this.info = this.generator.info
+    this.limits = limits
+  }
+  ask(prompt: string, settings: B.GenerationSettings): B.AnswerStream {
+    const { generator, numbers } = this
+    if (numbers.running >= (this.limits.waiting ?? 256)) {
+      numbers.refused += 1
+      throw envelope("QUEUE_FULL", "too many requests are waiting", "ask again a little later")
+    }
+    numbers.running += 1
+    let open = true
+    return {
+      close: () => {
+        open = false
+      },
+      async *[Symbol.asyncIterator]() {
+        const answers = await generator.generate([prompt], settings, 1)
+        let said = 0
+        for await (const { text, tokens, done } of generator.stream(prompt)) {
+          if (!open || done) break
+          said = tokens
+          yield { answer: 0, text, tokens }
+        }
+        numbers.running -= 1
+        numbers.tokens += said
+        numbers[open ? "answered" : "cancelled"] += 1
+        const rest = answers.map(({ response }, place) => (place === 0 ? "" : response))
+        const first = { ...answers[0], finishReason: open ? "stop" : "cancelled" } as B.Answer
+        const end = {
+          answers: [first, ...answers.slice(1)],
+          rest,
+          promptTokens: [...prompt].length + 1,
+          cut: false,
+          waited: 0,
+          firstToken: 0.001,
+          seconds: 0.002
+        }
+        yield { answer: 0, text: "", tokens: 0, end }
+      }
+    }
+  }
+  stats(): B.ServingStats {
+    const { running, answered, cancelled, refused, tokens } = this.numbers
+    const none = { waiting: 0, cacheBytes: 0, failed: 0, promptTokens: 0 }
+    return {
+      ...none,
+      running,
+      rows: running,
+      answered,
+      cancelled,
+      refused,
+      tokens,
+      steps: tokens,
+      rowsStepped: tokens
+    }
+  }
+  close(): void {}
+}
+
 class MemoryRun implements B.TrainingRun {
   private step = 0
   private started = false
@@ -310,6 +377,7 @@ export const memoryBorder = (): B.Border => ({
     stepsPeakBytes: steps > 0 ? 2 ** 20 * 3 : 0
   }),
   Generator: { load: async (options) => new MemoryGenerator(options) },
+  Serving: { load: async (options, limits) => new MemoryServing(options, limits) },
   reject: later("generate", () => ({ rows: 3, kept: 2, same: 1, seconds: 0.5 })),
   mergeLora: later("merge", () => ({ maxLogitDifference: 1e-6, merged: 4 })),
   exportModel: later("export", ({ dtype }) => ({ dtype, bytes: 1000, seconds: 0.1 })),

@@ -26,6 +26,7 @@ mod job;
 mod lock;
 mod plan;
 mod rows;
+mod serving;
 mod tokenizer;
 mod tokenizer_report;
 mod train;

@@ -334,7 +334,10 @@ impl Trainer {
     fn report(&self) -> StepReport {
         StepReport {
             loss: f64::NAN,
-            learning_rate: self.schedule.at(self.step),
+            learning_rate: self
+                .settings
+                .optimizer()
+                .learning_rate(self.schedule.at(self.step), self.step + 1),
             grad_norm: f64::NAN,
             tokens: 0,
             seconds: 0.0,
