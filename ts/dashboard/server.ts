@@ -3,6 +3,7 @@
  * beginning and then what is new. Nothing is kept here: each reader's stream follows the files itself.
  */
 import { createServer } from "node:http"
+import { basename, resolve } from "node:path"
 
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as Context from "effect/Context"
@@ -104,7 +105,10 @@ export const serveDashboard = (options: ServeDashboardOptions): Effect.Effect<ne
       const page = Effect.gen(function* () {
         const found = yield* attempt(inputs.join(", "), () => findRuns(inputs))
         const runs = yield* Effect.forEach(found, ({ folder, name }) => readRun(folder, name))
-        const title = found.length === 1 ? (found[0]?.name ?? "") : inputs.join(", ")
+        const title =
+          found.length === 1
+            ? (found[0]?.name ?? "")
+            : inputs.map((input) => basename(resolve(input))).join(", ")
         return HttpServerResponse.text(livePage(runs, title), {
           contentType: "text/html; charset=utf-8",
           headers

@@ -50,5 +50,6 @@ polyline { fill: none; stroke: var(--c); stroke-width: 1.8; stroke-linejoin: rou
 bdi { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 0; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 8; overflow: hidden; }
 tr.differs th, tr.differs code { color: var(--main); } code { font-size: .85rem; overflow-wrap: anywhere; }
 .empty { color: var(--soft); padding: 3rem 0; text-align: center; }
+@media (max-width: 40rem) { .chart .note { display: none; } .chart .last { font-size: .9rem; } .last span { margin-left: .5rem; } .chart.wide text { font-size: 22px; } .chart.wide polyline { stroke-width: 3; } }
 @media print { .controls { display: none !important; } }
 `

@@ -310,5 +310,8 @@ export const spanText = (runs: ReadonlyArray<RunData>): string => {
   const times = runs.flatMap(({ lines }) => lines.flatMap(({ time }) => time ?? []))
   if (times.length === 0) return ""
   const [from, to] = [times.reduce((a, b) => Math.min(a, b)), times.reduce((a, b) => Math.max(a, b))]
-  return `${moment(from)} – ${moment(to)} UTC`
+  const [began, ended] = [moment(from), moment(to)]
+  if (began === ended) return `${began} UTC`
+  // The day once, where it is the same.
+  return `${began} – ${began.slice(0, 5) === ended.slice(0, 5) ? ended.slice(6) : ended} UTC`
 }
