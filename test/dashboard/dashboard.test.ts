@@ -22,9 +22,10 @@ import { lighten } from "../../ts/dashboard/dashboard.ts"
 import { findRuns } from "../../ts/dashboard/find.ts"
 import { serveDashboard } from "../../ts/dashboard/server.ts"
 import { Tail } from "../../ts/dashboard/tail.ts"
-import { byteTicks, ticks } from "../../ts/dashboard/view/chart.ts"
+import { byteTicks, chart, ticks } from "../../ts/dashboard/view/chart.ts"
 import { pointsOf, smooth, thin } from "../../ts/dashboard/view/data.ts"
-import type { Metrics, Point } from "../../ts/dashboard/view/data.ts"
+import type { Axis, Metrics, Point } from "../../ts/dashboard/view/data.ts"
+import { chartsOf } from "../../ts/dashboard/view/view.ts"
 import { bytes, duration, figure, short } from "../../ts/dashboard/view/format.ts"
 import { makeDashboard, readRun, watch } from "../../ts/index.ts"
 import type { RunEvent } from "../../ts/index.ts"
@@ -110,6 +111,80 @@ describe("figures", () => {
     expect(light.lines.length).toBeLessThan(4100)
     expect(light.lines.filter(({ eval_loss }) => eval_loss !== undefined)).toHaveLength(20)
     expect(light.lines.at(-1)?.step).toBe(19_999)
+  })
+})
+
+describe("charts", () => {
+  const run = (name: string, lines: ReadonlyArray<Metrics>) => ({ name, lines, config: {}, samples: [] })
+  const view = { axis: "step", smoothing: 0, log: false, hidden: new Set<string>() } as const
+
+  it("rewards of dpo have theirs, and so has a measure that nobody knows; what is always 0 has none", () => {
+    const lines = [1, 2].map((step) => ({
+      step,
+      "rewards/chosen": 0.1,
+      "rewards/rejected": -0.1,
+      "rewards/accuracies": 0.75,
+      "eval_rewards/margins": 0.2,
+      padding_share: 0,
+      something: step
+    }))
+    const charts = chartsOf([run("a", lines), run("b", lines)], view)
+    expect(charts.map(({ title, series }) => `${title}: ${series.length}`)).toEqual([
+      "Reward accuracy: 2",
+      "Rewards: 4",
+      "Reward margin, evaluation: 2",
+      "something: 2"
+    ])
+    expect(charts[1]?.series.map(({ name, look }) => `${name} ${look}`)).toEqual([
+      "a line",
+      "a (rejected) dashed",
+      "b line",
+      "b (rejected) dashed"
+    ])
+    const padded = lines.map((line) => ({ ...line, padding_share: 0.25 }))
+    expect(chartsOf([run("a", padded)], view).map(({ title }) => title)).toContain("Padding")
+    expect(chartsOf([run("a", lines)], { ...view, hidden: new Set(["a"]) })[0]?.series).toEqual([])
+  })
+
+  it("runs lie over each other by steps, tokens or time; a line without that place is left out", () => {
+    const lines = [
+      { step: 1, loss: 3, tokens: 10, seconds: 2, time: 100 },
+      { step: 2, loss: 2 }
+    ]
+    const at = (axis: Axis) => chartsOf([run("a", lines)], { ...view, axis })[0]?.series[0]?.points
+    expect(at("step")).toEqual([
+      [1, 3],
+      [2, 2]
+    ])
+    expect(at("tokens")).toEqual([[10, 3]])
+    expect(at("time")).toEqual([[100, 3]])
+  })
+
+  it("a value that is far off, and one that no logarithm has, spoil nothing", () => {
+    const points = Array.from({ length: 500 }, (_, x): Point => [x, x === 250 ? 1e9 : x === 3 ? 0 : 2])
+    for (const log of [false, true]) {
+      const { text } = chart({
+        id: "c",
+        title: "t",
+        axis: "step",
+        log,
+        format: figure,
+        series: [
+          { name: "a", colour: 0, look: "faint", points },
+          {
+            name: "a",
+            colour: 0,
+            look: "line",
+            points: [
+              [0, 2],
+              [499, 2.5]
+            ]
+          }
+        ]
+      })
+      expect(text).not.toMatch(/NaN|Infinity|undefined/)
+      expect(text).not.toContain("1G")
+    }
   })
 })
 
