@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { AnswerStream, CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Serving, TokenStream, Tokenizer, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, planProbe, reject, setThreads, split, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
+const { AnswerStream, CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Serving, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, planProbe, reject, setThreads, split, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
 export { AnswerStream }
 export { CancelToken }
 export { FileLock }

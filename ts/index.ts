@@ -28,5 +28,6 @@ export type { ChatlmError, ErrorCode, ErrorFields, NativeService, Progress } fro
 export * from "./report/report.ts"
 export * from "./tokenizer/report.ts"
 export * from "./tokenizer/tokenizer.ts"
-export * from "./train/plan.ts"
+export { plan } from "./train/plan.ts"
+export type { PlanOptions, PlanReport } from "./train/plan.ts"
 export * from "./train/train.ts"

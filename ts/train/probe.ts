@@ -3,7 +3,7 @@
  * output. Where memory runs out this process goes, and nothing else: it volunteers.
  */
 import { writeFileSync } from "node:fs"
-import { text } from "node:stream/consumers"
+import { createInterface } from "node:readline"
 
 import { loadBorder } from "../native/border.ts"
 import type { ProbeOptions, RunKind } from "../native/index.ts"
@@ -23,10 +23,15 @@ try {
 } catch {
   // Another system, or not allowed: then the system chooses.
 }
-const { kind, config, options } = JSON.parse(await text(process.stdin)) as Question
+const asker = createInterface({ input: process.stdin })
+const question = await new Promise<string>((done) => asker.once("line", done))
+// Standard input stays open for as long as somebody waits for the answer.
+asker.once("close", () => process.exit(1))
+const { kind, config, options } = JSON.parse(question) as Question
 try {
   const border = await loadBorder()
   say({ report: await border.planProbe(kind, config, options, (progress) => say({ progress })) })
 } catch (error) {
   say({ error: error instanceof Error ? error.message : String(error) })
 }
+process.stdout.write("", () => process.exit(0))

@@ -62,7 +62,7 @@ const inProcess: Probe = (kind, config, options) =>
           Effect.fail(bug(new Error(`a probe ended with ${signal ?? status}: ${complaint.slice(-500)}`)))
         )
       })
-      child.stdin.end(JSON.stringify({ kind, config, options }))
+      child.stdin.write(`${JSON.stringify({ kind, config, options })}\n`)
       return Effect.promise(
         () =>
           new Promise<void>((done) => {
