@@ -44,6 +44,13 @@ import type {
   TableOptions,
   TableReport,
   TextPiece,
+  TokenizerExtendOptions,
+  TokenizerExtendReport,
+  TokenizerFromWordsOptions,
+  TokenizerFromWordsReport,
+  TokenizerImportOptions,
+  TokenizerImportReport,
+  TokenizerRetrainOptions,
   TokenizerReportOptions,
   TokenizerTrainOptions,
   TokenizerTrainReport,
@@ -97,6 +104,13 @@ export type {
   TableOptions,
   TableReport,
   TextPiece,
+  TokenizerExtendOptions,
+  TokenizerExtendReport,
+  TokenizerFromWordsOptions,
+  TokenizerFromWordsReport,
+  TokenizerImportOptions,
+  TokenizerImportReport,
+  TokenizerRetrainOptions,
   TokenizerReportOptions,
   TokenizerTrainOptions,
   TokenizerTrainReport,
@@ -285,6 +299,10 @@ export interface Border {
   RowWriter: { create(options: RowWriterOptions): RowWriter }
   FileLock: { tryAcquire(path: string): FileLock | null }
   trainTokenizer: LongCall<TokenizerTrainOptions, TokenizerTrainReport>
+  retrainTokenizer: LongCall<TokenizerRetrainOptions, TokenizerTrainReport>
+  tokenizerFromWords: LongCall<TokenizerFromWordsOptions, TokenizerFromWordsReport>
+  importTokenizer: LongCall<TokenizerImportOptions, TokenizerImportReport>
+  extendTokenizer: LongCall<TokenizerExtendOptions, TokenizerExtendReport>
   tokenizerReport: LongCall<TokenizerReportOptions, unknown>
   Tokenizer: { load(folder: string): Tokenizer }
   TrainingRun: {

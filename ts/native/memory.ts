@@ -351,6 +351,28 @@ export const memoryBorder = (): B.Border => ({
     tokenizers: tokenizers.map(memoryFigures),
     seconds: 0.5
   })),
+  retrainTokenizer: later("merge", ({ vocabSize = 29_298 }) => ({
+    vocabSize,
+    merges: vocabSize - 7,
+    texts: 3,
+    seconds: 0.5,
+    peakRssBytes: 1024
+  })),
+  tokenizerFromWords: later("merge", () => ({
+    vocabSize: 100,
+    merges: 60,
+    texts: 3,
+    words: 80,
+    kept: 50,
+    seconds: 0.5,
+    peakRssBytes: 1024
+  })),
+  importTokenizer: later("import", () => ({ model: "bpe", vocabSize: 100, merges: 60, added: ["<pad>"] })),
+  extendTokenizer: later("extend", ({ tokens, model }) => ({
+    vocabSize: 100 + tokens.length,
+    added: tokens.length,
+    rows: model === undefined ? 0 : 100 + tokens.length
+  })),
   Tokenizer: { load: () => new MemoryTokenizer() },
   TrainingRun: {
     open: async (_kind, config, _options, _onProgress, token) => new MemoryRun(config, token)

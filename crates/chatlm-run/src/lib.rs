@@ -11,6 +11,7 @@ mod device;
 mod evaluate;
 mod event;
 mod export;
+mod extend;
 mod forced;
 mod generator;
 mod given;
@@ -42,6 +43,7 @@ pub use evaluate::{
 };
 pub use event::{Evaluated, Event, FinishReason as RunEnd, Rewards, Stamp, StepEvent};
 pub use export::{ExportOptions, ExportReport, export};
+pub use extend::{ExtendOptions, ExtendReport, extend};
 pub use generator::{Answer, Generator, GeneratorOptions};
 pub use given::GivenSettings;
 pub use machine::{Doctor, doctor, peak_rss_bytes, set_threads};

@@ -35,11 +35,11 @@ export const sizeText = (bytes: number): string => {
   return `${value.toFixed(digits)} ${["B", "KiB", "MiB", "GiB", "TiB"][power] ?? ""}`
 }
 
-/** `--max-memory SIZE`, in bytes. */
-export const maxMemory = (otherwise: string) =>
-  Flag.String("max-memory").pipe(
+/** A flag of a size, in bytes. */
+export const sizeFlag = (name: string, description: string) =>
+  Flag.String(name).pipe(
     Flag.withMetavar("SIZE"),
-    Flag.withDescription(`Memory the process may hold, such as 2GiB (default: ${otherwise})`),
+    Flag.withDescription(description),
     Flag.mapTryCatch(
       (text) => {
         const bytes = parseSize(text)
@@ -50,3 +50,7 @@ export const maxMemory = (otherwise: string) =>
     ),
     Flag.optional
   )
+
+/** `--max-memory SIZE`, in bytes. */
+export const maxMemory = (otherwise: string) =>
+  sizeFlag("max-memory", `Memory the process may hold, such as 2GiB (default: ${otherwise})`)
