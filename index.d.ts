@@ -649,6 +649,13 @@ export interface PerplexityReport {
   agreement?: number
 }
 
+/**
+ * Makes one probe of a training run: real steps for its speed, steps of the longest rows for its memory,
+ * nothing written. Meant for a process of its own, whose memory is what is measured. `options` are `steps`
+ * (real steps that count at least, after one that does not), `batches` (row counts, rising) and `device`.
+ */
+export declare function planProbe(kind: 'pretrain' | 'sft' | 'dpo', config: object, options: { steps?: number; batches?: number[]; device?: string }, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<object>
+
 /** How far a call is; told at most ten times a second. */
 export interface Progress {
   /** What is being done, such as `read`, `verify`, `generate`. */
@@ -941,7 +948,7 @@ export interface TokenizerTrainReport {
 export interface TrainEvent {
   type: 'started' | 'step' | 'evaluated' | 'sample' | 'saved' | 'skipped' | 'finished'
   step: number
-  /** `started` */
+  /** `started` and `step` */
   totalSteps?: number
   parameters?: number
   trainable?: number
@@ -953,6 +960,17 @@ export interface TrainEvent {
   learningRate?: number
   gradNorm?: number
   tokensPerSecond?: number
+  /** Memory that the process holds now. */
+  rssBytes?: number
+  /** Share of what is computed that is padding: rows are laid end to end, so 0. */
+  paddingShare?: number
+  /**
+   * `step` and `evaluated`: tokens trained on, seconds that the run has been open (over all
+   * processes), and seconds since 1970
+   */
+  tokens?: number
+  seconds?: number
+  time?: number
   /** `step` in f16: what the loss is multiplied by, and steps left out since a gradient was too large */
   lossScale?: number
   skippedSteps?: number

@@ -21,13 +21,7 @@ export const command = verb(
     adapter: Flags.adapter,
     dtype: Flags.dtype,
     host: Flags.text("host", "The address to listen on", "ADDRESS").pipe(Flag.withDefault("127.0.0.1")),
-    port: Flags.integer("port", "The port to listen on; 0 takes a free one").pipe(
-      Flag.filter(
-        (port) => port <= 65_535,
-        (port) => `must be at most 65535, not ${port}`
-      ),
-      Flag.withDefault(8812)
-    ),
+    port: Flags.port(8812),
     apiKey: Flags.text(
       "api-key",
       "A bearer key that callers may bring (others can see it: prefer the file); may be given several times",

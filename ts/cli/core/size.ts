@@ -27,6 +27,14 @@ export const parseSize = (text: string): number | undefined => {
   return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined
 }
 
+/** `1.25 GiB`. */
+export const sizeText = (bytes: number): string => {
+  const power = Math.min(4, Math.max(0, Math.floor(Math.log2(Math.max(1, bytes)) / 10)))
+  const value = bytes / 1024 ** power
+  const digits = value >= 100 || power === 0 ? 0 : value >= 10 ? 1 : 2
+  return `${value.toFixed(digits)} ${["B", "KiB", "MiB", "GiB", "TiB"][power] ?? ""}`
+}
+
 /** A flag of a size, in bytes. */
 export const sizeFlag = (name: string, description: string) =>
   Flag.String(name).pipe(

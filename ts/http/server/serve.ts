@@ -20,7 +20,7 @@ import * as Scope from "effect/Scope"
 
 import { loadServing } from "../../generate/generate.ts"
 import type { GenerationSettings, GeneratorOptions, Serving, ServingLimits } from "../../generate/generate.ts"
-import { makeError } from "../../native/index.ts"
+import { bindError } from "../../native/index.ts"
 import type { ChatlmError, Native } from "../../native/index.ts"
 import { Answering, ApiKeys } from "./answering.ts"
 import type { ServerState } from "./answering.ts"
@@ -47,22 +47,6 @@ export interface ServeOptions {
   readonly drainSeconds?: number
   /** Told the address once the model answers. */
   readonly onReady: (address: string) => Effect.Effect<void>
-}
-
-const bindError = (options: ServeOptions, cause: unknown): ChatlmError => {
-  const code = (cause as NodeJS.ErrnoException | undefined)?.code
-  const where = `${options.host}:${options.port}`
-  const context = { host: options.host, port: options.port }
-  if (code === "EADDRINUSE") {
-    const help = "choose another --port, or end the program that listens there"
-    return makeError("PORT_IN_USE", `another program listens on ${where}`, help, context, cause)
-  }
-  if (code === "EACCES") {
-    const help = "ports below 1024 belong to the administrator: choose another --port"
-    return makeError("PERMISSION_DENIED", `not allowed to listen on ${where}`, help, context, cause)
-  }
-  const message = cause instanceof Error ? cause.message : String(cause)
-  return makeError("IO", `cannot listen on ${where}: ${message}`, "check --host", context, cause)
 }
 
 /** Serves until it is interrupted; then running answers end first. */
@@ -122,7 +106,9 @@ export const serve = (options: ServeOptions): Effect.Effect<never, ChatlmError, 
         Layer.provide(Layer.succeed(ApiKeys, options.apiKeys)),
         Layer.provideMerge(server)
       )
-      const built = yield* Layer.build(app).pipe(Effect.mapError((error) => bindError(options, error.cause)))
+      const built = yield* Layer.build(app).pipe(
+        Effect.mapError((error) => bindError(options.host, options.port, error.cause))
+      )
       // Registered after the server, so it runs first: whoever asks while it drains is told so.
       yield* Effect.addFinalizer(() =>
         Effect.sync(() => {
