@@ -54,7 +54,8 @@ export class Page {
       if (message.id !== undefined) this.waiting.get(message.id)?.(message)
       if (message.method === "Log.entryAdded") this.complaints.push(message.params?.entry?.text ?? "")
       if (message.method === "Runtime.exceptionThrown") this.complaints.push(JSON.stringify(message.params))
-      if (message.method === "Network.requestWillBeSent") this.requests.push(message.params?.request?.url ?? "")
+      if (message.method === "Network.requestWillBeSent")
+        this.requests.push(message.params?.request?.url ?? "")
     })
   }
 
@@ -66,6 +67,8 @@ export class Page {
     })
     const page = new Page(socket)
     for (const domain of ["Page", "Runtime", "Log", "Network"]) await page.call(`${domain}.enable`)
+    // Without a window nothing else would count as focused.
+    await page.call("Emulation.setFocusEmulationEnabled", { enabled: true })
     return page
   }
 
@@ -137,7 +140,10 @@ export class Page {
 }
 
 /** Starts a browser with one empty page. */
-export const openBrowser = async (): Promise<{ readonly page: Page; readonly close: () => Promise<void> }> => {
+export const openBrowser = async (): Promise<{
+  readonly page: Page
+  readonly close: () => Promise<void>
+}> => {
   const profile = mkdtempSync(join(tmpdir(), "chatlm-browser-"))
   const args = [
     "--headless",

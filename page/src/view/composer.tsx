@@ -18,7 +18,10 @@ export const Composer = ({ chat, field, onEditLast }: Props) => {
   const { state, words } = chat
   const [text, type] = useState("")
   const busy = state.answering !== undefined
-  useEffect(() => field.current?.focus(), [field, state.current])
+  // On a touch screen the focus would bring up the keyboard.
+  useEffect(() => {
+    if (!matchMedia("(pointer: coarse)").matches) field.current?.focus()
+  }, [field, state.current])
   useLayoutEffect(() => {
     const { current } = field
     if (current === null) return

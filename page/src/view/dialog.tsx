@@ -1,6 +1,6 @@
 /** The browser's own dialog: it keeps the focus inside, Esc closes it, and the focus goes back. */
 import type { ComponentChildren } from "preact"
-import { useEffect, useRef } from "preact/hooks"
+import { useLayoutEffect, useRef } from "preact/hooks"
 
 import { IconButton } from "./icons.tsx"
 
@@ -13,7 +13,7 @@ interface Props {
 
 export const Dialog = ({ title, close, onClose, children }: Props) => {
   const dialog = useRef<HTMLDialogElement>(null)
-  useEffect(() => {
+  useLayoutEffect(() => {
     const { current } = dialog
     current?.showModal()
     return () => current?.close()
