@@ -1,5 +1,5 @@
 /** The shell of the page: list, conversation, field, dialogs, and the keys that work everywhere. */
-import { useEffect, useRef, useState } from "preact/hooks"
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks"
 
 import type { Chat } from "./chat.ts"
 import { Composer } from "./view/composer.tsx"
@@ -52,7 +52,7 @@ export const App = ({ chat }: { chat: Chat }) => {
     chat.say(words.copied)
   }
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const altKeys: Record<string, () => void> = {
       KeyN: begin,
       KeyR: () => chat.retry(),
