@@ -1,8 +1,9 @@
 /** The shell of the page: list, conversation, field, dialogs, and the keys that work everywhere. */
+import type { RefObject } from "preact"
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks"
 
 import type { Chat } from "./chat.ts"
-import { Composer } from "./view/composer.tsx"
+import { Composer, focusField } from "./view/composer.tsx"
 import { KeyCard } from "./view/key.tsx"
 import { Messages } from "./view/messages.tsx"
 import { SettingsDialog } from "./view/settings.tsx"
@@ -25,6 +26,31 @@ const useNarrow = () => {
   return is
 }
 
+/** Where what had the focus is gone or can do nothing now, the field takes it. */
+const useKeptFocus = (field: RefObject<HTMLTextAreaElement | null>) => {
+  const last = useRef<Element | undefined>(undefined)
+  useEffect(() => {
+    const took = ({ target }: FocusEvent) => {
+      last.current = target instanceof Element ? target : undefined
+    }
+    // Who clicks beside everything wants no focus.
+    const pointed = () => {
+      last.current = undefined
+    }
+    addEventListener("focusin", took)
+    addEventListener("pointerdown", pointed)
+    return () => {
+      removeEventListener("focusin", took)
+      removeEventListener("pointerdown", pointed)
+    }
+  }, [])
+  useLayoutEffect(() => {
+    const { current } = last
+    const isLost = current !== undefined && (!current.isConnected || current.matches(":disabled"))
+    if (isLost && document.activeElement === document.body) focusField(field.current)
+  })
+}
+
 export const App = ({ chat }: { chat: Chat }) => {
   const [, redraw] = useState(0)
   const [dialog, show] = useState<"settings" | "shortcuts" | undefined>()
@@ -32,6 +58,7 @@ export const App = ({ chat }: { chat: Chat }) => {
   const [editing, edit] = useState<string | undefined>()
   const field = useRef<HTMLTextAreaElement>(null)
   const isNarrow = useNarrow()
+  useKeptFocus(field)
   useEffect(() => chat.subscribe(() => redraw((n) => n + 1)), [chat])
 
   const { state, words, conversation } = chat

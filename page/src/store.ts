@@ -49,13 +49,20 @@ export const newId = (): string =>
     ""
   )
 
-const parse = (text: string | null): unknown => {
+/** A browser may refuse to keep anything: then nothing is remembered, and the page works all the same. */
+const orElse = <A>(work: () => A, otherwise: A): A => {
   try {
-    return text === null ? undefined : JSON.parse(text)
+    return work()
   } catch {
-    return undefined
+    return otherwise
   }
 }
+
+const parsed = (key: string): unknown =>
+  orElse(() => {
+    const text = localStorage.getItem(key)
+    return text === null ? undefined : JSON.parse(text)
+  }, undefined)
 
 const isConversation = (value: unknown): value is Conversation => {
   const { id, title, messages, updated } = (value ?? {}) as Partial<Conversation>
@@ -70,23 +77,20 @@ const isConversation = (value: unknown): value is Conversation => {
 
 /** All conversations, the newest first. */
 export const loadConversations = (): ReadonlyArray<Conversation> =>
-  Object.keys(localStorage)
+  orElse(() => Object.keys(localStorage), [])
     .filter((key) => key.startsWith(prefix))
-    .map((key) => parse(localStorage.getItem(key)))
+    .map(parsed)
     .filter(isConversation)
     .sort((a, b) => b.updated - a.updated)
 
 /** Whether there was room. */
-export const keep = (conversation: Conversation): boolean => {
-  try {
+export const keep = (conversation: Conversation): boolean =>
+  orElse(() => {
     localStorage.setItem(prefix + conversation.id, JSON.stringify(conversation))
     return true
-  } catch {
-    return false
-  }
-}
+  }, false)
 
-export const forget = (id: string): void => localStorage.removeItem(prefix + id)
+export const forget = (id: string): void => orElse(() => localStorage.removeItem(prefix + id), undefined)
 
 /** Calls back when another tab changed what is kept. */
 export const onForeignChange = (listener: () => void): void =>
@@ -96,24 +100,21 @@ export const onForeignChange = (listener: () => void): void =>
 
 export const loadSettings = (): Settings => ({
   ...defaults,
-  ...(parse(localStorage.getItem(settingsKey)) as Partial<Settings> | undefined)
+  ...(parsed(settingsKey) as Partial<Settings> | undefined)
 })
 
-export const keepSettings = (settings: Settings): void => {
-  try {
-    localStorage.setItem(settingsKey, JSON.stringify(settings))
-  } catch {
-    // Settings that are not remembered still hold until the page is left.
-  }
-}
+export const keepSettings = (settings: Settings): void =>
+  orElse(() => localStorage.setItem(settingsKey, JSON.stringify(settings)), undefined)
 
-export const loadKey = (): string => sessionStorage.getItem(keyKey) ?? localStorage.getItem(keyKey) ?? ""
+export const loadKey = (): string =>
+  orElse(() => sessionStorage.getItem(keyKey) ?? localStorage.getItem(keyKey) ?? "", "")
 
-export const keepKey = (key: string, remember: boolean): void => {
-  sessionStorage.removeItem(keyKey)
-  localStorage.removeItem(keyKey)
-  if (key !== "") (remember ? localStorage : sessionStorage).setItem(keyKey, key)
-}
+export const keepKey = (key: string, remember: boolean): void =>
+  orElse(() => {
+    sessionStorage.removeItem(keyKey)
+    localStorage.removeItem(keyKey)
+    if (key !== "") (remember ? localStorage : sessionStorage).setItem(keyKey, key)
+  }, undefined)
 
 /** The fields of OpenAI's API that the settings ask for. */
 export const fieldsOf = ({ search, temperature, topP, length, seed }: Settings): Record<string, number> => ({

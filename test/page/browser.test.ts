@@ -39,6 +39,10 @@ describe.skipIf(!hasBrowser)("the chat page in a browser", () => {
     await page.type(question)
     await page.press("Enter")
   }
+  const reload = async () => {
+    await page.value("globalThis.old = true; location.reload()")
+    await page.until(`globalThis.old !== true && ${count(".composer textarea")} === 1`, true)
+  }
   const idle = () => page.until(count(label("停止")), 0)
   const language = (tags: string) =>
     page.call("Network.setUserAgentOverride", { userAgent: "chatlm-test", acceptLanguage: tags })
@@ -92,7 +96,7 @@ describe.skipIf(!hasBrowser)("the chat page in a browser", () => {
     expect(await page.value(text("[role=status]"))).toBe("已停止")
     expect(await page.value(text("h1"))).toBe("你好")
 
-    await page.value("location.reload()")
+    await reload()
     await page.until(count(".mine"), 2)
     expect(await page.value(lastAnswer)).toMatch(/^字{4,}$/)
     await page.value(click(label("重新回答")))
@@ -143,6 +147,7 @@ describe.skipIf(!hasBrowser)("the chat page in a browser", () => {
     await page.press("Enter")
     await page.until(lastAnswer, "你说：第一个问题")
     await idle()
+    await page.until(focused, "问题")
     expect(await page.value(titles)).toBe("第一个问题,新名字")
 
     await page.value(`{
@@ -166,7 +171,7 @@ describe.skipIf(!hasBrowser)("the chat page in a browser", () => {
     await page.value(click(".notice button"))
     await page.until(titles, "第一个问题,新名字")
     await page.value(click(label("删除这个对话")))
-    await page.value("location.reload()")
+    await reload()
     await page.until(titles, "新名字")
   })
 
@@ -185,7 +190,7 @@ describe.skipIf(!hasBrowser)("the chat page in a browser", () => {
     for (const [n, value] of ["0.6", "0.8", "40", "7"].entries()) await fill(n, value)
     await page.press("Escape")
     await page.until(count("dialog"), 0)
-    await page.value("location.reload()")
+    await reload()
     await page.until(count(".welcome"), 1)
     await ask("你好")
     await page.until(lastAnswer, "你说：你好")
@@ -215,7 +220,7 @@ describe.skipIf(!hasBrowser)("the chat page in a browser", () => {
     await page.until(lastAnswer, "你说：你好")
     await idle()
     expect(await page.value("localStorage.getItem('chatlm.key')")).toBe(null)
-    await page.value("location.reload()")
+    await reload()
     await page.until(text(".model"), "ChatLM-mini")
     expect(await page.value(count(".key-card"))).toBe(0)
   })

@@ -1,6 +1,6 @@
 /** The field for questions. Enter sends, but not while a Chinese word is being put together. */
 import type { RefObject } from "preact"
-import { useEffect, useLayoutEffect, useState } from "preact/hooks"
+import { useLayoutEffect, useState } from "preact/hooks"
 
 import type { Chat } from "../chat.ts"
 import { Icon } from "./icons.tsx"
@@ -11,6 +11,11 @@ interface Props {
   readonly onEditLast: () => void
 }
 
+/** Not on touch screens, where the focus would bring up the keyboard. */
+export const focusField = (field: HTMLTextAreaElement | null) => {
+  if (!matchMedia("(pointer: coarse)").matches) field?.focus()
+}
+
 /** 229: some browsers tell so that an input method takes the key. */
 const isComposing = (event: KeyboardEvent) => event.isComposing || event.keyCode === 229
 
@@ -18,10 +23,7 @@ export const Composer = ({ chat, field, onEditLast }: Props) => {
   const { state, words } = chat
   const [text, type] = useState("")
   const busy = state.answering !== undefined
-  // On a touch screen the focus would bring up the keyboard.
-  useEffect(() => {
-    if (!matchMedia("(pointer: coarse)").matches) field.current?.focus()
-  }, [field, state.current])
+  useLayoutEffect(() => focusField(field.current), [field, state.current])
   useLayoutEffect(() => {
     const { current } = field
     if (current === null) return

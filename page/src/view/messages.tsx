@@ -61,7 +61,7 @@ const Editor = ({
   onDone: (text?: string) => void
 }) => {
   const field = useRef<HTMLTextAreaElement>(null)
-  useEffect(() => {
+  useLayoutEffect(() => {
     field.current?.focus()
     field.current?.setSelectionRange(message.text.length, message.text.length)
   }, [message.text])
@@ -174,6 +174,9 @@ export const Messages = ({ chat, editing, onEdit, onAsk }: Props) => {
                     <Text text={text} />
                     <div class="tools">
                       <CopyButton text={text} words={words} chat={chat} />
+                      {last && !busy && (
+                        <IconButton icon="retry" label={words.retry} onClick={() => chat.retry()} />
+                      )}
                       <IconButton icon="pen" label={words.edit} disabled={busy} onClick={() => onEdit(id)} />
                     </div>
                   </>

@@ -1,4 +1,5 @@
 /** Text of a model or a person as nodes: never HTML. Lines between ``` are set as code, nothing else is read. */
+import { useMemo } from "preact/hooks"
 
 export interface Part {
   readonly code: boolean
@@ -25,16 +26,21 @@ export const partsOf = (text: string): ReadonlyArray<Part> => {
   return parts
 }
 
-export const Text = ({ text }: { text: string }) => (
-  <div class="text" dir="auto">
-    {partsOf(text).map(({ code, text }, place) =>
-      code ? (
-        <pre key={place} tabIndex={0}>
-          <code>{text}</code>
-        </pre>
-      ) : (
-        <p key={place}>{text}</p>
-      )
-    )}
-  </div>
-)
+/** Drawn again only where the text is another: an answer that grows leaves those before it alone. */
+export const Text = ({ text }: { text: string }) =>
+  useMemo(
+    () => (
+      <div class="text" dir="auto">
+        {partsOf(text).map(({ code, text }, place) =>
+          code ? (
+            <pre key={place} tabIndex={0}>
+              <code>{text}</code>
+            </pre>
+          ) : (
+            <p key={place}>{text}</p>
+          )
+        )}
+      </div>
+    ),
+    [text]
+  )
