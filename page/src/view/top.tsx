@@ -25,7 +25,11 @@ export const Top = ({ chat, onList, onBegin }: { chat: Chat; onList: () => void;
           onBlur={({ currentTarget }) => finish(currentTarget.value)}
           onKeyDown={(event) => {
             if (event.isComposing) return
-            if (event.key === "Enter") finish(event.currentTarget.value)
+            if (event.key === "Enter") {
+              // The field that gets the focus now would take the key as its own.
+              event.preventDefault()
+              finish(event.currentTarget.value)
+            }
             if (event.key === "Escape") {
               event.stopPropagation()
               finish(undefined)
