@@ -119,7 +119,10 @@ fn gathered(trainer: &Trainer, gradients: &Gradients<'_>) -> Gathered {
 /// Loss and gradients of micro-batches.
 fn passed(trainer: &Trainer, micro: &[SequenceBatch]) -> (f64, Gathered) {
     let mut gradients = Gradients::new(trainer.sizes());
-    let found = trainer.passes().gradients(micro, &mut gradients).unwrap();
+    let found = trainer
+        .passes()
+        .gradients(micro, Totals::of(micro), &mut gradients, None)
+        .unwrap();
     (found.measured, gathered(trainer, &gradients))
 }
 
@@ -127,7 +130,7 @@ fn preferred(trainer: &Trainer, micro: &[PreferenceBatch]) -> (PreferenceMeasure
     let mut gradients = Gradients::new(trainer.sizes());
     let found = trainer
         .passes()
-        .preference_gradients(micro, &mut gradients)
+        .preference_gradients(micro, Totals::of_pairs(micro), &mut gradients, None)
         .unwrap();
     (found.measured, gathered(trainer, &gradients))
 }
