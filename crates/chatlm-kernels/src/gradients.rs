@@ -22,8 +22,8 @@ enum Room<'a> {
     Whole {
         values: Vec<f32>,
         starts: Vec<usize>,
-        /// Told of gradients that are complete, where the caller said that they are.
-        watch: Option<Sink<'a>>,
+        /// Told of gradients that are complete, where the caller said that they are; and which were.
+        watch: Option<(Sink<'a>, Vec<bool>)>,
     },
     /// Only those that are not complete yet.
     Passing {
@@ -194,8 +194,9 @@ impl<'a> Gradients<'a> {
             Room::Whole {
                 values,
                 starts,
-                watch: Some(watch),
-            } if self.written[index] => {
+                watch: Some((watch, told)),
+            } if self.written[index] && !told[index] => {
+                told[index] = true;
                 watch(index, &values[starts[index]..][..self.sizes[index]]);
             }
             Room::Whole { .. } | Room::Device(_) => {}
@@ -206,7 +207,7 @@ impl<'a> Gradients<'a> {
     /// the last of several backward passes that add up. [`Self::clear`] ends it.
     pub fn watch(&mut self, sink: Sink<'a>) {
         if let Room::Whole { watch, .. } = &mut self.room {
-            *watch = Some(sink);
+            *watch = Some((sink, vec![false; self.sizes.len()]));
         }
     }
 

@@ -14,7 +14,8 @@ use crate::event::{Evaluated, Rewards, StepEvent};
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
-    file: File,
+    /// None where another worker writes.
+    file: Option<File>,
     length: u64,
 }
 
@@ -33,9 +34,18 @@ impl Journal {
         file.seek(SeekFrom::Start(length)).map_err(|e| failed(&e))?;
         Ok(Self {
             path: path.to_owned(),
-            file,
+            file: Some(file),
             length,
         })
+    }
+
+    /// A journal of a worker that does not write: another one does.
+    pub(crate) fn of_another(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            file: None,
+            length: 0,
+        }
     }
 
     /// Bytes written so far; a checkpoint remembers it.
@@ -44,9 +54,11 @@ impl Journal {
     }
 
     pub(crate) fn append(&mut self, line: &Value) -> Result<()> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
         let text = format!("{line}\n");
-        self.file
-            .write_all(text.as_bytes())
+        file.write_all(text.as_bytes())
             .map_err(|e| Error::io(&e, "write", &self.path))?;
         self.length += text.len() as u64;
         Ok(())

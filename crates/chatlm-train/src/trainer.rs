@@ -594,4 +594,4 @@ impl Trainer {
 mod device_tests;
 #[cfg(test)]
 #[path = "trainer_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -70,6 +70,7 @@ impl Team {
                     let _ = seen.send(index);
                 })),
             )?;
+            gradients.finish();
             gradients.unwatch();
             let order: Vec<usize> = order.iter().collect();
             reducer.agree_on_order(talk, &order)?;
@@ -93,6 +94,7 @@ impl Team {
                 })
                 .map_err(|e| Error::io(&e, "start a thread for", "sums"))?;
             let found = work(gradients, Some(watch));
+            gradients.finish();
             // The thread ends with the watch.
             gradients.unwatch();
             let summed = sums
