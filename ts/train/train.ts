@@ -29,6 +29,8 @@ export interface TrainOptions {
   readonly force?: boolean
   /** `cpu`, `cuda:N` or `metal`; where left out the chosen one, or the best there is. */
   readonly device?: string
+  /** Which of several workers this process is; those that `workers` asks for are started by `train`. */
+  readonly worker?: { readonly rank: number; readonly folder: string }
   /** Told everything that happens, in order. */
   readonly onEvent?: (event: TrainEvent) => Effect.Effect<void>
 }
@@ -51,7 +53,15 @@ const targetMillis = 250
  * and the fiber ends interrupted.
  */
 export const train = (options: TrainOptions): Effect.Effect<TrainReport, ChatlmError, Native> => {
-  const { kind, config, fresh = false, force = false, device, onEvent = () => Effect.void } = options
+  const { kind, config, fresh = false, force = false, device, worker, onEvent = () => Effect.void } = options
+  const { workers = 1 } = config as { readonly workers?: number }
+  if (workers > 1 && worker === undefined && process.env["OMPI_COMM_WORLD_SIZE"] === undefined) {
+    // Only those who train with several pay for it.
+    return Effect.flatMap(
+      Effect.promise(() => import("./workers.ts")),
+      ({ trainTogether }) => trainTogether(options, workers)
+    )
+  }
   return Effect.scoped(
     Effect.gen(function* () {
       const native = yield* Native
@@ -59,7 +69,8 @@ export const train = (options: TrainOptions): Effect.Effect<TrainReport, ChatlmE
       const run = yield* native.trainingRun(kind, config, {
         fresh,
         force,
-        ...(device === undefined ? {} : { device })
+        ...(device === undefined ? {} : { device }),
+        ...(worker === undefined ? {} : { worker })
       })
       const last: { loss: number | null; evalLoss: number | null; evalBleu4: number | null; step: number } = {
         loss: null,

@@ -50,6 +50,15 @@ impl Crew {
             set_threads(config.threads.unwrap_or_else(|| share(link.neighbours())))?;
             return Ok(Self::of(Communicator::new(link)));
         }
+        #[cfg(not(feature = "mpi"))]
+        if place.is_none() && std::env::var("OMPI_COMM_WORLD_SIZE").is_ok_and(|size| size != "1") {
+            return Err(Error::new(
+                Code::ConfigInvalid,
+                "mpirun started this, and this build knows no MPI",
+                "build it with `npm run build:mpi`, or leave mpirun out and use --workers",
+            )
+            .with("field", "workers"));
+        }
         let Some(place) = place else {
             if config.workers > 1 {
                 return Err(Error::new(

@@ -135,7 +135,7 @@ impl Passes<'_> {
         micro: &[PreferenceBatch],
         totals: Totals,
         gradients: &mut Gradients<'g>,
-        mut watch: Option<Sink<'g>>,
+        watch: Option<Sink<'g>>,
     ) -> Result<Found<Sums>> {
         let kind = self.settings.loss;
         let count = totals.pairs.max(1.0);
@@ -145,7 +145,7 @@ impl Passes<'_> {
             0.0
         };
         let (mut sums, mut forward_seconds) = (Sums::default(), 0.0);
-        for (place, batch) in micro.iter().enumerate() {
+        for batch in micro {
             let started = Instant::now();
             let (model, precision) = (self.model, self.precision());
             let (tape, pass) = (Tape::new(precision), self.pass(&batch.chosen.keys));
@@ -189,13 +189,12 @@ impl Passes<'_> {
             };
             let chosen = seed(&left, &batch.chosen, &by_chosen)?;
             let rejected = seed(&right, &batch.rejected, &by_rejected)?;
-            if place + 1 == micro.len()
-                && let Some(sink) = watch.take()
-            {
-                gradients.watch(sink);
-            }
             tape.backward(vec![(left, chosen), (right, rejected)], gradients)
                 .map_err(Error::internal)?;
+        }
+        // Not before: the decoder's weights are used twice on a tape, and are complete after both.
+        if let Some(sink) = watch {
+            gradients.watch(sink);
         }
         Ok(Found {
             measured: sums,

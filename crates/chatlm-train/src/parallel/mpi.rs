@@ -3,10 +3,10 @@
 //! A worker that dies is noticed by `mpirun`, which ends the others: MPI has no way to go on.
 
 use chatlm_job::{Error, Result};
+use mpi::Threading;
 use mpi::environment::Universe;
 use mpi::topology::{Communicator as _, SimpleCommunicator};
 use mpi::traits::{Destination as _, Source as _};
-use mpi::Threading;
 
 use super::Link;
 
@@ -15,7 +15,8 @@ const MOST: usize = 1 << 30;
 
 /// MPI's world; it ends when this is dropped.
 pub struct MpiLink {
-    world: SimpleCommunicator,
+    rank: usize,
+    size: usize,
     /// Workers on this machine.
     neighbours: usize,
     _universe: Universe,
@@ -40,7 +41,8 @@ impl MpiLink {
             return Err(Error::internal("this MPI was built without threads"));
         }
         Ok(Some(Self {
-            world: universe.world(),
+            rank: universe.world().rank() as usize,
+            size: universe.world().size() as usize,
             neighbours: number("OMPI_COMM_WORLD_LOCAL_SIZE").unwrap_or(1),
             _universe: universe,
         }))
@@ -51,25 +53,30 @@ impl MpiLink {
     }
 }
 
+/// Not kept: it is bound to no thread, but its type does not say so.
+fn world() -> SimpleCommunicator {
+    SimpleCommunicator::world()
+}
+
 impl Link for MpiLink {
     fn rank(&self) -> usize {
-        self.world.rank() as usize
+        self.rank
     }
 
     fn world(&self) -> usize {
-        self.world.size() as usize
+        self.size
     }
 
     fn send(&mut self, to: usize, bytes: &[u8]) -> Result<()> {
         for part in bytes.chunks(MOST) {
-            self.world.process_at_rank(to as i32).send(part);
+            world().process_at_rank(to as i32).send(part);
         }
         Ok(())
     }
 
     fn receive(&mut self, from: usize, bytes: &mut [u8]) -> Result<()> {
         for part in bytes.chunks_mut(MOST) {
-            self.world.process_at_rank(from as i32).receive_into(part);
+            world().process_at_rank(from as i32).receive_into(part);
         }
         Ok(())
     }
