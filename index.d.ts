@@ -517,6 +517,9 @@ export interface ExportModelReport {
   seconds: number
 }
 
+/** Adds tokens to a tokenizer, and rows to a model's embeddings. */
+export declare function extendTokenizer(options: TokenizerExtendOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerExtendReport>
+
 /** What is left out comes from the model's generation_config.json, then from the defaults. */
 export interface GenerationSettings {
   /**
@@ -586,6 +589,9 @@ export interface GeneratorOptions {
   device?: string
 }
 
+/** A SentencePiece model as a tokenizer folder. */
+export declare function importTokenizer(options: TokenizerImportOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerImportReport>
+
 /** Counts rows, names columns, draws length histograms and shows a few rows. */
 export declare function inspect(options: InspectOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<{ rows: number; columns: Array<{ name: string; kind: string }>; lengths: Array<{ column: string; min: number; max: number; mean: number; buckets: Array<{ upTo: number; rows: number }> }>; samples: Array<Record<string, unknown>> }>
 
@@ -642,6 +648,13 @@ export interface PerplexityReport {
   /** The share of target tokens where both precisions' likeliest tokens are the same. */
   agreement?: number
 }
+
+/**
+ * Makes one probe of a training run: real steps for its speed, steps of the longest rows for its memory,
+ * nothing written. Meant for a process of its own, whose memory is what is measured. `options` are `steps`
+ * (real steps that count at least, after one that does not), `batches` (row counts, rising) and `device`.
+ */
+export declare function planProbe(kind: 'pretrain' | 'sft' | 'dpo', config: object, options: { steps?: number; batches?: number[]; device?: string }, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<object>
 
 /** How far a call is; told at most ten times a second. */
 export interface Progress {
@@ -700,6 +713,9 @@ export interface RequestEnd {
   firstToken?: number
   seconds: number
 }
+
+/** Trains a new vocabulary in the pipeline of an existing folder. */
+export declare function retrainTokenizer(options: TokenizerRetrainOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerTrainReport>
 
 export interface RowsOptions {
   /** Files, folders or globs; `-` is standard input. */
@@ -812,6 +828,67 @@ export interface TextPiece {
   finishReason?: string
 }
 
+export interface TokenizerExtendOptions {
+  /** The tokenizer folder to extend; left out, that of `model`. */
+  tokenizer?: string
+  tokens: Array<string>
+  /** A T5 folder whose embeddings get a row for each new token. */
+  model?: string
+  output: string
+  force: boolean
+}
+
+export interface TokenizerExtendReport {
+  vocabSize: number
+  /** New tokens; those that the vocabulary had are left out. */
+  added: number
+  /** Rows of the model's embeddings, 0 without a model. */
+  rows: number
+}
+
+/** A tokenizer of the frequent words that jieba finds. */
+export declare function tokenizerFromWords(options: TokenizerFromWordsOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerFromWordsReport>
+
+export interface TokenizerFromWordsOptions {
+  inputs: Array<string>
+  output: string
+  /** Words seen more often than this become tokens. */
+  minCount: number
+  /** Bytes that the whole process may take; by default half of what is free. */
+  maxMemory?: number
+  encoding?: string
+  force: boolean
+}
+
+export interface TokenizerFromWordsReport {
+  vocabSize: number
+  merges: number
+  texts: number
+  /** Different words in the text. */
+  words: number
+  /** Words of two characters and more that are tokens. */
+  kept: number
+  seconds: number
+  /** The most memory this process has held. */
+  peakRssBytes: number
+}
+
+export interface TokenizerImportOptions {
+  /** A `.model` file of SentencePiece. */
+  file: string
+  output: string
+  force: boolean
+}
+
+export interface TokenizerImportReport {
+  /** `bpe` or `unigram`. */
+  model: string
+  vocabSize: number
+  merges: number
+  /** Tokens after the model's own, for roles that it lacks. */
+  added: Array<string>
+}
+
 /**
  * Encodes and decodes every text with each tokenizer, in bounded memory. The report is what
  * `chatlm tokenizer report --json` prints.
@@ -829,11 +906,25 @@ export interface TokenizerReportOptions {
   keepGoing: boolean
 }
 
+export interface TokenizerRetrainOptions {
+  /** The folder whose pipeline and special tokens are kept. */
+  from: string
+  inputs: Array<string>
+  output: string
+  /** As large as the old one where left out. */
+  vocabSize?: number
+  minFrequency: number
+  /** Bytes that the whole process may take; by default half of what is free. */
+  maxMemory?: number
+  encoding?: string
+  force: boolean
+}
+
 export interface TokenizerTrainOptions {
   inputs: Array<string>
   /** The folder to write. */
   output: string
-  /** `char-bpe` or `byte-bpe`. */
+  /** `char-bpe`, `byte-bpe`, `unigram` or `sentencepiece-bpe`. */
   model: string
   vocabSize: number
   /** Pairs seen less often are not merged. */
@@ -857,7 +948,7 @@ export interface TokenizerTrainReport {
 export interface TrainEvent {
   type: 'started' | 'step' | 'evaluated' | 'sample' | 'saved' | 'skipped' | 'finished'
   step: number
-  /** `started` */
+  /** `started` and `step` */
   totalSteps?: number
   parameters?: number
   trainable?: number
@@ -869,6 +960,17 @@ export interface TrainEvent {
   learningRate?: number
   gradNorm?: number
   tokensPerSecond?: number
+  /** Memory that the process holds now. */
+  rssBytes?: number
+  /** Share of what is computed that is padding: rows are laid end to end, so 0. */
+  paddingShare?: number
+  /**
+   * `step` and `evaluated`: tokens trained on, seconds that the run has been open (over all
+   * processes), and seconds since 1970
+   */
+  tokens?: number
+  seconds?: number
+  time?: number
   /** `step` in f16: what the loss is multiplied by, and steps left out since a gradient was too large */
   lossScale?: number
   skippedSteps?: number

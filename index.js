@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { AnswerStream, CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Serving, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, reject, setThreads, split, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
+const { AnswerStream, CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Serving, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, extendTokenizer, importTokenizer, inspect, merge, mergeLora, planProbe, reject, retrainTokenizer, setThreads, split, tokenizerFromWords, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
 export { AnswerStream }
 export { CancelToken }
 export { FileLock }
@@ -797,12 +797,17 @@ export { doctor }
 export { evaluateBleu }
 export { evaluatePerplexity }
 export { exportModel }
+export { extendTokenizer }
+export { importTokenizer }
 export { inspect }
 export { merge }
 export { mergeLora }
+export { planProbe }
 export { reject }
+export { retrainTokenizer }
 export { setThreads }
 export { split }
+export { tokenizerFromWords }
 export { tokenizerReport }
 export { trainTokenizer }
 export { verifyResume }

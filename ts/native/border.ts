@@ -44,6 +44,13 @@ import type {
   TableOptions,
   TableReport,
   TextPiece,
+  TokenizerExtendOptions,
+  TokenizerExtendReport,
+  TokenizerFromWordsOptions,
+  TokenizerFromWordsReport,
+  TokenizerImportOptions,
+  TokenizerImportReport,
+  TokenizerRetrainOptions,
   TokenizerReportOptions,
   TokenizerTrainOptions,
   TokenizerTrainReport,
@@ -97,6 +104,13 @@ export type {
   TableOptions,
   TableReport,
   TextPiece,
+  TokenizerExtendOptions,
+  TokenizerExtendReport,
+  TokenizerFromWordsOptions,
+  TokenizerFromWordsReport,
+  TokenizerImportOptions,
+  TokenizerImportReport,
+  TokenizerRetrainOptions,
   TokenizerReportOptions,
   TokenizerTrainOptions,
   TokenizerTrainReport,
@@ -183,6 +197,11 @@ export interface TrainEvent {
   learningRate?: number
   gradNorm?: number
   tokensPerSecond?: number
+  rssBytes?: number
+  paddingShare?: number
+  tokens?: number
+  seconds?: number
+  time?: number
   lossScale?: number
   skippedSteps?: number
   rewards?: Rewards
@@ -199,6 +218,32 @@ export interface TrainingRun {
   advance(steps: number): Promise<Array<TrainEvent>>
   interrupt(): Promise<string | null>
   close(): void
+}
+/** What one probe of a run found; `crates/chatlm-run/src/plan.rs` says what each is. */
+export interface ProbeReport {
+  device: string
+  parameters: number
+  trainable: number
+  rows: number
+  totalSteps: number
+  doneSteps: number
+  tokensPerRow: number
+  longest: Array<number>
+  weightBytes: number
+  gradientBytes: number
+  optimizerBytes: number
+  checkpointBytes: number
+  exportBytes: number
+  availableBytes: number
+  openedBytes: number
+  steps: Array<{ seconds: number; forwardSeconds: number; tokens: number }>
+  stepsPeakBytes: number
+  batches: Array<{ batch: number; seconds: number; peakBytes: number }>
+}
+export interface ProbeOptions {
+  steps?: number
+  batches?: Array<number>
+  device?: string
 }
 export interface VerifyResumeReport {
   equal: boolean
@@ -254,6 +299,10 @@ export interface Border {
   RowWriter: { create(options: RowWriterOptions): RowWriter }
   FileLock: { tryAcquire(path: string): FileLock | null }
   trainTokenizer: LongCall<TokenizerTrainOptions, TokenizerTrainReport>
+  retrainTokenizer: LongCall<TokenizerRetrainOptions, TokenizerTrainReport>
+  tokenizerFromWords: LongCall<TokenizerFromWordsOptions, TokenizerFromWordsReport>
+  importTokenizer: LongCall<TokenizerImportOptions, TokenizerImportReport>
+  extendTokenizer: LongCall<TokenizerExtendOptions, TokenizerExtendReport>
   tokenizerReport: LongCall<TokenizerReportOptions, unknown>
   Tokenizer: { load(folder: string): Tokenizer }
   TrainingRun: {
@@ -272,6 +321,13 @@ export interface Border {
     onProgress?: OnProgress,
     cancel?: CancelToken | null
   ): Promise<VerifyResumeReport>
+  planProbe(
+    kind: RunKind,
+    config: object,
+    options: ProbeOptions,
+    onProgress?: OnProgress,
+    cancel?: CancelToken | null
+  ): Promise<ProbeReport>
   Generator: { load: LongCall<GeneratorOptions, Generator> }
   Serving: {
     load(

@@ -351,11 +351,53 @@ export const memoryBorder = (): B.Border => ({
     tokenizers: tokenizers.map(memoryFigures),
     seconds: 0.5
   })),
+  retrainTokenizer: later("merge", ({ vocabSize = 29_298 }) => ({
+    vocabSize,
+    merges: vocabSize - 7,
+    texts: 3,
+    seconds: 0.5,
+    peakRssBytes: 1024
+  })),
+  tokenizerFromWords: later("merge", () => ({
+    vocabSize: 100,
+    merges: 60,
+    texts: 3,
+    words: 80,
+    kept: 50,
+    seconds: 0.5,
+    peakRssBytes: 1024
+  })),
+  importTokenizer: later("import", () => ({ model: "bpe", vocabSize: 100, merges: 60, added: ["<pad>"] })),
+  extendTokenizer: later("extend", ({ tokens, model }) => ({
+    vocabSize: 100 + tokens.length,
+    added: tokens.length,
+    rows: model === undefined ? 0 : 100 + tokens.length
+  })),
   Tokenizer: { load: () => new MemoryTokenizer() },
   TrainingRun: {
     open: async (_kind, config, _options, _onProgress, token) => new MemoryRun(config, token)
   },
   verifyResume: async () => ({ equal: true, parts: { weights: true, optimizer: true, cursor: true } }),
+  planProbe: async (_kind, config, { steps = 0, batches = [] }) => ({
+    device: "cpu",
+    parameters: 1000,
+    trainable: 1000,
+    rows: 160,
+    totalSteps: (config as { maxSteps?: number | null }).maxSteps ?? 10,
+    doneSteps: 0,
+    tokensPerRow: 20,
+    longest: [30, 40],
+    weightBytes: 4000,
+    gradientBytes: 4000,
+    optimizerBytes: 8000,
+    checkpointBytes: 12_000,
+    exportBytes: 4000,
+    availableBytes: 2 ** 30,
+    openedBytes: 2 ** 20,
+    steps: Array.from({ length: steps }, () => ({ seconds: 0.5, forwardSeconds: 0.2, tokens: 320 })),
+    batches: batches.map((batch) => ({ batch, seconds: batch / 10, peakBytes: 2 ** 20 * (2 + batch) })),
+    stepsPeakBytes: steps > 0 ? 2 ** 20 * 3 : 0
+  }),
   Generator: { load: async (options) => new MemoryGenerator(options) },
   Serving: { load: async (options, limits) => new MemoryServing(options, limits) },
   reject: later("generate", () => ({ rows: 3, kept: 2, same: 1, seconds: 0.5 })),

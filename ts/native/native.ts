@@ -97,6 +97,10 @@ export interface NativeService {
   /** Takes a lock on a file that other processes honour (`flock`), or answers null. */
   readonly tryLock: (path: string) => Effect.Effect<B.FileLock | null, ChatlmError>
   readonly trainTokenizer: Call<B.TokenizerTrainOptions, B.TokenizerTrainReport>
+  readonly retrainTokenizer: Call<B.TokenizerRetrainOptions, B.TokenizerTrainReport>
+  readonly tokenizerFromWords: Call<B.TokenizerFromWordsOptions, B.TokenizerFromWordsReport>
+  readonly importTokenizer: Call<B.TokenizerImportOptions, B.TokenizerImportReport>
+  readonly extendTokenizer: Call<B.TokenizerExtendOptions, B.TokenizerExtendReport>
   /** The report as JSON, which `makeReport` of ts/report knows. */
   readonly tokenizerReport: Call<B.TokenizerReportOptions, unknown>
   readonly tokenizer: (folder: string) => Effect.Effect<Tokenizer, ChatlmError>
@@ -277,6 +281,10 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
       }),
     tryLock: (path) => Effect.flatMap(border, (module) => immediate(() => module.FileLock.tryAcquire(path))),
     trainTokenizer: call("trainTokenizer"),
+    retrainTokenizer: call("retrainTokenizer"),
+    tokenizerFromWords: call("tokenizerFromWords"),
+    importTokenizer: call("importTokenizer"),
+    extendTokenizer: call("extendTokenizer"),
     tokenizerReport: call("tokenizerReport"),
     tokenizer: (folder) =>
       Effect.flatMap(border, (module) => immediate(() => tokenizer(module.Tokenizer.load(folder)))),

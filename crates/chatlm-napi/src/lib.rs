@@ -24,6 +24,7 @@ mod evaluation;
 mod generate;
 mod job;
 mod lock;
+mod plan;
 mod rows;
 mod serving;
 mod tokenizer;

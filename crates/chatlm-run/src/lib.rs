@@ -11,12 +11,14 @@ mod device;
 mod evaluate;
 mod event;
 mod export;
+mod extend;
 mod forced;
 mod generator;
 mod given;
 mod journal;
 mod machine;
 mod merge;
+mod plan;
 mod reference;
 mod reject;
 mod serving;
@@ -24,6 +26,7 @@ mod settings;
 mod setup;
 mod stop;
 mod tell;
+mod tensorboard;
 mod training;
 mod validation;
 mod verify;
@@ -39,12 +42,14 @@ pub use evaluate::{
     BleuOptions, BleuReport, PerplexityOptions, PerplexityReport, evaluate_bleu,
     evaluate_perplexity,
 };
-pub use event::{Evaluated, Event, FinishReason as RunEnd, Rewards, StepEvent};
+pub use event::{Evaluated, Event, FinishReason as RunEnd, Rewards, Stamp, StepEvent};
 pub use export::{ExportOptions, ExportReport, export};
+pub use extend::{ExtendOptions, ExtendReport, extend};
 pub use generator::{Answer, Generator, GeneratorOptions};
 pub use given::GivenSettings;
 pub use machine::{Doctor, doctor, peak_rss_bytes, set_threads};
 pub use merge::{MergeOptions, MergeReport, merge_lora};
+pub use plan::{ProbeOptions, ProbeReport, ProbedBatch, ProbedStep, plan_probe};
 pub use reject::{RejectOptions, RejectReport, reject};
 pub use serving::{Limits, Outcome, Question, Serving, ServingStats, Tell, Told};
 pub use settings::AnswerSettings;

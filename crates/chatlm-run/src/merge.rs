@@ -37,11 +37,15 @@ pub fn merge_lora(options: &MergeOptions, job: &Job) -> Result<MergeReport> {
     let tokenizer = Tokenizer::load(&options.base)?;
     let lora = load_adapter(&options.adapter, &folder.config, &mut folder.parameters)?;
     let with_adapter = Model::new(&folder.config, &folder.parameters, Some(&lora))?;
-    let before = probe(&with_adapter)?;
+    let vocabulary = folder.config.vocab_size;
+    let before = probe(&with_adapter, vocabulary)?;
     drop(with_adapter);
     job.cancel.check()?;
     let merged = merge(&mut folder.parameters, &lora)?;
-    let after = probe(&Model::new(&folder.config, &folder.parameters, None)?)?;
+    let after = probe(
+        &Model::new(&folder.config, &folder.parameters, None)?,
+        vocabulary,
+    )?;
     let max_logit_difference = largest_difference(&before, &after).map_err(Error::internal)?;
     if max_logit_difference.is_nan() || max_logit_difference > BOUND {
         return Err(Error::new(
@@ -61,14 +65,13 @@ pub fn merge_lora(options: &MergeOptions, job: &Job) -> Result<MergeReport> {
     })
 }
 
-/// Logits of fixed random inputs: 4 rows of 16 source and 8 target ids.
-fn probe(model: &Model) -> Result<Tensor> {
+/// Logits of fixed random inputs below `vocabulary`: 4 rows of 16 source and 8 target ids.
+pub(crate) fn probe(model: &Model, vocabulary: usize) -> Result<Tensor> {
     let mut random = Random::new(23_333);
-    let vocabulary = model.config().vocab_size as u64;
     let mut rows = |columns: usize| -> Vec<Vec<u32>> {
         let mut row = || {
             (0..columns)
-                .map(|_| random.below(vocabulary) as u32)
+                .map(|_| random.below(vocabulary as u64) as u32)
                 .collect()
         };
         (0..4).map(|_| row()).collect()

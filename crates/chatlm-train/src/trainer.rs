@@ -336,6 +336,11 @@ impl Trainer {
         found
     }
 
+    /// Whether the gradients of all trained weights are held at once in a step of so many micro-batches.
+    pub fn holds_gradients(&self, micro: usize) -> bool {
+        !self.fuses(micro)
+    }
+
     /// Whether a step updates each weight as soon as its gradient is complete, so that no two layers'
     /// gradients are held at once: where nothing (clipping, more micro-batches, the choice to skip a
     /// step) has to see all gradients first.

@@ -76,7 +76,9 @@ export class SystemGroup extends HttpApiGroup.make("system", { topLevel: true })
   )
   .add(
     HttpApiEndpoint.get("metrics", "/metrics", {
-      success: Schema.String.pipe(HttpApiSchema.asText({ contentType: "text/plain; version=0.0.4; charset=utf-8" }))
+      success: Schema.String.pipe(
+        HttpApiSchema.asText({ contentType: "text/plain; version=0.0.4; charset=utf-8" })
+      )
     })
   ) {}
 

@@ -9,7 +9,6 @@ import * as HttpApiMiddleware from "effect/http-api/HttpApiMiddleware"
 import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
 import * as HttpApiSecurity from "effect/http-api/HttpApiSecurity"
 
-
 const ErrorBody = Schema.Struct({
   error: Schema.Struct({
     message: Schema.String,
@@ -93,7 +92,11 @@ const ChatCompletion = Schema.Struct({
   choices: Schema.Array(
     Schema.Struct({
       index: Schema.Int,
-      message: Schema.Struct({ role: Schema.Literal("assistant"), content: Schema.String, refusal: Schema.Null }),
+      message: Schema.Struct({
+        role: Schema.Literal("assistant"),
+        content: Schema.String,
+        refusal: Schema.Null
+      }),
       logprobs: Schema.Null,
       finish_reason: FinishReason
     })

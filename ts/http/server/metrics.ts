@@ -61,7 +61,12 @@ const counters = {
 } as const
 
 const own = (stats: ServingStats): string =>
-  ([["gauge", gauges], ["counter", counters]] as const)
+  (
+    [
+      ["gauge", gauges],
+      ["counter", counters]
+    ] as const
+  )
     .flatMap(([type, table]) =>
       Object.entries(table).flatMap(([key, [name, help]]) => [
         `# HELP chatlm_${name} ${help}`,

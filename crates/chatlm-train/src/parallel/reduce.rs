@@ -144,11 +144,14 @@ impl Reducer {
         filled: Vec<Vec<f32>>,
     ) -> Result<Vec<Vec<f32>>> {
         let (rank, world) = (talk.rank(), talk.world());
-        let pack = |owner: usize| -> Vec<f32> {
-            let mine = bucket.iter().zip(&filled);
-            mine.filter(|&(&index, _)| self.shares.owner(index) == owner)
-                .flat_map(|(_, values)| values.iter().copied())
-                .collect()
+        let pack = |owner: usize| {
+            let mut packed: Vec<f32> = Vec::new();
+            for (&index, values) in bucket.iter().zip(&filled) {
+                if self.shares.owner(index) == owner {
+                    packed.extend_from_slice(values);
+                }
+            }
+            packed
         };
         let own = pack(rank);
         let mut all = vec![Vec::new(); world];
