@@ -65,7 +65,7 @@ const train = async (workers) => {
     "pretrain", "--fresh", "--force", "--workers", String(workers), "--threads", String(workers), "--json",
     ...Object.entries({
       tokenizer: at("tokenizer"), train: at("rows.jsonl"), out: at("out"), model, precision: flags.precision,
-      batchSize: Number(flags.batch), maxLength: 80, maxSteps: Number(flags.steps), saveEvery: 0, logEvery: 1, samples: 0
+      batchSize: Number(flags.batch), maxLength: 80, maxSteps: Number(flags.steps), saveEvery: 1_000_000, logEvery: 1, samples: 0
     }).flatMap(([key, value]) => ["--set", `${key}=${JSON.stringify(value)}`])
   )
   const rates = told.split("\n").filter(Boolean).map((line) => JSON.parse(line))

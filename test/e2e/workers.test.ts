@@ -8,7 +8,12 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { chatlm, folder, ok, rows, startChatlm, tinyModel, writeJsonl } from "./support.ts"
 
 const dir = folder()
-afterAll(dir.remove)
+const begun: Array<ReturnType<typeof startChatlm>["child"]> = []
+afterAll(() => {
+  // Workers end with the process that started them.
+  for (const child of begun) child.kill("SIGKILL")
+  dir.remove()
+})
 
 type Settings = Record<string, unknown>
 
@@ -20,7 +25,7 @@ const flags = (out: string, more: Settings) =>
     batchSize: 8,
     maxLength: 48,
     learningRate: 1e-3,
-    saveEvery: 0,
+    saveEvery: 1_000_000,
     logEvery: 1,
     warmupSteps: 5,
     samples: 0,
@@ -36,6 +41,7 @@ const losses = (out: string): ReadonlyArray<number> =>
   readFileSync(dir.at(out, "metrics.jsonl"), "utf8")
     .trim()
     .split("\n")
+    .filter((line) => line !== "")
     .map((line) => JSON.parse(line) as { loss?: number })
     .flatMap(({ loss }) => (loss === undefined ? [] : [loss]))
 
@@ -110,6 +116,7 @@ describe("workers", () => {
   it("one killed: the others end, say which, and the run goes on", async () => {
     const long = pretrain("killed", { maxSteps: 100_000, saveEvery: 10, keep: 2, workers: 2 })
     const { child, ran } = startChatlm(...long)
+    begun.push(child)
     while (steps("killed") < 15) await setTimeout(100)
     const [, second = 0] = workersOf(child.pid ?? 0)
     process.kill(second, "SIGKILL")
@@ -128,6 +135,7 @@ describe("workers", () => {
   it("Ctrl+C reaches all of them: one checkpoint, status 130", async () => {
     const long = pretrain("stopped", { maxSteps: 100_000, workers: 2 })
     const { child, ran } = startChatlm(...long)
+    begun.push(child)
     while (steps("stopped") < 3) await setTimeout(100)
     child.kill("SIGINT")
     expect((await ran).status).toBe(130)
