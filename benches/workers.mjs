@@ -44,7 +44,7 @@ const output = (command, args) =>
 
 const folder = mkdtempSync(join(tmpdir(), "chatlm-bench-workers-"))
 process.on("exit", () => rmSync(folder, { recursive: true, force: true }))
-const chatlm = (...args) => output(node, [join(root, "bin/chatlm.mjs"), ...args])
+const chatlm = (...args) => output(node, [join(root, "bin/chatlm.mjs"), ...args, "--quiet"])
 
 // Rows of one length, about 64 tokens a side, so that workers have as much to do.
 const digits = [..."零一二三四五六七八九百千万亿兆年月日时分秒天地人你我他它春夏秋冬"]

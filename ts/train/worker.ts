@@ -19,8 +19,7 @@ import {
 import { train } from "./train.ts"
 import type { ToWorker, Told } from "./workers.ts"
 
-const tell = (told: Told, done: () => void = () => {}) =>
-  void process.send?.(told, undefined, {}, done)
+const tell = (told: Told, done: () => void = () => {}) => void process.send?.(told, undefined, {}, done)
 
 const outcome = (exit: Exit.Exit<Told, unknown>): Told => {
   if (Exit.isSuccess(exit)) return exit.value

@@ -37,9 +37,7 @@ export type Told =
   | { readonly type: "done"; readonly report: TrainReport }
   | { readonly type: "failed"; readonly error: object }
 
-type End =
-  | { readonly report: TrainReport }
-  | { readonly error: ChatlmError; readonly died: boolean }
+type End = { readonly report: TrainReport } | { readonly error: ChatlmError; readonly died: boolean }
 
 /** How long workers may take to end once one of them is gone. */
 const patience = 60_000
@@ -113,9 +111,7 @@ export const trainTogether = (
           else if (told.type === "done") end(rank, { report: told.report })
           else end(rank, { error: fromBorder(new Error(JSON.stringify(told.error))), died: false })
         })
-        child.on("exit", (code, signal) =>
-          end(rank, { error: died(rank, child, code, signal), died: true })
-        )
+        child.on("exit", (code, signal) => end(rank, { error: died(rank, child, code, signal), died: true }))
         child.on("error", (cause) =>
           end(rank, {
             error: makeError("IO", `worker ${rank} does not start: ${cause.message}`, "see the message"),

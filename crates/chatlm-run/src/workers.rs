@@ -134,17 +134,12 @@ impl Crew {
 
     /// Whether all have the same number.
     pub(crate) fn same(&self, number: u64) -> Result<bool> {
-        self.with(true, |talk| {
-            let mut sums = [number as f64, (number * number) as f64];
-            let world = talk.world() as f64;
-            talk.sum(&mut sums)?;
-            let own = number as f64;
-            Ok(sums[0] == own * world && sums[1] == own * own * world)
-        })
+        let leaders = self.told_by_leader(number.to_ne_bytes().to_vec())?;
+        Ok(!self.any(leaders != number.to_ne_bytes())?)
     }
 
     /// The leader's bytes, for all.
-    pub(crate) fn from_leader(&self, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
+    pub(crate) fn told_by_leader(&self, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
         if self.is_alone() {
             return Ok(bytes);
         }

@@ -29,7 +29,7 @@ impl TrainingRun {
             let told = (done, self.state.best, self.state.worse);
             found = serde_json::to_vec(&told).map_err(Error::internal)?;
         }
-        let found = self.crew.from_leader(found)?;
+        let found = self.crew.told_by_leader(found)?;
         let (done, best, worse): (bool, Option<f64>, u64) =
             serde_json::from_slice(&found).map_err(Error::internal)?;
         if !done {
