@@ -23,8 +23,18 @@ describe.skipIf(missing !== undefined)("mpirun", () => {
   it("trains with two as one with twice the batch does", async () => {
     writeJsonl(dir.at("train.jsonl"), rows(195))
     await ok(
-      ...["tokenizer", "train", "--in", dir.at("train.jsonl"), "--out", dir.at("tokenizer")],
-      ...["--model", "char-bpe", "--vocab-size", "300", "--min-frequency", "2"]
+      "tokenizer",
+      "train",
+      "--in",
+      dir.at("train.jsonl"),
+      "--out",
+      dir.at("tokenizer"),
+      "--model",
+      "char-bpe",
+      "--vocab-size",
+      "300",
+      "--min-frequency",
+      "2"
     )
     const pretrain = (out: string, batchSize: number) => [
       "pretrain",
@@ -40,7 +50,12 @@ describe.skipIf(missing !== undefined)("mpirun", () => {
       }).flatMap(([key, value]) => ["--set", `${key}=${JSON.stringify(value)}`])
     ]
     const ran = await start("mpirun", [
-      ...["--allow-run-as-root", "--oversubscribe", "-np", "2", process.execPath, bin],
+      "--allow-run-as-root",
+      "--oversubscribe",
+      "-np",
+      "2",
+      process.execPath,
+      bin,
       ...pretrain("two", 8)
     ]).ran
     expect(ran.error + ran.out).toContain("20 steps")

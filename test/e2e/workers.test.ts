@@ -73,19 +73,18 @@ beforeAll(async () => {
     rows(100).map(({ prompt, response }) => ({ prompt, chosen: response, rejected: `不${response}` }))
   )
   await ok(
-    ...[
-      "tokenizer",
-      "train",
-      "--in",
-      dir.at("train.jsonl"),
-      "--model",
-      "char-bpe",
-      "--vocab-size",
-      "300",
-      "--min-frequency",
-      "2"
-    ],
-    ...["--out", dir.at("tokenizer")]
+    "tokenizer",
+    "train",
+    "--in",
+    dir.at("train.jsonl"),
+    "--model",
+    "char-bpe",
+    "--vocab-size",
+    "300",
+    "--min-frequency",
+    "2",
+    "--out",
+    dir.at("tokenizer")
   )
 }, 120_000)
 
