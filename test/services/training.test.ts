@@ -9,7 +9,7 @@ import { describe, expect, it } from "vitest"
 
 import { memoryBorder, Native } from "../../ts/native/index.ts"
 import type { Border, TrainEvent } from "../../ts/native/index.ts"
-import { Checkpoint, Dpo, Pretrain, Sft, trainingLayer } from "../../ts/train/services.ts"
+import { Checkpoint, Dpo, Pretrain, Sft, trainingLayer } from "../../ts/services/training.ts"
 
 type Needs = Pretrain | Sft | Dpo | Checkpoint
 

@@ -18,10 +18,10 @@ import { resolveConfig } from "../config/index.ts"
 import type { ConfigInputs } from "../config/index.ts"
 import { Native } from "../native/index.ts"
 import type { ChatlmError, TrainEvent, VerifyResumeReport } from "../native/index.ts"
-import { savedCheckpoints } from "./checkpoints.ts"
-import type { SavedCheckpoint } from "./checkpoints.ts"
-import { train, trainEvents, verifyResume } from "./train.ts"
-import type { RunKind, TrainOptions, TrainReport } from "./train.ts"
+import { savedCheckpoints } from "../checkpoint/saved.ts"
+import type { SavedCheckpoint } from "../checkpoint/saved.ts"
+import { train, trainEvents, verifyResume } from "../train/train.ts"
+import type { RunKind, TrainOptions, TrainReport } from "../train/train.ts"
 
 /** How a run begins. */
 export type StartOptions = Pick<TrainOptions, "fresh" | "force" | "device">
