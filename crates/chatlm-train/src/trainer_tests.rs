@@ -440,8 +440,9 @@ fn preference_steps_part_chosen_from_rejected() {
             r: 4,
             alpha: 8.0,
             dropout: 0.0,
-            targets: vec!["q".into(), "v".into(), "wo".into()],
+            targets: vec!["q".into(), "v".into(), "wo".into()].into(),
             bias: LoraBias::None,
+            ..LoraConfig::default()
         });
         let settings = settings(json!({
             "loss": loss, "lora": lora, "dropout": 0.0, "schedule": "constant", "beta": 0.5,
