@@ -44,6 +44,7 @@ import type {
   TokenizerTrainOptions,
   TokenizerTrainReport,
   TrainingRunOptions,
+  UnmergeLoraOptions,
   VerifyResumeOptions
 } from "../../index.js"
 import { withAddon } from "./addon.ts"
@@ -92,6 +93,7 @@ export type {
   TokenizerTrainOptions,
   TokenizerTrainReport,
   TrainingRunOptions,
+  UnmergeLoraOptions,
   VerifyResumeOptions
 } from "../../index.js"
 
@@ -255,6 +257,7 @@ export interface Border {
   ): Promise<VerifyResumeReport>
   Generator: { load: LongCall<GeneratorOptions, Generator> }
   reject: LongCall<RejectOptions, RejectReport>
+  unmergeLora: LongCall<UnmergeLoraOptions, MergeLoraReport>
   mergeLora: LongCall<MergeLoraOptions, MergeLoraReport>
   exportModel: LongCall<ExportModelOptions, ExportModelReport>
   evaluateBleu: LongCall<BleuOptions, BleuReport>

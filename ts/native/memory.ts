@@ -291,6 +291,7 @@ export const memoryBorder = (): B.Border => ({
   verifyResume: async () => ({ equal: true, parts: { weights: true, optimizer: true, cursor: true } }),
   Generator: { load: async (options) => new MemoryGenerator(options) },
   reject: later("generate", () => ({ rows: 3, kept: 2, same: 1, seconds: 0.5 })),
+  unmergeLora: later("merge", () => ({ maxLogitDifference: 1e-6, merged: 4 })),
   mergeLora: later("merge", () => ({ maxLogitDifference: 1e-6, merged: 4 })),
   exportModel: later("export", ({ dtype }) => ({ dtype, bytes: 1000, seconds: 0.1 })),
   evaluateBleu: later("generate", () => ({ bleu4: 0.5, rows: 3 })),

@@ -98,6 +98,7 @@ export interface NativeService {
   /** Loads a model; it is freed with the scope. */
   readonly generator: (options: B.GeneratorOptions) => Effect.Effect<Generator, ChatlmError, Scope.Scope>
   readonly reject: Call<B.RejectOptions, B.RejectReport>
+  readonly unmergeLora: Call<B.UnmergeLoraOptions, B.MergeLoraReport>
   readonly mergeLora: Call<B.MergeLoraOptions, B.MergeLoraReport>
   readonly exportModel: Call<B.ExportModelOptions, B.ExportModelReport>
   readonly evaluateBleu: Call<B.BleuOptions, B.BleuReport>
@@ -281,6 +282,7 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
         return generator(module, raw)
       }),
     reject: computing("reject"),
+    unmergeLora: call("unmergeLora"),
     mergeLora: call("mergeLora"),
     exportModel: call("exportModel"),
     evaluateBleu: computing("evaluateBleu"),

@@ -48,13 +48,6 @@ fn names(names: &Names) -> Value {
 
 /// What PEFT 0.13 and later load: keys that older ones do not know stay out.
 pub(crate) fn to_peft(lora: &LoraConfig, base: &str) -> Value {
-    let optional = |list: &Names| {
-        if list.is_empty() {
-            Value::Null
-        } else {
-            names(list)
-        }
-    };
     let mut config = json!({
         "alpha_pattern": lora.alpha_pattern,
         "auto_mapping": null,

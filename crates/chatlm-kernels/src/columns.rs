@@ -112,3 +112,79 @@ fn add_columns(sums: &mut [f32], g: &[f32], x: &[f32], lengths: &[f32]) {
             }
         });
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::cpu::twins_only;
+    use crate::gradients::Gradients;
+    use crate::testing::device;
+
+    const SHAPE: (usize, usize) = (7, 130);
+
+    fn some(count: usize, step: usize) -> Vec<f32> {
+        (0..count)
+            .map(|i| ((i * step) % 23) as f32 / 20.0 - 0.4)
+            .collect()
+    }
+
+    #[test]
+    fn gradients_are_finite_differences_and_the_twins() {
+        let (rows, width) = SHAPE;
+        let tensor =
+            |values: Vec<f32>, dims: &[usize]| Tensor::from_vec(values, dims, &device()).unwrap();
+        let lengths: Vec<f32> = some(width, 5).iter().map(|v| v.abs() + 0.5).collect();
+        let lengths = tensor(lengths, &[width]);
+        let seed = tensor(some(rows * width, 11), &[rows, width]);
+        let (x, m) = (some(rows * width, 7), some(width, 3));
+        let value = |x: &[f32], m: &[f32]| -> f64 {
+            let weight = Weight::new(tensor(m.to_vec(), &[width]), None);
+            let x = Value::constant(tensor(x.to_vec(), &[rows, width]));
+            let tape = Tape::off(Precision::F32);
+            let y = scaled_columns(&tape, &x, &weight, &lengths, 1.0).unwrap();
+            let sum = (y.tensor() * &seed).unwrap().flatten_all().unwrap();
+            let values: Vec<f32> = sum.to_vec1().unwrap();
+            values.into_iter().map(f64::from).sum()
+        };
+        let gradients = || -> (Vec<f32>, Vec<f32>) {
+            let tape = Tape::new(Precision::F32);
+            let leaf = tape.leaf(tensor(x.clone(), &[rows, width]));
+            let weight = Weight::new(tensor(m.clone(), &[width]), Some(0));
+            let y = scaled_columns(&tape, &leaf, &weight, &lengths, 1.0).unwrap();
+            let mut gradients = Gradients::on_device(vec![width]);
+            if fused(&[&seed]) {
+                gradients = Gradients::new(vec![width]);
+            }
+            let found = tape
+                .backward_to(&[&leaf], vec![(y, seed.clone())], &mut gradients)
+                .unwrap();
+            let dm = match gradients.tensor(0) {
+                Some(tensor) => tensor.to_vec1().unwrap(),
+                None => gradients.get(0).unwrap().to_vec(),
+            };
+            (found[0].flatten_all().unwrap().to_vec1().unwrap(), dm)
+        };
+        let (dx, dm) = gradients();
+        let h = 1e-2f32;
+        for place in [0, 64, width - 1] {
+            let nudged = |of: &[f32], by: f32| {
+                let mut of = of.to_vec();
+                of[place] += by;
+                of
+            };
+            // The function is linear in either, so the step may be large.
+            let slope =
+                (value(&nudged(&x, h), &m) - value(&nudged(&x, -h), &m)) / f64::from(2.0 * h);
+            assert!((slope - f64::from(dx[place])).abs() < 1e-3, "{slope}");
+            let slope =
+                (value(&x, &nudged(&m, h)) - value(&x, &nudged(&m, -h))) / f64::from(2.0 * h);
+            assert!((slope - f64::from(dm[place])).abs() < 1e-3, "{slope}");
+        }
+        let _twins = twins_only();
+        let (twin_x, twin_m) = gradients();
+        let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+        assert!(near(&dx, &twin_x) && near(&dm, &twin_m));
+    }
+}

@@ -42,7 +42,7 @@ pub use export::{ExportOptions, ExportReport, export};
 pub use generator::{Answer, Generator, GeneratorOptions};
 pub use given::GivenSettings;
 pub use machine::{Doctor, doctor, peak_rss_bytes, set_threads};
-pub use merge::{MergeOptions, MergeReport, merge_lora};
+pub use merge::{Combination, MergeOptions, MergeReport, UnmergeOptions, merge_lora, unmerge_lora};
 pub use reject::{RejectOptions, RejectReport, reject};
 pub use settings::AnswerSettings;
 pub use setup::RunKind;

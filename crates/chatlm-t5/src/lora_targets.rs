@@ -127,6 +127,11 @@ impl LoraConfig {
                 return refuse("lora.targets", format!("lora.targets: {name} {why}"));
             }
         }
+        if matches!(self.targets, Names::Pattern(_)) && self.layers_to_transform.is_some() {
+            // As in PEFT: a pattern can say itself which blocks it means.
+            let message = "lora.layersToTransform stands beside a pattern; it narrows a list alone";
+            return refuse("lora.layersToTransform", message.to_owned());
+        }
         let targets = self.targets.matcher("lora.targets")?;
         let excluded = self.exclude_modules.matcher("lora.excludeModules")?;
         let layers = self.layers_pattern.as_ref().map(|names| match names {
