@@ -18,6 +18,20 @@ declare global {
   }
 }
 
+/**
+ * A request on its way; an async iterable of pieces.
+ *
+ * This type implements JavaScript's async iterable protocol.
+ * It can be used with `for await...of` loops.
+ *
+ * @see https://developer.mozilla.org/en-US/docs/Web/JavaScript/Reference/Iteration_protocols#the_async_iterator_and_async_iterable_protocols
+ */
+export declare class AnswerStream {
+  /** Gives the request up within a step. */
+  close(): void
+  [globalThis.Symbol.asyncIterator](): globalThis.__NapiRsAsyncGenerator<AnswerStream, AnswerPiece, void, undefined>
+}
+
 /** Asks running calls to save and stop; one token may be given to several calls. */
 export declare class CancelToken {
   constructor()
@@ -86,6 +100,21 @@ export declare class RowWriter {
   close(): Promise<void>
 }
 
+/** A loaded model that answers many requests at once (continuous batching). */
+export declare class Serving {
+  /** Loads a model; rejects with `MODEL_INVALID`, `TOKENIZER_INVALID` or `NOT_FINITE`. */
+  static load(options: GeneratorOptions, limits: ServingLimits, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<Serving>
+  get info(): GeneratorInfo
+  /**
+   * Asks; the pieces come as an async iterable whose last one has `end`. Leaving the loop or `close()`
+   * gives the request up within a step. Throws `QUEUE_FULL` or `USAGE` at once.
+   */
+  ask(prompt: string, settings: GenerationSettings, options: AskOptions): AnswerStream
+  stats(): ServingStats
+  /** Gives up what is running and frees the model. */
+  close(): void
+}
+
 /** A tokenizer folder, loaded. */
 export declare class Tokenizer {
   /** Loads a folder with `tokenizer.json`. */
@@ -142,6 +171,25 @@ export interface Answer {
   score?: number
   /** `stop` or `length`. */
   finishReason: string
+}
+
+/** News of a request: text, and at last the whole. */
+export interface AnswerPiece {
+  /** Which of several answers goes on. */
+  answer: number
+  /** Text that is certain now. */
+  text: string
+  /** Tokens of that answer so far. */
+  tokens: number
+  /** Set in the last piece, which has no text of its own. */
+  end?: RequestEnd
+}
+
+export interface AskOptions {
+  /** Whose request it is: clients take turns. */
+  client?: string
+  /** How long all of it may take, waiting included, in milliseconds; then the answer ends where it is. */
+  timeout?: number
 }
 
 /** Encodes texts in batches on all threads, as the loader does. */
@@ -469,6 +517,9 @@ export interface ExportModelReport {
   seconds: number
 }
 
+/** Adds tokens to a tokenizer, and rows to a model's embeddings. */
+export declare function extendTokenizer(options: TokenizerExtendOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerExtendReport>
+
 /** What is left out comes from the model's generation_config.json, then from the defaults. */
 export interface GenerationSettings {
   /**
@@ -538,6 +589,9 @@ export interface GeneratorOptions {
   device?: string
 }
 
+/** A SentencePiece model as a tokenizer folder. */
+export declare function importTokenizer(options: TokenizerImportOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerImportReport>
+
 /** Counts rows, names columns, draws length histograms and shows a few rows. */
 export declare function inspect(options: InspectOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<{ rows: number; columns: Array<{ name: string; kind: string }>; lengths: Array<{ column: string; min: number; max: number; mean: number; buckets: Array<{ upTo: number; rows: number }> }>; samples: Array<Record<string, unknown>> }>
 
@@ -595,6 +649,13 @@ export interface PerplexityReport {
   agreement?: number
 }
 
+/**
+ * Makes one probe of a training run: real steps for its speed, steps of the longest rows for its memory,
+ * nothing written. Meant for a process of its own, whose memory is what is measured. `options` are `steps`
+ * (real steps that count at least, after one that does not), `batches` (row counts, rising) and `device`.
+ */
+export declare function planProbe(kind: 'pretrain' | 'sft' | 'dpo', config: object, options: { steps?: number; batches?: number[]; device?: string }, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<object>
+
 /** How far a call is; told at most ten times a second. */
 export interface Progress {
   /** What is being done, such as `read`, `verify`, `generate`. */
@@ -638,6 +699,24 @@ export interface RejectReport {
   seconds: number
 }
 
+export interface RequestEnd {
+  /** Best first where they have scores. Given up before it began: none. */
+  answers: Array<Answer>
+  /** The end of each answer's text that no piece has told. */
+  rest: Array<string>
+  promptTokens: number
+  /** The prompt was longer than the model's room and was cut. */
+  cut: boolean
+  /** Seconds from coming to the first step. */
+  waited: number
+  /** Seconds from coming to the first token. */
+  firstToken?: number
+  seconds: number
+}
+
+/** Trains a new vocabulary in the pipeline of an existing folder. */
+export declare function retrainTokenizer(options: TokenizerRetrainOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerTrainReport>
+
 export interface RowsOptions {
   /** Files, folders or globs; `-` is standard input. */
   inputs: Array<string>
@@ -656,6 +735,35 @@ export interface RowWriterOptions {
   columns?: Array<TableColumn>
   /** Replaces an existing output. */
   force: boolean
+}
+
+/** How much is taken on at once. */
+export interface ServingLimits {
+  /** Answers (or beams of one) that a step of the model computes together. Default 32. */
+  rows?: number
+  /** Requests that wait; one more is refused with `QUEUE_FULL`. Default 256. */
+  waiting?: number
+  /** Bytes of keys and values that running requests may come to need. Default 1 GiB. */
+  cacheBytes?: number
+}
+
+/** The numbers of a service; those of tokens, answers and steps are sums since its start. */
+export interface ServingStats {
+  waiting: number
+  running: number
+  /** Rows of the last step. */
+  rows: number
+  /** Bytes that running requests may come to need for keys and values. */
+  cacheBytes: number
+  answered: number
+  cancelled: number
+  failed: number
+  refused: number
+  promptTokens: number
+  tokens: number
+  steps: number
+  /** Rows of all steps together. */
+  rowsStepped: number
 }
 
 /** Sets the number of threads; only before the first call that uses any. 0 is all. */
@@ -720,6 +828,67 @@ export interface TextPiece {
   finishReason?: string
 }
 
+export interface TokenizerExtendOptions {
+  /** The tokenizer folder to extend; left out, that of `model`. */
+  tokenizer?: string
+  tokens: Array<string>
+  /** A T5 folder whose embeddings get a row for each new token. */
+  model?: string
+  output: string
+  force: boolean
+}
+
+export interface TokenizerExtendReport {
+  vocabSize: number
+  /** New tokens; those that the vocabulary had are left out. */
+  added: number
+  /** Rows of the model's embeddings, 0 without a model. */
+  rows: number
+}
+
+/** A tokenizer of the frequent words that jieba finds. */
+export declare function tokenizerFromWords(options: TokenizerFromWordsOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerFromWordsReport>
+
+export interface TokenizerFromWordsOptions {
+  inputs: Array<string>
+  output: string
+  /** Words seen more often than this become tokens. */
+  minCount: number
+  /** Bytes that the whole process may take; by default half of what is free. */
+  maxMemory?: number
+  encoding?: string
+  force: boolean
+}
+
+export interface TokenizerFromWordsReport {
+  vocabSize: number
+  merges: number
+  texts: number
+  /** Different words in the text. */
+  words: number
+  /** Words of two characters and more that are tokens. */
+  kept: number
+  seconds: number
+  /** The most memory this process has held. */
+  peakRssBytes: number
+}
+
+export interface TokenizerImportOptions {
+  /** A `.model` file of SentencePiece. */
+  file: string
+  output: string
+  force: boolean
+}
+
+export interface TokenizerImportReport {
+  /** `bpe` or `unigram`. */
+  model: string
+  vocabSize: number
+  merges: number
+  /** Tokens after the model's own, for roles that it lacks. */
+  added: Array<string>
+}
+
 /**
  * Encodes and decodes every text with each tokenizer, in bounded memory. The report is what
  * `chatlm tokenizer report --json` prints.
@@ -737,11 +906,25 @@ export interface TokenizerReportOptions {
   keepGoing: boolean
 }
 
+export interface TokenizerRetrainOptions {
+  /** The folder whose pipeline and special tokens are kept. */
+  from: string
+  inputs: Array<string>
+  output: string
+  /** As large as the old one where left out. */
+  vocabSize?: number
+  minFrequency: number
+  /** Bytes that the whole process may take; by default half of what is free. */
+  maxMemory?: number
+  encoding?: string
+  force: boolean
+}
+
 export interface TokenizerTrainOptions {
   inputs: Array<string>
   /** The folder to write. */
   output: string
-  /** `char-bpe` or `byte-bpe`. */
+  /** `char-bpe`, `byte-bpe`, `unigram` or `sentencepiece-bpe`. */
   model: string
   vocabSize: number
   /** Pairs seen less often are not merged. */
@@ -765,7 +948,7 @@ export interface TokenizerTrainReport {
 export interface TrainEvent {
   type: 'started' | 'step' | 'evaluated' | 'sample' | 'saved' | 'skipped' | 'finished'
   step: number
-  /** `started` */
+  /** `started` and `step` */
   totalSteps?: number
   parameters?: number
   trainable?: number
@@ -777,6 +960,17 @@ export interface TrainEvent {
   learningRate?: number
   gradNorm?: number
   tokensPerSecond?: number
+  /** Memory that the process holds now. */
+  rssBytes?: number
+  /** Share of what is computed that is padding: rows are laid end to end, so 0. */
+  paddingShare?: number
+  /**
+   * `step` and `evaluated`: tokens trained on, seconds that the run has been open (over all
+   * processes), and seconds since 1970
+   */
+  tokens?: number
+  seconds?: number
+  time?: number
   /** `step` in f16: what the loss is multiplied by, and steps left out since a gradient was too large */
   lossScale?: number
   skippedSteps?: number

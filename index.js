@@ -773,13 +773,15 @@ if (
   }
 }
 
-const { CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, inspect, merge, mergeLora, reject, setThreads, split, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
+const { AnswerStream, CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Serving, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, extendTokenizer, importTokenizer, inspect, merge, mergeLora, planProbe, reject, retrainTokenizer, setThreads, split, tokenizerFromWords, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
+export { AnswerStream }
 export { CancelToken }
 export { FileLock }
 export { Generator }
 export { PromptReader }
 export { RowReader }
 export { RowWriter }
+export { Serving }
 export { Tokenizer }
 export { TokenStream }
 export { TrainingRun }
@@ -795,12 +797,17 @@ export { doctor }
 export { evaluateBleu }
 export { evaluatePerplexity }
 export { exportModel }
+export { extendTokenizer }
+export { importTokenizer }
 export { inspect }
 export { merge }
 export { mergeLora }
+export { planProbe }
 export { reject }
+export { retrainTokenizer }
 export { setThreads }
 export { split }
+export { tokenizerFromWords }
 export { tokenizerReport }
 export { trainTokenizer }
 export { verifyResume }

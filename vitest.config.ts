@@ -16,6 +16,7 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     // Rust writes into test/golden and builds into target; nothing of that is a test of this runner.
     exclude: ["**/node_modules/**", "**/target/**", "**/dist/**"],
+    globalSetup: ["test/temporary.ts"],
     testTimeout: 60_000,
     hookTimeout: 60_000
   }

@@ -2,7 +2,7 @@
 // Without arguments everything; `npm test -- rust` or `npm test -- ts [FILTER]` a part.
 // CHATLM_TEST_DEVICE=cuda: the numerical tests compute on the first NVIDIA graphics card.
 import { spawn } from "node:child_process"
-import { existsSync, mkdtempSync, readFileSync } from "node:fs"
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 
@@ -43,7 +43,9 @@ const rust = async () => {
 }
 
 const typescript = async () => {
-  const report = join(mkdtempSync(join(tmpdir(), "chatlm-test-")), "vitest.json")
+  const folder = mkdtempSync(join(tmpdir(), "chatlm-test-"))
+  process.on("exit", () => rmSync(folder, { recursive: true, force: true }))
+  const report = join(folder, "vitest.json")
   const { status } = await stream(node, [
     bin("vitest/vitest.mjs"), "run", ...filters, "--reporter=default", "--reporter=json", `--outputFile.json=${report}`,
   ])

@@ -107,6 +107,7 @@ export const quickstart = ({ data, seed = 23_333, exportTo = "model_save" }: Qui
       dropout: 0,
       evalEvery: 100,
       samples: 2,
+      bleuRows: 0,
       saveEvery: 100,
       keep: 2
     }

@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import { describe, expect, it } from "vitest"
 
 import { applySetting, guessKind, loadConfig, nearest, resolveConfig } from "../../ts/config/index.ts"
+import { presets } from "../../ts/config/presets.ts"
 import type { RunKind } from "../../ts/native/index.ts"
 
 const resolve = (kind: RunKind, input: unknown) => Effect.runPromise(resolveConfig(kind, input))
@@ -79,6 +80,17 @@ describe("configuration", () => {
       expect(error.help).toContain(near)
     }
     expect((await refuse("pretrain", { beta: 0.1 })).message).toContain('"beta"')
+  })
+
+  it("a preset stands under what is written and over the defaults", async () => {
+    const config = await resolve("pretrain", { preset: "chatlm-trainer", batchSize: 4 })
+    expect(config).toMatchObject({ optimizer: "adafactor", relativeStep: true, epochs: 8, batchSize: 4 })
+    expect(config).not.toHaveProperty("preset")
+    for (const name of Object.keys(presets.pretrain)) await resolve("pretrain", { preset: name })
+    const error = await refuse("pretrain", { preset: "chatlm-trainre" })
+    expect(error.message).toContain("chatlm-trainer")
+    expect(error.context).toMatchObject({ key: "preset" })
+    expect((await refuse("dpo", { preset: "chatlm-hf" })).message).toContain("dpo has none")
   })
 
   it("a wrong value names its key", async () => {

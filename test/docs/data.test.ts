@@ -1,4 +1,4 @@
-/** docs/fetch.md and docs/rows.md name what there is. */
+/** docs/fetch.md, docs/rows.md and docs/tokenizer.md name what there is. */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 
@@ -9,7 +9,7 @@ import * as stages from "../../ts/pipeline/index.ts"
 import { root } from "../e2e/support.ts"
 
 const guide = (name: string) => readFileSync(join(root, "docs", name), "utf8")
-const [fetch, rows] = [guide("fetch.md"), guide("rows.md")]
+const [fetch, rows, tokenizer] = [guide("fetch.md"), guide("rows.md"), guide("tokenizer.md")]
 
 describe("docs/fetch.md", () => {
   it("shows references that are some", () => {
@@ -29,7 +29,8 @@ describe("docs/fetch.md", () => {
 describe("programs of the guides", () => {
   it.each([
     ["fetch.md", fetch],
-    ["rows.md", rows]
+    ["rows.md", rows],
+    ["tokenizer.md", tokenizer]
   ])("%s imports what is exported", (_, text) => {
     const imports = [...text.matchAll(/import \{ ([^}]+) \} from "(chatlm(?:\/pipeline)?)"/g)]
     expect(imports.length).toBeGreaterThan(0)

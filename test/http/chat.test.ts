@@ -26,7 +26,7 @@ const start = async (options: Partial<ServeOptions> = {}, border: Partial<Border
       settings: {},
       host: "127.0.0.1",
       port: 0,
-      apiKey: "",
+      apiKeys: [],
       onReady: (where) => Effect.sync(() => ready(where)),
       ...options
     }).pipe(Effect.provide(Native.testLayer(border)))
@@ -89,7 +89,7 @@ describe("POST /api/chat", () => {
   })
 
   it("where a key is set, a missing or wrong one is 401 with WWW-Authenticate", async () => {
-    const { url } = await start({ apiKey: "secret" })
+    const { url } = await start({ apiKeys: ["other", "secret"] })
     for (const headers of [{}, { authorization: "Bearer wrong" }, { authorization: "Basic secret" }]) {
       const response = await ask(url, '{"input_txt":"你好"}', headers as Record<string, string>)
       expect(response.status).toBe(401)
@@ -185,7 +185,7 @@ describe("the server", () => {
           settings: {},
           host: "127.0.0.1",
           port,
-          apiKey: "",
+          apiKeys: [],
           onReady: () => Effect.void
         }).pipe(Effect.provide(Native.testLayer()))
       )

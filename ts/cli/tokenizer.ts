@@ -1,4 +1,4 @@
-/** `chatlm tokenizer train` and `chatlm tokenizer encode`. */
+/** `chatlm tokenizer`: train, encode, and the verbs of other files. */
 import * as Flag from "effect/cli/Flag"
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
@@ -7,10 +7,11 @@ import { loadTokenizer, tokenizerDefaults, tokenizerModels, trainTokenizer } fro
 import * as Flags from "./core/flags.ts"
 import { Host } from "./core/host.ts"
 import { lines } from "./core/lines.ts"
-import { columns, Output, snakeCase } from "./core/output.ts"
+import { Output } from "./core/output.ts"
 import { maxMemory } from "./core/size.ts"
 import { group, verb } from "./core/verb.ts"
 import { report } from "./tokenizer-report.ts"
+import { extend, fromWords, imported, retrain, shown } from "./tokenizer-ways.ts"
 
 const train = verb(
   "train",
@@ -19,7 +20,7 @@ const train = verb(
     inputs: Flags.inputs,
     output: Flags.output,
     model: Flag.Literals("model", tokenizerModels).pipe(
-      Flag.withDescription("By characters or by bytes"),
+      Flag.withDescription("How text becomes symbols and pieces"),
       Flag.withDefault(tokenizerDefaults.model)
     ),
     vocabSize: Flags.integer("vocab-size", "Tokens in all, special ones included", 8).pipe(
@@ -33,22 +34,19 @@ const train = verb(
     force: Flags.force
   },
   (flags) =>
-    Effect.gen(function* () {
-      const output = yield* Output
-      const value = snakeCase(
-        yield* trainTokenizer({
-          inputs: [...flags.inputs],
-          output: flags.output,
-          model: flags.model,
-          vocabSize: flags.vocabSize,
-          minFrequency: flags.minFrequency,
-          force: flags.force,
-          ...Flags.given("maxMemory", flags.maxMemory),
-          ...Flags.given("encoding", flags.encoding)
-        })
-      )
-      yield* output.result(value, columns(Object.entries(value)))
-    })
+    Effect.flatMap(
+      trainTokenizer({
+        inputs: [...flags.inputs],
+        output: flags.output,
+        model: flags.model,
+        vocabSize: flags.vocabSize,
+        minFrequency: flags.minFrequency,
+        force: flags.force,
+        ...Flags.given("maxMemory", flags.maxMemory),
+        ...Flags.given("encoding", flags.encoding)
+      }),
+      shown
+    )
 )
 
 const encode = verb(
@@ -68,4 +66,12 @@ const encode = verb(
     })
 )
 
-export const command = group("tokenizer", "Train a tokenizer or use one", [train, encode, report])
+export const command = group("tokenizer", "Make a tokenizer or use one", [
+  train,
+  fromWords,
+  retrain,
+  imported,
+  extend,
+  encode,
+  report
+])

@@ -16,6 +16,8 @@ export const verbs = {
   reject: () => import("./reject.ts").then(({ command }) => command),
   lora: () => import("./lora.ts").then(({ command }) => command),
   export: () => import("./export.ts").then(({ command }) => command),
+  plan: () => import("./plan.ts").then(({ command }) => command),
+  dashboard: () => import("./dashboard.ts").then(({ command }) => command),
   "verify-resume": () => import("./verify-resume.ts").then(({ command }) => command),
   generate: () => import("./generate.ts").then(({ command }) => command),
   chat: () => import("./chat.ts").then(({ command }) => command),

@@ -9,6 +9,7 @@ import * as SchemaIssue from "effect/SchemaIssue"
 import { makeError } from "../native/index.ts"
 import type { InputError, RunKind } from "../native/index.ts"
 import { nearest } from "./nearest.ts"
+import { presets } from "./presets.ts"
 import type { ConfigInputs, Configs } from "./schema.ts"
 import { Lora, schemas } from "./schema.ts"
 
@@ -139,11 +140,18 @@ export const resolveConfig = <Kind extends RunKind>(
     const schema = schemas[kind]
     const order = Object.keys(schema.fields)
     // A key that is undefined (from a .ts module) counts as left out.
-    const given: Dictionary = Object.fromEntries(
+    const { preset, ...written }: Dictionary = Object.fromEntries(
       Object.entries(input).filter(([, value]) => value !== undefined)
     )
+    const recipe = preset === undefined || preset === null ? {} : presets[kind][String(preset)]
+    if (recipe === undefined) {
+      const known = Object.keys(presets[kind])
+      const names = known.length === 0 ? `${kind} has none` : `known: ${known.join(", ")}`
+      return yield* Effect.fail(invalid(`no preset "${String(preset)}" (${names})`, "preset"))
+    }
+    const given: Dictionary = { ...recipe, ...written }
     const wrong =
-      checkKeys(given, "", order, file) ??
+      checkKeys(given, "", [...order, "preset"], file) ??
       checkKeys(given.lora, "lora", Object.keys(Lora.fields), file) ??
       checkKeys(given.model, "model", t5Keys, file) ??
       (Array.isArray(given.train) ? given.train : [given.train])

@@ -80,6 +80,15 @@ const common = (defaults: Defaults) => ({
   warmupSteps: key(count(0), defaults.warmupSteps),
   optimizer: key(Schema.Literals(["adamw", "adafactor"]), "adamw"),
   weightDecay: key(notNegative, 0.01),
+  adamBeta1: key(share, 0.9),
+  adamBeta2: key(share, 0.999),
+  adamEpsilon: key(above(0), 1e-8),
+  /** The learning rate is multiplied by each weight's root mean square (at least 0.001): AdamW as nanoT5 scales it. */
+  scaleParameter: key(Schema.Boolean, false),
+  /** Adafactor takes `min(0.01, 1/sqrt(step))` instead of the schedule's rate. */
+  relativeStep: key(Schema.Boolean, false),
+  /** `relativeStep` begins at a millionth a step. */
+  warmupInit: key(Schema.Boolean, false),
   /** Of the matrix products; weights, sums, norms, softmax and loss are f32 in any case. */
   precision: key(Schema.Literals(["f32", "bf16", "f16"]), "f32"),
   /** Tokens of each text, `[EOS]` included; what is longer is cut. */
@@ -113,6 +122,8 @@ const common = (defaults: Defaults) => ({
   seed: key(count(0), 23_333),
   /** Answers written to `samples.jsonl` at each evaluation. */
   samples: key(count(0), 3),
+  /** Rows of `valid` that are answered at each evaluation for `eval_bleu4`; 0: none. */
+  bleuRows: key(count(0), 32),
   /** Null: all. */
   threads: key(Schema.NullOr(count(1)), null)
 })
@@ -193,9 +204,12 @@ export type TrainInput =
       | { readonly paths: ReadonlyArray<string>; readonly weight?: number }
     >
 
-type Input<Encoded> = Partial<Omit<Encoded, "train">> & { readonly train?: TrainInput }
+type Input<Encoded> = Partial<Omit<Encoded, "train">> & {
+  readonly train?: TrainInput
+  readonly preset?: string
+}
 
-/** What a user writes: every key may be left out. */
+/** What a user writes: every key may be left out; `preset` names a recipe that stands under the others. */
 export interface ConfigInputs {
   readonly pretrain: Input<typeof PretrainConfig.Encoded>
   readonly sft: Input<typeof SftConfig.Encoded>

@@ -5,22 +5,34 @@ import type * as Scope from "effect/Scope"
 import { Native } from "../native/index.ts"
 import type {
   Answer,
+  AnswerPiece,
+  AskOptions,
   ChatlmError,
   GenerationSettings,
   Generator,
   GeneratorOptions,
   RejectOptions,
   RejectReport,
+  RequestEnd,
+  Serving,
+  ServingLimits,
+  ServingStats,
   TextPiece
 } from "../native/index.ts"
 
 export type {
   Answer,
+  AnswerPiece,
+  AskOptions,
   GenerationSettings,
   Generator,
   GeneratorOptions,
   RejectOptions,
   RejectReport,
+  RequestEnd,
+  Serving,
+  ServingLimits,
+  ServingStats,
   TextPiece
 }
 
@@ -39,6 +51,13 @@ export const loadGenerator = (
   options: GeneratorOptions
 ): Effect.Effect<Generator, ChatlmError, Native | Scope.Scope> =>
   Effect.flatMap(Native, (native) => native.generator(options))
+
+/** Loads a model to answer many requests at once: what `chatlm serve` stands on. It is freed with the scope. */
+export const loadServing = (
+  options: GeneratorOptions,
+  limits: ServingLimits = {}
+): Effect.Effect<Serving, ChatlmError, Native | Scope.Scope> =>
+  Effect.flatMap(Native, (native) => native.serving(options, limits))
 
 /** The model's own answers as `rejected` beside the true ones as `chosen`. */
 export const reject = (options: RejectOptions): Effect.Effect<RejectReport, ChatlmError, Native> =>

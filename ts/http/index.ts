@@ -1,5 +1,5 @@
 export { Api } from "./api/chat.ts"
-export { Answering, ApiKey } from "./server/answering.ts"
+export { Answering, ApiKeys } from "./server/answering.ts"
 export { routes } from "./server/handlers.ts"
 export { serve } from "./server/serve.ts"
 export type { ServeOptions } from "./server/serve.ts"

@@ -4,6 +4,8 @@
  */
 import type {
   Answer,
+  AnswerPiece,
+  AskOptions,
   BenchEncodeOptions,
   BenchEncodeReport,
   BenchGenerateOptions,
@@ -35,11 +37,20 @@ import type {
   RejectReport,
   RowsOptions,
   RowWriterOptions,
+  ServingLimits,
+  ServingStats,
   SplitOptions,
   SplitReport,
   TableOptions,
   TableReport,
   TextPiece,
+  TokenizerExtendOptions,
+  TokenizerExtendReport,
+  TokenizerFromWordsOptions,
+  TokenizerFromWordsReport,
+  TokenizerImportOptions,
+  TokenizerImportReport,
+  TokenizerRetrainOptions,
   TokenizerReportOptions,
   TokenizerTrainOptions,
   TokenizerTrainReport,
@@ -52,6 +63,8 @@ import { isChatlmError, makeError } from "./errors.ts"
 
 export type {
   Answer,
+  AnswerPiece,
+  AskOptions,
   BenchEncodeOptions,
   BenchEncodeReport,
   BenchGenerateOptions,
@@ -81,14 +94,24 @@ export type {
   PromptOptions,
   RejectOptions,
   RejectReport,
+  RequestEnd,
   RowsOptions,
   RowWriterOptions,
+  ServingLimits,
+  ServingStats,
   SplitOptions,
   SplitReport,
   TableColumn,
   TableOptions,
   TableReport,
   TextPiece,
+  TokenizerExtendOptions,
+  TokenizerExtendReport,
+  TokenizerFromWordsOptions,
+  TokenizerFromWordsReport,
+  TokenizerImportOptions,
+  TokenizerImportReport,
+  TokenizerRetrainOptions,
   TokenizerReportOptions,
   TokenizerTrainOptions,
   TokenizerTrainReport,
@@ -176,6 +199,11 @@ export interface TrainEvent {
   learningRate?: number
   gradNorm?: number
   tokensPerSecond?: number
+  rssBytes?: number
+  paddingShare?: number
+  tokens?: number
+  seconds?: number
+  time?: number
   lossScale?: number
   skippedSteps?: number
   rewards?: Rewards
@@ -192,6 +220,32 @@ export interface TrainingRun {
   advance(steps: number): Promise<Array<TrainEvent>>
   interrupt(): Promise<string | null>
   close(): void
+}
+/** What one probe of a run found; `crates/chatlm-run/src/plan.rs` says what each is. */
+export interface ProbeReport {
+  device: string
+  parameters: number
+  trainable: number
+  rows: number
+  totalSteps: number
+  doneSteps: number
+  tokensPerRow: number
+  longest: Array<number>
+  weightBytes: number
+  gradientBytes: number
+  optimizerBytes: number
+  checkpointBytes: number
+  exportBytes: number
+  availableBytes: number
+  openedBytes: number
+  steps: Array<{ seconds: number; forwardSeconds: number; tokens: number }>
+  stepsPeakBytes: number
+  batches: Array<{ batch: number; seconds: number; peakBytes: number }>
+}
+export interface ProbeOptions {
+  steps?: number
+  batches?: Array<number>
+  device?: string
 }
 export interface VerifyResumeReport {
   equal: boolean
@@ -216,6 +270,16 @@ export interface Generator {
   close(): void
 }
 
+export interface AnswerStream extends AsyncIterable<AnswerPiece> {
+  close(): void
+}
+export interface Serving {
+  readonly info: GeneratorInfo
+  ask(prompt: string, settings: GenerationSettings, options: AskOptions): AnswerStream
+  stats(): ServingStats
+  close(): void
+}
+
 /** A long call of the border: options, then progress, then the token that stops it. */
 export type LongCall<Options, Report> = (
   options: Options,
@@ -237,6 +301,10 @@ export interface Border {
   RowWriter: { create(options: RowWriterOptions): RowWriter }
   FileLock: { tryAcquire(path: string): FileLock | null }
   trainTokenizer: LongCall<TokenizerTrainOptions, TokenizerTrainReport>
+  retrainTokenizer: LongCall<TokenizerRetrainOptions, TokenizerTrainReport>
+  tokenizerFromWords: LongCall<TokenizerFromWordsOptions, TokenizerFromWordsReport>
+  importTokenizer: LongCall<TokenizerImportOptions, TokenizerImportReport>
+  extendTokenizer: LongCall<TokenizerExtendOptions, TokenizerExtendReport>
   tokenizerReport: LongCall<TokenizerReportOptions, unknown>
   Tokenizer: { load(folder: string): Tokenizer }
   TrainingRun: {
@@ -255,7 +323,22 @@ export interface Border {
     onProgress?: OnProgress,
     cancel?: CancelToken | null
   ): Promise<VerifyResumeReport>
+  planProbe(
+    kind: RunKind,
+    config: object,
+    options: ProbeOptions,
+    onProgress?: OnProgress,
+    cancel?: CancelToken | null
+  ): Promise<ProbeReport>
   Generator: { load: LongCall<GeneratorOptions, Generator> }
+  Serving: {
+    load(
+      options: GeneratorOptions,
+      limits: ServingLimits,
+      onProgress?: OnProgress,
+      cancel?: CancelToken | null
+    ): Promise<Serving>
+  }
   reject: LongCall<RejectOptions, RejectReport>
   unmergeLora: LongCall<UnmergeLoraOptions, MergeLoraReport>
   mergeLora: LongCall<MergeLoraOptions, MergeLoraReport>

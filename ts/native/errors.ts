@@ -45,6 +45,7 @@ const kinds = {
   DISK_FULL: EnvironmentError,
   PERMISSION_DENIED: EnvironmentError,
   PORT_IN_USE: EnvironmentError,
+  QUEUE_FULL: EnvironmentError,
   IO: EnvironmentError,
   DEVICE_UNAVAILABLE: EnvironmentError,
   PRECISION_UNAVAILABLE: EnvironmentError,

@@ -89,6 +89,73 @@ class MemoryGenerator implements B.Generator {
   close(): void {}
 }
 
+/** Answers every prompt by repeating it, a character a piece. */
+class MemoryServing implements B.Serving {
+  readonly info: B.GeneratorInfo
+  private readonly generator: MemoryGenerator
+  private readonly limits: B.ServingLimits
+  private readonly numbers = { running: 0, answered: 0, cancelled: 0, refused: 0, tokens: 0 }
+  constructor(options: B.GeneratorOptions, limits: B.ServingLimits) {
+    this.generator = new MemoryGenerator(options)
+    this.info = this.generator.info
+    this.limits = limits
+  }
+  ask(prompt: string, settings: B.GenerationSettings): B.AnswerStream {
+    const { generator, numbers } = this
+    if (numbers.running >= (this.limits.waiting ?? 256)) {
+      numbers.refused += 1
+      throw envelope("QUEUE_FULL", "too many requests are waiting", "ask again a little later")
+    }
+    numbers.running += 1
+    let open = true
+    return {
+      close: () => {
+        open = false
+      },
+      async *[Symbol.asyncIterator]() {
+        const answers = await generator.generate([prompt], settings, 1)
+        let said = 0
+        for await (const { text, tokens, done } of generator.stream(prompt)) {
+          if (!open || done) break
+          said = tokens
+          yield { answer: 0, text, tokens }
+        }
+        numbers.running -= 1
+        numbers.tokens += said
+        numbers[open ? "answered" : "cancelled"] += 1
+        const rest = answers.map(({ response }, place) => (place === 0 ? "" : response))
+        const first = { ...answers[0], finishReason: open ? "stop" : "cancelled" } as B.Answer
+        const end = {
+          answers: [first, ...answers.slice(1)],
+          rest,
+          promptTokens: [...prompt].length + 1,
+          cut: false,
+          waited: 0,
+          firstToken: 0.001,
+          seconds: 0.002
+        }
+        yield { answer: 0, text: "", tokens: 0, end }
+      }
+    }
+  }
+  stats(): B.ServingStats {
+    const { running, answered, cancelled, refused, tokens } = this.numbers
+    const none = { waiting: 0, cacheBytes: 0, failed: 0, promptTokens: 0 }
+    return {
+      ...none,
+      running,
+      rows: running,
+      answered,
+      cancelled,
+      refused,
+      tokens,
+      steps: tokens,
+      rowsStepped: tokens
+    }
+  }
+  close(): void {}
+}
+
 class MemoryRun implements B.TrainingRun {
   private step = 0
   private started = false
@@ -284,12 +351,55 @@ export const memoryBorder = (): B.Border => ({
     tokenizers: tokenizers.map(memoryFigures),
     seconds: 0.5
   })),
+  retrainTokenizer: later("merge", ({ vocabSize = 29_298 }) => ({
+    vocabSize,
+    merges: vocabSize - 7,
+    texts: 3,
+    seconds: 0.5,
+    peakRssBytes: 1024
+  })),
+  tokenizerFromWords: later("merge", () => ({
+    vocabSize: 100,
+    merges: 60,
+    texts: 3,
+    words: 80,
+    kept: 50,
+    seconds: 0.5,
+    peakRssBytes: 1024
+  })),
+  importTokenizer: later("import", () => ({ model: "bpe", vocabSize: 100, merges: 60, added: ["<pad>"] })),
+  extendTokenizer: later("extend", ({ tokens, model }) => ({
+    vocabSize: 100 + tokens.length,
+    added: tokens.length,
+    rows: model === undefined ? 0 : 100 + tokens.length
+  })),
   Tokenizer: { load: () => new MemoryTokenizer() },
   TrainingRun: {
     open: async (_kind, config, _options, _onProgress, token) => new MemoryRun(config, token)
   },
   verifyResume: async () => ({ equal: true, parts: { weights: true, optimizer: true, cursor: true } }),
+  planProbe: async (_kind, config, { steps = 0, batches = [] }) => ({
+    device: "cpu",
+    parameters: 1000,
+    trainable: 1000,
+    rows: 160,
+    totalSteps: (config as { maxSteps?: number | null }).maxSteps ?? 10,
+    doneSteps: 0,
+    tokensPerRow: 20,
+    longest: [30, 40],
+    weightBytes: 4000,
+    gradientBytes: 4000,
+    optimizerBytes: 8000,
+    checkpointBytes: 12_000,
+    exportBytes: 4000,
+    availableBytes: 2 ** 30,
+    openedBytes: 2 ** 20,
+    steps: Array.from({ length: steps }, () => ({ seconds: 0.5, forwardSeconds: 0.2, tokens: 320 })),
+    batches: batches.map((batch) => ({ batch, seconds: batch / 10, peakBytes: 2 ** 20 * (2 + batch) })),
+    stepsPeakBytes: steps > 0 ? 2 ** 20 * 3 : 0
+  }),
   Generator: { load: async (options) => new MemoryGenerator(options) },
+  Serving: { load: async (options, limits) => new MemoryServing(options, limits) },
   reject: later("generate", () => ({ rows: 3, kept: 2, same: 1, seconds: 0.5 })),
   unmergeLora: later("merge", () => ({ maxLogitDifference: 1e-6, merged: 4 })),
   mergeLora: later("merge", () => ({ maxLogitDifference: 1e-6, merged: 4 })),

@@ -54,6 +54,22 @@ export interface Generator {
   readonly stream: (prompt: string, settings: B.GenerationSettings) => Stream.Stream<B.TextPiece, ChatlmError>
 }
 
+/** A loaded model that answers many requests at once. */
+export interface Serving {
+  readonly info: B.GeneratorInfo
+  /**
+   * Takes a request in; its news come as a stream, the last piece with its `end`. A consumer that stops gives the
+   * request up within a step of the model. Fails with `QUEUE_FULL` where too many wait, with `USAGE` for settings
+   * that make no sense.
+   */
+  readonly ask: (
+    prompt: string,
+    settings: B.GenerationSettings,
+    options?: B.AskOptions
+  ) => Effect.Effect<Stream.Stream<B.AnswerPiece, ChatlmError>, ChatlmError>
+  readonly stats: Effect.Effect<B.ServingStats, ChatlmError>
+}
+
 /** A table that is being written; it is put in place by `finish` or, at the end of the scope, thrown away. */
 export interface RowWriter {
   readonly write: (rows: ReadonlyArray<object>) => Effect.Effect<void, ChatlmError>
@@ -81,6 +97,10 @@ export interface NativeService {
   /** Takes a lock on a file that other processes honour (`flock`), or answers null. */
   readonly tryLock: (path: string) => Effect.Effect<B.FileLock | null, ChatlmError>
   readonly trainTokenizer: Call<B.TokenizerTrainOptions, B.TokenizerTrainReport>
+  readonly retrainTokenizer: Call<B.TokenizerRetrainOptions, B.TokenizerTrainReport>
+  readonly tokenizerFromWords: Call<B.TokenizerFromWordsOptions, B.TokenizerFromWordsReport>
+  readonly importTokenizer: Call<B.TokenizerImportOptions, B.TokenizerImportReport>
+  readonly extendTokenizer: Call<B.TokenizerExtendOptions, B.TokenizerExtendReport>
   /** The report as JSON, which `makeReport` of ts/report knows. */
   readonly tokenizerReport: Call<B.TokenizerReportOptions, unknown>
   readonly tokenizer: (folder: string) => Effect.Effect<Tokenizer, ChatlmError>
@@ -97,6 +117,11 @@ export interface NativeService {
   ) => Effect.Effect<B.VerifyResumeReport, ChatlmError>
   /** Loads a model; it is freed with the scope. */
   readonly generator: (options: B.GeneratorOptions) => Effect.Effect<Generator, ChatlmError, Scope.Scope>
+  /** Loads a model to answer many requests at once; it is freed with the scope, and what runs is given up. */
+  readonly serving: (
+    options: B.GeneratorOptions,
+    limits: B.ServingLimits
+  ) => Effect.Effect<Serving, ChatlmError, Scope.Scope>
   readonly reject: Call<B.RejectOptions, B.RejectReport>
   readonly unmergeLora: Call<B.UnmergeLoraOptions, B.MergeLoraReport>
   readonly mergeLora: Call<B.MergeLoraOptions, B.MergeLoraReport>
@@ -162,6 +187,17 @@ const generator = (border: B.Border, raw: B.Generator): Generator => ({
         (stream) => Effect.sync(() => stream.close())
       ).pipe(Effect.map((stream) => Stream.fromAsyncIterable(stream, fromBorder)))
     )
+})
+
+const serving = (raw: B.Serving): Serving => ({
+  info: raw.info,
+  ask: (prompt, settings, options = {}) =>
+    immediate(() => raw.ask(prompt, settings, options)).pipe(
+      Effect.map((stream) =>
+        Stream.fromAsyncIterable(stream, fromBorder).pipe(Stream.ensuring(Effect.sync(() => stream.close())))
+      )
+    ),
+  stats: immediate(() => raw.stats())
 })
 
 /** The service over any border. */
@@ -246,6 +282,10 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
       }),
     tryLock: (path) => Effect.flatMap(border, (module) => immediate(() => module.FileLock.tryAcquire(path))),
     trainTokenizer: call("trainTokenizer"),
+    retrainTokenizer: call("retrainTokenizer"),
+    tokenizerFromWords: call("tokenizerFromWords"),
+    importTokenizer: call("importTokenizer"),
+    extendTokenizer: call("extendTokenizer"),
     tokenizerReport: call("tokenizerReport"),
     tokenizer: (folder) =>
       Effect.flatMap(border, (module) => immediate(() => tokenizer(module.Tokenizer.load(folder)))),
@@ -280,6 +320,17 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
           { interruptible: true }
         )
         return generator(module, raw)
+      }),
+    serving: (options, limits) =>
+      Effect.gen(function* () {
+        const module = yield* border
+        const chosen = yield* onDevice(options)
+        const raw = yield* Effect.acquireRelease(
+          long((_, report, token) => module.Serving.load(chosen, limits, report, token)),
+          (raw) => Effect.sync(() => raw.close()),
+          { interruptible: true }
+        )
+        return serving(raw)
       }),
     reject: computing("reject"),
     unmergeLora: call("unmergeLora"),

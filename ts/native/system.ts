@@ -38,3 +38,20 @@ export const attempt = <A>(
   path: string,
   work: (signal: AbortSignal) => Promise<A>
 ): Effect.Effect<A, ChatlmError> => Effect.tryPromise({ try: work, catch: (error) => fileError(error, path) })
+
+/** Why a port cannot be listened on. */
+export const bindError = (host: string, port: number, cause: unknown): ChatlmError => {
+  const code = (cause as NodeJS.ErrnoException | undefined)?.code
+  const where = `${host}:${port}`
+  const context = { host, port }
+  if (code === "EADDRINUSE") {
+    const help = "choose another --port, or end the program that listens there"
+    return makeError("PORT_IN_USE", `another program listens on ${where}`, help, context, cause)
+  }
+  if (code === "EACCES") {
+    const help = "ports below 1024 belong to the administrator: choose another --port"
+    return makeError("PERMISSION_DENIED", `not allowed to listen on ${where}`, help, context, cause)
+  }
+  const message = cause instanceof Error ? cause.message : String(cause)
+  return makeError("IO", `cannot listen on ${where}: ${message}`, "check --host", context, cause)
+}

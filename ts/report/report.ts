@@ -139,12 +139,17 @@ export const checkPage = ({ output, force = false }: PageTarget): Effect.Effect<
 
 /** Writes the page of reports, in their order; how many bytes it has. */
 export const makePage = (
-  { output, force = false }: PageTarget,
+  target: PageTarget,
   reports: ReadonlyArray<Named>
+): Effect.Effect<number, ChatlmError> => Effect.suspend(() => writePage(target, page(reports)))
+
+/** Puts a page in place whole or not at all; how many bytes it has. */
+export const writePage = (
+  { output, force = false }: PageTarget,
+  text: string
 ): Effect.Effect<number, ChatlmError> =>
   Effect.uninterruptible(
     attempt(output, async () => {
-      const text = page(reports)
       const beside = join(dirname(output), `.${basename(output)}.${process.pid}.tmp`)
       await fs.mkdir(dirname(output), { recursive: true })
       try {

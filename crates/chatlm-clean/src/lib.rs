@@ -8,6 +8,9 @@
 
 mod chunks;
 mod compat;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod options;
 mod rejects;
 mod report;

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use chatlm_job::{Code, Error, Result};
 
 use crate::encoding::{Decoded, detect, named, preview};
+use crate::packed::{read_error, unpack, unread, within};
 
 /// How inputs are read.
 #[derive(Debug, Clone, Default)]
@@ -50,7 +51,7 @@ pub fn expand(paths: &[String]) -> Result<Vec<PathBuf>> {
                 Code::InputNotFound,
                 format!("{path} {what}"),
                 "check the path; relative paths start at the current folder, and a folder is \
-                 searched for .parquet, .jsonl, .json, .csv, .tsv and .txt",
+                 searched for .parquet, .jsonl, .json, .csv, .tsv and .txt, plain or packed (.gz, .zst)",
             )
             .with("file", path.as_str()));
         }
@@ -108,9 +109,10 @@ fn matching(pattern: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The ending of a file name in small letters, or nothing.
+/// The ending of a file name in small letters, without that of a packing, or nothing.
 pub(crate) fn ending(path: &Path) -> String {
-    path.extension()
+    within(path)
+        .extension()
         .map(|e| e.to_string_lossy().to_ascii_lowercase())
         .unwrap_or_default()
 }
@@ -149,19 +151,23 @@ pub(crate) fn open(
     options: &InputOptions,
     replaced: Arc<AtomicU64>,
 ) -> Result<Opened> {
-    let fail = |e: &std::io::Error| Error::io(e, "read", path);
+    let fail = |e: &std::io::Error| read_error(e, path);
     let stdin = path == Path::new("-");
-    let mut source: Box<dyn Read + Send> = if stdin {
+    let source: Box<dyn Read + Send> = if stdin {
         Box::new(std::io::stdin())
     } else {
         Box::new(File::open(path).map_err(|e| fail(&e))?)
     };
+    let (mut source, packed) = unpack(source, path).map_err(|e| fail(&e))?;
     let mut head = Vec::new();
     source
         .by_ref()
         .take(HEAD)
         .read_to_end(&mut head)
         .map_err(|e| fail(&e))?;
+    if packed && let Some(what) = unread(&head) {
+        return Err(fail(&what));
+    }
     if head.starts_with(b"PAR1") {
         return Ok(Opened::Parquet(if stdin {
             source.read_to_end(&mut head).map_err(|e| fail(&e))?;

@@ -3,10 +3,10 @@
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
-use chatlm_job::Error;
 use serde_json::Value;
 
 use crate::lines::{LIMIT, Lines, too_long};
+use crate::packed::read_error;
 use crate::rows::{Fault, Fields};
 
 fn object(text: &[u8]) -> Result<Fields, Fault> {
@@ -170,7 +170,7 @@ impl Iterator for Values {
             Ok(Some(Err(what))) => Some(Err(Fault::Row(what))),
             Err(error) => {
                 self.ended = true;
-                Some(Err(Fault::File(Error::io(&error, "read", &self.path))))
+                Some(Err(Fault::File(read_error(&error, &self.path))))
             }
         }
     }

@@ -14,6 +14,7 @@ mod json;
 mod lines;
 mod loader;
 mod mended;
+mod packed;
 mod parquet;
 mod prompts;
 mod rows;

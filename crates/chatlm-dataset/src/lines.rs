@@ -3,9 +3,9 @@
 use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 
-use chatlm_job::Error;
 use serde_json::{Map, Value};
 
+use crate::packed::read_error;
 use crate::rows::{Fault, Fields};
 
 /// Bytes of a row at most: what is longer is a file of another kind, or a broken one, and is not held.
@@ -74,7 +74,7 @@ impl Iterator for Lines {
                 Ok(Some(Err(what))) => return Some(Err(Fault::Row(what))),
                 Err(error) => {
                     self.failed = true;
-                    return Some(Err(Fault::File(Error::io(&error, "read", &self.path))));
+                    return Some(Err(Fault::File(read_error(&error, &self.path))));
                 }
             }
         }

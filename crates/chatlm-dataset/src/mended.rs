@@ -10,9 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chatlm_job::{Error, Result};
+use chatlm_job::Result;
 
 use crate::lines::Lines;
+use crate::packed::read_error;
 use crate::rows::{Fault, FileRows};
 use crate::separated::{fields, names};
 
@@ -45,7 +46,7 @@ pub(crate) fn rows(
                 &what,
             ));
         }
-        Err(error) => return Err(Error::io(&error, "read", &path)),
+        Err(error) => return Err(read_error(&error, &path)),
     };
     let mut stopped = false;
     Ok(Box::new(std::iter::from_fn(move || {
@@ -66,7 +67,7 @@ pub(crate) fn rows(
             }),
             Err(error) => {
                 stopped = true;
-                Some(Err(Fault::File(Error::io(&error, "read", &path))))
+                Some(Err(Fault::File(read_error(&error, &path))))
             }
         }
     })))

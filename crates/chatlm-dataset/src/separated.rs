@@ -12,6 +12,7 @@ use chatlm_job::{Code, Error, Result};
 use serde_json::{Map, Value};
 
 use crate::lines::{LIMIT, too_long};
+use crate::packed::read_error;
 use crate::rows::{Fault, Fields, FileRows};
 
 /// Bytes that can be given back.
@@ -171,7 +172,7 @@ pub(crate) fn rows(
         },
         separator,
     };
-    let fail = |e: &io::Error| Error::io(e, "read", path);
+    let fail = |e: &io::Error| read_error(e, path);
     let names = match records.next().map_err(|e| fail(&e))? {
         None => return Ok(Box::new(std::iter::empty())),
         Some(header) => match header.fault {
@@ -208,7 +209,7 @@ impl Iterator for Table {
             Ok(record) => record?,
             Err(error) => {
                 self.failed = true;
-                return Some(Err(Fault::File(Error::io(&error, "read", &self.path))));
+                return Some(Err(Fault::File(read_error(&error, &self.path))));
             }
         };
         let several = record.rest.is_some();

@@ -26,7 +26,12 @@ struct Slot {
     place: usize,
     rows: usize,
     writer: Box<dyn Writer>,
+    /// Why it cannot go on.
+    failed: Option<Error>,
 }
+
+/// What a request came to, by its place.
+pub type Done = (usize, Result<Vec<Answer>>);
 
 /// The requests at work on one decoder, which must be used by nothing else meanwhile.
 #[derive(Default)]
@@ -61,24 +66,42 @@ impl Batch {
         settings: &Settings,
     ) -> Result<usize> {
         let first = self.count;
+        let settings = Arc::new(settings.clone());
+        let each: Vec<_> = requests
+            .iter()
+            .map(|request| (request, settings.clone()))
+            .collect();
+        self.add_each(decoder, &each)?;
+        Ok(first)
+    }
+
+    /// [`Batch::add`] for requests with settings of their own.
+    pub fn add_each(
+        &mut self,
+        decoder: &mut dyn Decoder,
+        requests: &[(&Request, Arc<Settings>)],
+    ) -> Result<usize> {
+        let first = self.count;
         if requests.is_empty() {
             return Ok(first);
         }
         let config = decoder.config().clone();
-        check(requests, config.vocab_size)?;
-        let prompts: Vec<&[u32]> = requests.iter().map(|r| r.ids.as_slice()).collect();
+        check(
+            requests.iter().map(|(request, _)| *request),
+            config.vocab_size,
+        )?;
+        let prompts: Vec<&[u32]> = requests.iter().map(|(r, _)| r.ids.as_slice()).collect();
         decoder.add(&prompts)?;
-        let settings = Arc::new(settings.clone());
-        let ends: Arc<[u32]> = match settings.end_tokens.as_slice() {
-            [] => Arc::new([config.eos_token_id]),
-            given => given.into(),
-        };
-        for request in requests {
+        for (request, settings) in requests {
+            let ends: Arc<[u32]> = match settings.end_tokens.as_slice() {
+                [] => Arc::new([config.eos_token_id]),
+                given => given.into(),
+            };
             let task = Task {
                 place: self.count,
                 key: request.key,
                 settings: settings.clone(),
-                ends: ends.clone(),
+                ends,
                 start: config.decoder_start_token_id,
                 pad: config.pad_token_id,
                 vocabulary: config.vocab_size,
@@ -87,6 +110,7 @@ impl Batch {
                 place: self.count,
                 rows: 1,
                 writer: writer(task),
+                failed: None,
             });
             self.tokens.push(config.decoder_start_token_id);
             self.count += 1;
@@ -94,12 +118,13 @@ impl Batch {
         Ok(first)
     }
 
-    /// One step of all requests; the answers of those that are done, which leave.
+    /// One step of all requests; the answers of those that are done, which leave. A request whose scores
+    /// are not finite leaves with the error, and the others go on.
     pub fn step(
         &mut self,
         decoder: &mut dyn Decoder,
         observer: &mut dyn Observer,
-    ) -> Result<Vec<(usize, Vec<Answer>)>> {
+    ) -> Result<Vec<Done>> {
         let Some(needs) = self.slots.iter().map(|slot| slot.writer.needs()).max() else {
             return Ok(Vec::new());
         };
@@ -108,13 +133,18 @@ impl Batch {
         let mut done = Vec::new();
         let mut row = 0;
         self.slots.retain_mut(|slot| {
+            if let Some(error) = slot.failed.take() {
+                row += slot.rows;
+                done.push((slot.place, Err(error)));
+                return false;
+            }
             let next = slot.writer.go_on(observer);
             parents.extend(next.parents.iter().map(|parent| row + parent));
             row += slot.rows;
             slot.rows = next.tokens.len();
             tokens.extend(next.tokens);
             if slot.rows == 0 {
-                done.push((slot.place, slot.writer.answers()));
+                done.push((slot.place, Ok(slot.writer.answers())));
             }
             slot.rows > 0
         });
@@ -147,7 +177,7 @@ impl Batch {
             for slot in &mut self.slots {
                 let (own, rest) = best.split_at(slot.rows);
                 best = rest;
-                slot.writer.read(Read::Best(own))?;
+                slot.failed = slot.writer.read(Read::Best(own)).err();
             }
             return Ok(());
         }
@@ -166,10 +196,10 @@ impl Batch {
             (logits, hidden) = (rest, others);
             parts.push((slot, own, states));
         }
-        parts
-            .into_par_iter()
-            .map(|(slot, logits, hidden)| slot.writer.read(Read::Logits { logits, hidden }))
-            .collect()
+        parts.into_par_iter().for_each(|(slot, logits, hidden)| {
+            slot.failed = slot.writer.read(Read::Logits { logits, hidden }).err();
+        });
+        Ok(())
     }
 }
 
@@ -187,8 +217,8 @@ fn select(decoder: &mut dyn Decoder, rows: &[usize]) -> Result<()> {
     if same { Ok(()) } else { decoder.select(rows) }
 }
 
-fn check(requests: &[Request], vocabulary: usize) -> Result<()> {
-    for (place, request) in requests.iter().enumerate() {
+fn check<'a>(requests: impl Iterator<Item = &'a Request>, vocabulary: usize) -> Result<()> {
+    for (place, request) in requests.enumerate() {
         let wrong = match request.ids.iter().find(|&&id| id as usize >= vocabulary) {
             Some(id) => format!("token {id} of prompt {place} is outside the model's vocabulary"),
             None if request.ids.is_empty() => {

@@ -28,7 +28,7 @@ pub fn generate(
         while !batch.is_empty() {
             cancel.check()?;
             for (place, found) in batch.step(decoder, observer)? {
-                answers[place] = found;
+                answers[place] = found?;
             }
         }
         Ok(())

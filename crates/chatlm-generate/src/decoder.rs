@@ -17,6 +17,11 @@ pub trait Decoder {
     /// those that are there, and has written nothing yet.
     fn add(&mut self, prompts: &[&[u32]]) -> Result<()>;
 
+    /// Whether prompts may be added while rows are at work.
+    fn grows(&self) -> bool {
+        true
+    }
+
     /// The rows become the given ones, in this order. A row given twice goes on as two, which share
     /// what is written so far; a row left out is forgotten.
     fn select(&mut self, rows: &[usize]) -> Result<()>;
@@ -98,6 +103,10 @@ impl Plain<'_> {
 impl Decoder for Plain<'_> {
     fn config(&self) -> &Config {
         self.model.config()
+    }
+
+    fn grows(&self) -> bool {
+        false
     }
 
     fn rows(&self) -> usize {

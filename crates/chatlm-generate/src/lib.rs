@@ -17,7 +17,7 @@ mod lines;
 mod settings;
 mod writer;
 
-pub use batch::{Batch, Request};
+pub use batch::{Batch, Done, Request};
 pub use decode::generate;
 pub use decoder::{Decoder, Plain};
 pub use settings::{EarlyStopping, Search, Settings};

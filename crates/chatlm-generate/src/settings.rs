@@ -93,6 +93,18 @@ pub struct Settings {
     pub seed: u64,
 }
 
+impl Settings {
+    /// Rows of the decoder that a request may come to need at once.
+    pub fn rows(&self) -> usize {
+        match self.search {
+            Search::Beam | Search::BeamSample => self.beams,
+            Search::Contrastive => self.top_k,
+            Search::Greedy | Search::Sample => self.answers,
+        }
+        .max(1)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {

@@ -157,12 +157,12 @@ proptest! {
                 gone.push(place);
             }
             for _ in 0..*steps {
-                answers.extend(batch.step(&mut decoder, &mut ()).unwrap());
+                answers.extend(said(&mut batch, &mut decoder));
                 prop_assert_eq!(batch.rows(), decoder.rows());
             }
         }
         while !batch.is_empty() {
-            answers.extend(batch.step(&mut decoder, &mut ()).unwrap());
+            answers.extend(said(&mut batch, &mut decoder));
         }
         for (place, want) in alone.into_iter().enumerate() {
             let want = (!gone.contains(&place)).then_some(&want);
@@ -170,6 +170,14 @@ proptest! {
         }
         prop_assert_eq!(decoder.rows(), 0);
     }
+}
+
+/// A step's answers.
+fn said(batch: &mut Batch, decoder: &mut Fake) -> Vec<(usize, Vec<Answer>)> {
+    let done = batch.step(decoder, &mut ()).unwrap();
+    done.into_iter()
+        .map(|(place, answers)| (place, answers.unwrap()))
+        .collect()
 }
 
 /// Scores of whole answers, by trying all of them.

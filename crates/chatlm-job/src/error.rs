@@ -75,6 +75,8 @@ codes! {
     PermissionDenied = "PERMISSION_DENIED", Environment;
     /// Another program listens on the port.
     PortInUse = "PORT_IN_USE", Environment;
+    /// More requests wait than the server takes on.
+    QueueFull = "QUEUE_FULL", Environment;
     /// Any other failure of the operating system.
     Io = "IO", Environment;
     /// A device that this build or machine does not have.

@@ -157,7 +157,7 @@ pub struct TrainEvent {
     )]
     pub kind: String,
     pub step: i64,
-    /// `started`
+    /// `started` and `step`
     pub total_steps: Option<i64>,
     pub parameters: Option<i64>,
     pub trainable: Option<i64>,
@@ -169,6 +169,15 @@ pub struct TrainEvent {
     pub learning_rate: Option<f64>,
     pub grad_norm: Option<f64>,
     pub tokens_per_second: Option<f64>,
+    /// Memory that the process holds now.
+    pub rss_bytes: Option<i64>,
+    /// Share of what is computed that is padding: rows are laid end to end, so 0.
+    pub padding_share: Option<f64>,
+    /// `step` and `evaluated`: tokens trained on, seconds that the run has been open (over all
+    /// processes), and seconds since 1970
+    pub tokens: Option<i64>,
+    pub seconds: Option<f64>,
+    pub time: Option<f64>,
     /// `step` in f16: what the loss is multiplied by, and steps left out since a gradient was too large
     pub loss_scale: Option<f64>,
     pub skipped_steps: Option<i64>,

@@ -58,6 +58,7 @@ fn main() {
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: 0.01,
+            scale_parameter: false,
         },
         _ => OptimizerConfig::Adafactor {
             relative_step: false,

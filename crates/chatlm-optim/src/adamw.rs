@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::adafactor::EPSILON_PARAMETER;
+use crate::clip::squared_norm;
 use crate::vector::{TASK, vector};
 
 /// The two moments of all weights, side by side: two pieces of memory, not two for each weight.
@@ -45,9 +47,20 @@ pub(crate) struct AdamW {
     pub(crate) beta2: f64,
     pub(crate) epsilon: f64,
     pub(crate) weight_decay: f64,
+    pub(crate) scale_parameter: bool,
 }
 
 impl AdamW {
+    /// The rate of a weight whose values have `squares` as the sum of their squares: with
+    /// `scale_parameter` relative to their root mean square, as Adafactor's.
+    pub(crate) fn rate(self, learning_rate: f64, squares: f64, count: usize) -> f64 {
+        if self.scale_parameter {
+            learning_rate * EPSILON_PARAMETER.max((squares / count as f64).sqrt())
+        } else {
+            learning_rate
+        }
+    }
+
     /// Updates `weights` for step `step`, counted from 1, in one pass over memory.
     pub(crate) fn update(
         self,
@@ -58,6 +71,15 @@ impl AdamW {
         learning_rate: f64,
         step: u64,
     ) {
+        if weights.is_empty() {
+            return;
+        }
+        let squares = if self.scale_parameter {
+            squared_norm(weights)
+        } else {
+            0.0
+        };
+        let learning_rate = self.rate(learning_rate, squares, weights.len());
         let power = step.min(i32::MAX as u64) as i32;
         let correction1 = 1.0 - self.beta1.powi(power);
         let correction2 = (1.0 - self.beta2.powi(power)).sqrt();

@@ -91,6 +91,13 @@ pub(crate) fn update(
     if weights.elem_count() == 0 {
         return Ok(());
     }
+    let mut ask = ask;
+    if let Rule::AdamW(rule) = rule
+        && rule.scale_parameter
+    {
+        let squares = squared_norm_of([&weights.as_detached_tensor()])?;
+        ask.learning_rate = rule.rate(ask.learning_rate, squares, weights.elem_count());
+    }
     #[cfg(feature = "cuda")]
     if weights.device().is_cuda() {
         return crate::cuda::update(rule, weights, gradient, kept, ask);

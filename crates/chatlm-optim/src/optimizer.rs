@@ -18,12 +18,14 @@ use crate::device::{Ask, Kept, Rule, update};
     rename_all_fields = "camelCase"
 )]
 pub enum OptimizerConfig {
-    /// PyTorch's defaults: 0.9, 0.999, 1e-8, 0.01.
+    /// PyTorch's defaults: 0.9, 0.999, 1e-8, 0.01. With `scale_parameter` the learning rate is multiplied by
+    /// the root mean square of each weight (at least 1e-3), as Adafactor's is: nanoT5's `AdamWScale`.
     AdamW {
         beta1: f64,
         beta2: f64,
         epsilon: f64,
         weight_decay: f64,
+        scale_parameter: bool,
     },
     /// transformers' `Adafactor`. With `relative_step` the given learning rate is not used.
     Adafactor {
@@ -35,6 +37,15 @@ pub enum OptimizerConfig {
 }
 
 impl OptimizerConfig {
+    /// The learning rate of a step, counted from 1: the schedule's, or one's own with `relative_step`.
+    /// With `scale_parameter` each weight's size still multiplies it.
+    pub fn learning_rate(self, scheduled: f64, step: u64) -> f64 {
+        match self.rule() {
+            Rule::AdamW(_) => scheduled,
+            Rule::Adafactor(rule) => rule.relative_rate(scheduled, step),
+        }
+    }
+
     fn rule(self) -> Rule {
         match self {
             Self::AdamW {
@@ -42,11 +53,13 @@ impl OptimizerConfig {
                 beta2,
                 epsilon,
                 weight_decay,
+                scale_parameter,
             } => Rule::AdamW(AdamW {
                 beta1,
                 beta2,
                 epsilon,
                 weight_decay,
+                scale_parameter,
             }),
             Self::Adafactor {
                 relative_step,

@@ -90,6 +90,18 @@ fn adamw(beta1: f64, beta2: f64, epsilon: f64, weight_decay: f64) -> OptimizerCo
         beta2,
         epsilon,
         weight_decay,
+        scale_parameter: false,
+    }
+}
+
+/// [`adamw`] with rates relative to the weights' sizes.
+fn adamw_scaled(weight_decay: f64) -> OptimizerConfig {
+    OptimizerConfig::AdamW {
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay,
+        scale_parameter: true,
     }
 }
 
@@ -108,7 +120,7 @@ fn adafactor(
 }
 
 /// The runs of `make.py`.
-fn runs() -> [Run; 7] {
+fn runs() -> [Run; 8] {
     let run = |name, config, rate, start, scale| Run {
         name,
         config,
@@ -128,6 +140,7 @@ fn runs() -> [Run; 7] {
             -6,
             0.37,
         ),
+        run("adamw_scale", adamw_scaled(0.1), falls, -5, 0.37),
         run(
             "adafactor",
             adafactor(false, false, false, 0.0),

@@ -12,6 +12,7 @@ const ADAMW: OptimizerConfig = OptimizerConfig::AdamW {
     beta2: 0.999,
     epsilon: 1e-8,
     weight_decay: 0.01,
+    scale_parameter: false,
 };
 const ADAFACTOR: OptimizerConfig = OptimizerConfig::Adafactor {
     relative_step: false,

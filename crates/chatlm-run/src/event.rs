@@ -53,6 +53,17 @@ pub enum FinishReason {
     EarlyStop,
 }
 
+/// How far a run was when something happened, so that runs can be laid over each other.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Stamp {
+    /// Source and target tokens trained on since the beginning, over all processes.
+    pub tokens: u64,
+    /// Seconds that the run has been open, over all processes.
+    pub seconds: f64,
+    /// Seconds since 1970.
+    pub time: f64,
+}
+
 /// The mean over the optimizer steps since the last such event.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -66,6 +77,13 @@ pub struct StepEvent {
     pub grad_norm: f64,
     /// Source and target tokens together, without padding.
     pub tokens_per_second: f64,
+    /// Memory that the process holds now, Node included; 0 where the system does not tell.
+    pub rss_bytes: u64,
+    /// Share of the places computed that are padding: 0, since rows are laid end to end on every device.
+    pub padding_share: f64,
+    pub total_steps: u64,
+    #[serde(flatten)]
+    pub stamp: Stamp,
     /// Of f16: what the loss was multiplied by in the last step, and the steps left out since a gradient
     /// was too large for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,6 +107,7 @@ pub struct Rewards {
 #[serde(rename_all = "camelCase")]
 pub struct Evaluated {
     pub step: u64,
+    pub epoch: f64,
     pub eval_loss: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_bleu4: Option<f64>,
@@ -96,4 +115,6 @@ pub struct Evaluated {
     pub rewards: Option<Rewards>,
     /// Whether this is the best evaluation so far, kept in `best/`.
     pub best: bool,
+    #[serde(flatten)]
+    pub stamp: Stamp,
 }

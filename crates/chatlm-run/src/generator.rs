@@ -160,8 +160,21 @@ impl Generator {
         resolve(given, &self.defaults)
     }
 
+    /// What searches run over.
+    pub(crate) fn decoder(&self) -> Box<dyn Decoder + '_> {
+        self.engine.decoder()
+    }
+
+    /// Bytes of a value of the keys and values that answers keep.
+    pub(crate) fn cache_value_bytes(&self) -> u64 {
+        match &self.engine {
+            Engine::Weights(weights) if weights.keeps_halves() => 2,
+            _ => 4,
+        }
+    }
+
     /// Scores that are not finite come from weights that are not, mostly: the first is named.
-    fn blame(&self, error: Error) -> Error {
+    pub(crate) fn blame(&self, error: Error) -> Error {
         if error.code() != Code::NotFinite || self.folder.as_os_str().is_empty() {
             return error;
         }
@@ -170,10 +183,17 @@ impl Generator {
 
     /// The ids of a prompt, cut to the room there is, always with `[EOS]` last.
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+        Ok(self.encode_cut(prompt)?.0)
+    }
+
+    /// [`Generator::encode`], and whether the prompt had to be cut.
+    pub fn encode_cut(&self, prompt: &str) -> Result<(Vec<u32>, bool)> {
         let mut ids = self.tokenizer.encode(prompt)?;
-        ids.truncate(self.max_length.saturating_sub(1));
+        let room = self.max_length.saturating_sub(1);
+        let cut = ids.len() > room;
+        ids.truncate(room);
         ids.push(self.tokenizer.eos_id());
-        Ok(ids)
+        Ok((ids, cut))
     }
 
     /// Answers all prompts, `batch` at a time, longest first so that little is padding. Prompts with
@@ -209,7 +229,7 @@ impl Generator {
         order.sort_by_key(|&row| std::cmp::Reverse(requests[row].ids.len()));
         let mut answers: Vec<Vec<Answer>> = vec![Vec::new(); prompts.len()];
         let mut done = first;
-        let mut decoder = self.engine.decoder();
+        let mut decoder = self.decoder();
         let stops = Stops::new(&settings.stop);
         for rows in order.chunks(batch.max(1)) {
             job.cancel.check()?;
@@ -274,7 +294,7 @@ impl Generator {
         let stops = Stops::new(&settings.stop);
         let mut telling = Telling::new(&self.tokenizer, &stops, cancel, emit);
         let found = generate(
-            self.engine.decoder().as_mut(),
+            self.decoder().as_mut(),
             &[request],
             &decoding,
             cancel,

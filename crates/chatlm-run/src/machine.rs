@@ -39,6 +39,25 @@ pub fn peak_rss_bytes() -> u64 {
     proc_kib("/proc/self/status", "VmHWM:") * 1024
 }
 
+/// The memory this process holds now, Node included; 0 where it is not told.
+pub(crate) fn rss_bytes() -> u64 {
+    proc_kib("/proc/self/status", "VmRSS:") * 1024
+}
+
+/// Memory that the machine, or the container this runs in, can give out without swapping; 0 where it is not
+/// told.
+pub(crate) fn available_bytes() -> u64 {
+    let machine = proc_kib("/proc/meminfo", "MemAvailable:") * 1024;
+    let read = |name: &str| -> Option<u64> {
+        let text = fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    let container = read("memory.max")
+        .zip(read("memory.current"))
+        .map(|(most, now)| most.saturating_sub(now));
+    container.map_or(machine, |left| machine.min(left))
+}
+
 fn proc_kib(file: &str, field: &str) -> u64 {
     fs::read_to_string(file)
         .unwrap_or_default()

@@ -78,10 +78,10 @@ pub fn merge_lora(options: &MergeOptions, job: &Job) -> Result<MergeReport> {
     let (mut merged, mut worst) = (BTreeSet::new(), 0.0);
     let mut merge_into = |folder: &mut ModelFolder, lora: &LoraConfig, file: &Path| {
         merged.extend(modules(&folder.parameters));
-        let with_adapter = probe(&Model::new(&folder.config, &folder.parameters, Some(lora))?)?;
+        let with_adapter = logits(folder, Some(lora))?;
         job.cancel.check()?;
         merge(&mut folder.parameters, lora)?;
-        let without = probe(&Model::new(&folder.config, &folder.parameters, None)?)?;
+        let without = logits(folder, None)?;
         worst = bounded(&with_adapter, &without, file)?.max(worst);
         Ok::<_, Error>(())
     };
@@ -125,17 +125,13 @@ pub fn unmerge_lora(options: &UnmergeOptions, job: &Job) -> Result<MergeReport> 
     let save = SaveOptions::with_dtype(options.dtype.as_deref().unwrap_or("f32"))?;
     let mut folder = load_model(&options.model, &Device::Cpu)?;
     let tokenizer = Tokenizer::load(&options.model)?;
-    let before = probe(&Model::new(&folder.config, &folder.parameters, None)?)?;
+    let before = logits(&folder, None)?;
     let lora = load_adapter(&options.adapter, &folder.config, &mut folder.parameters)?;
     job.cancel.check()?;
     let merged = unmerge(&mut folder.parameters, &lora)?;
     // The proof: the adapter over what is left is the model that came.
     load_adapter(&options.adapter, &folder.config, &mut folder.parameters)?;
-    let after = probe(&Model::new(
-        &folder.config,
-        &folder.parameters,
-        Some(&lora),
-    )?)?;
+    let after = logits(&folder, Some(&lora))?;
     let max_logit_difference = bounded(&before, &after, &options.adapter)?;
     remove(&mut folder.parameters);
     write(
@@ -256,14 +252,19 @@ fn write(
     dir.commit()
 }
 
-/// Logits of fixed random inputs: 4 rows of 16 source and 8 target ids.
-fn probe(model: &Model) -> Result<Tensor> {
+/// Logits of the probe over all of a folder's vocabulary.
+fn logits(folder: &ModelFolder, lora: Option<&LoraConfig>) -> Result<Tensor> {
+    let model = Model::new(&folder.config, &folder.parameters, lora)?;
+    probe(&model, folder.config.vocab_size)
+}
+
+/// Logits of fixed random inputs below `vocabulary`: 4 rows of 16 source and 8 target ids.
+pub(crate) fn probe(model: &Model, vocabulary: usize) -> Result<Tensor> {
     let mut random = Random::new(23_333);
-    let vocabulary = model.config().vocab_size as u64;
     let mut rows = |columns: usize| -> Vec<Vec<u32>> {
         let mut row = || {
             (0..columns)
-                .map(|_| random.below(vocabulary) as u32)
+                .map(|_| random.below(vocabulary as u64) as u32)
                 .collect()
         };
         (0..4).map(|_| row()).collect()
@@ -293,7 +294,7 @@ mod tests {
     }
 
     /// Logits of the inputs of `test/golden/lora`.
-    fn logits(
+    fn golden_logits(
         folder: &ModelFolder,
         lora: Option<&LoraConfig>,
         given: &serde_json::Value,
@@ -326,7 +327,7 @@ mod tests {
         };
         let mut folder = load_model(&golden("base"), &Device::Cpu).unwrap();
         let lora = linear_sum(&mut folder, &adapters, &[0.7, 0.3]).unwrap();
-        let got = logits(&folder, Some(&lora), &given);
+        let got = golden_logits(&folder, Some(&lora), &given);
         assert!(largest_difference(&got, &want("linear")).unwrap() < 1e-5);
 
         let mut folder = load_model(&golden("base"), &Device::Cpu).unwrap();
@@ -335,7 +336,7 @@ mod tests {
             lora.scale(weight);
             merge(&mut folder.parameters, &lora).unwrap();
         }
-        let got = logits(&folder, None, &given);
+        let got = golden_logits(&folder, None, &given);
         assert!(largest_difference(&got, &want("cat")).unwrap() < 1e-5);
     }
 }

@@ -78,11 +78,39 @@ impl Observer for Watch<'_> {
     }
 }
 
+/// Tokens of one answer as text, each piece as soon as it is certain.
+pub(crate) struct Spoken {
+    text: DecodeStream,
+    held: Held,
+}
+
+impl Spoken {
+    pub(crate) fn new(tokenizer: &Tokenizer, stops: &Stops) -> Self {
+        Self {
+            text: tokenizer.stream(),
+            held: Held::new(stops.clone()),
+        }
+    }
+
+    pub(crate) fn push(&mut self, tokens: &[u32]) -> Result<String> {
+        let mut text = String::new();
+        for &token in tokens {
+            text += &self.held.push(&self.text.push(token)?.unwrap_or_default());
+        }
+        Ok(text)
+    }
+
+    /// What waited, where nothing more comes.
+    pub(crate) fn finish(&mut self) -> Result<String> {
+        let rest = self.text.finish()?.unwrap_or_default();
+        Ok(self.held.push(&rest) + &self.held.finish())
+    }
+}
+
 /// Hands out the text of one answer as it becomes certain.
 pub(crate) struct Telling<'a> {
     watch: Watch<'a>,
-    text: DecodeStream,
-    held: Held,
+    spoken: Spoken,
     count: usize,
     cancel: &'a Cancel,
     emit: &'a mut dyn FnMut(Piece) -> bool,
@@ -97,8 +125,7 @@ impl<'a> Telling<'a> {
     ) -> Self {
         Self {
             watch: Watch::new(tokenizer, stops),
-            text: tokenizer.stream(),
-            held: Held::new(stops.clone()),
+            spoken: Spoken::new(tokenizer, stops),
             count: 0,
             cancel,
             emit,
@@ -108,8 +135,7 @@ impl<'a> Telling<'a> {
     /// Hands out what waited and says why the answer ended.
     pub(crate) fn finish(mut self, reason: FinishReason) -> Result<()> {
         self.watch.result?;
-        let rest = self.text.finish()?.unwrap_or_default();
-        let text = self.held.push(&rest) + &self.held.finish();
+        let text = self.spoken.finish()?;
         (self.emit)(Piece {
             text,
             tokens: self.count,
@@ -125,14 +151,11 @@ impl Observer for Telling<'_> {
         if answer > 0 {
             return;
         }
-        let mut text = String::new();
-        for &token in tokens {
-            self.count += 1;
-            match self.text.push(token) {
-                Ok(piece) => text += &self.held.push(&piece.unwrap_or_default()),
-                Err(error) => self.watch.result = Err(error),
-            }
-        }
+        self.count += tokens.len();
+        let text = self.spoken.push(tokens).unwrap_or_else(|error| {
+            self.watch.result = Err(error);
+            String::new()
+        });
         let piece = Piece {
             text,
             tokens: self.count,

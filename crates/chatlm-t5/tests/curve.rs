@@ -81,6 +81,7 @@ fn runs() -> [(&'static str, f64, OptimizerConfig); 5] {
         beta2: 0.999,
         epsilon: 1e-8,
         weight_decay: 0.01,
+        scale_parameter: false,
     };
     let adafactor = |relative: bool, warmup_init: bool| OptimizerConfig::Adafactor {
         relative_step: relative,

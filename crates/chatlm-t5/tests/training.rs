@@ -178,6 +178,7 @@ fn steps_on_any_number_of_threads_give_the_same_bits_of_all_weights() {
                 beta2: 0.999,
                 epsilon: 1e-8,
                 weight_decay: 0.01,
+                scale_parameter: false,
             });
             let mut losses = Vec::new();
             for step in 0..20 {

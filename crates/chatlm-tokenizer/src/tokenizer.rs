@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::direct::Direct;
+use crate::folder::{config_json, special_map_json};
 use crate::stream::DecodeStream;
-use crate::train::{config_json, special_map_json};
 
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const CONFIG: &str = "tokenizer_config.json";
@@ -39,7 +39,7 @@ struct Inner {
 /// Bytes of text after which a faster encoder is worth making; a short conversation starts without.
 const WORTH_IT: usize = 1 << 14;
 
-fn invalid(folder: &Path, what: &str) -> Error {
+pub(crate) fn invalid(folder: &Path, what: &str) -> Error {
     Error::new(
         Code::TokenizerInvalid,
         format!("{}: {what}", folder.display()),
@@ -48,28 +48,39 @@ fn invalid(folder: &Path, what: &str) -> Error {
     .with("file", folder.display().to_string())
 }
 
+/// The files of a folder by name, `tokenizer.json` first.
+pub(crate) fn read(dir: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let mut files = Vec::new();
+    for name in [TOKENIZER, CONFIG, SPECIAL_MAP] {
+        let path = dir.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => files.push((name, bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !dir.is_dir() {
+                    return Err(invalid(dir, "there is no such folder"));
+                }
+                if name == TOKENIZER {
+                    return Err(invalid(dir, "tokenizer.json is missing"));
+                }
+            }
+            Err(error) => return Err(Error::io(&error, "read", &path)),
+        }
+    }
+    Ok(files)
+}
+
+/// `tokenizer.json` of a folder, as the tokenizers crate reads it.
+pub(crate) fn parse(dir: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
+    tokenizers::Tokenizer::from_bytes(bytes)
+        .map_err(|e| invalid(dir, &format!("tokenizer.json cannot be read: {e}")))
+}
+
 impl Tokenizer {
     /// Loads a folder with `tokenizer.json`; the other files are taken where they are there.
     pub fn load(dir: &Path) -> Result<Self> {
-        let mut files = Vec::new();
-        for name in [TOKENIZER, CONFIG, SPECIAL_MAP] {
-            let path = dir.join(name);
-            match fs::read(&path) {
-                Ok(bytes) => files.push((name, bytes)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    if !dir.is_dir() {
-                        return Err(invalid(dir, "there is no such folder"));
-                    }
-                    if name == TOKENIZER {
-                        return Err(invalid(dir, "tokenizer.json is missing"));
-                    }
-                }
-                Err(error) => return Err(Error::io(&error, "read", &path)),
-            }
-        }
+        let files = read(dir)?;
         let bytes = &files[0].1;
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| invalid(dir, &format!("tokenizer.json cannot be read: {e}")))?;
+        let mut tokenizer = parse(dir, bytes)?;
         // Cutting and padding are the loader's business; a folder may have them switched on.
         tokenizer
             .with_truncation(None)

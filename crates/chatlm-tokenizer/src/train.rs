@@ -1,20 +1,22 @@
 //! Training a tokenizer on a stream of texts.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use chatlm_job::{AtomicDir, Code, Error, Job, Result, check_target};
+use chatlm_job::{Code, Error, Job, Result, check_target};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokenizers::models::bpe::BPE;
 use tokenizers::{AddedToken, Tokenizer};
 
-use crate::bpe::{LearnOptions, Merge, Symbols, Vocabulary, by_rank, learn};
-use crate::count::{Counted, count};
+use crate::bpe::{LearnOptions, Merge, Vocabulary, by_rank, learn};
+use crate::count::Counted;
+use crate::folder::{Beside, ROLES, write};
 use crate::memory::{Memory, peak_rss_bytes};
-use crate::preset::{Preset, SPECIAL_TOKENS, UNKNOWN, special_tokens, untrained};
-use crate::tokenizer::{CONFIG, SPECIAL_MAP, TOKENIZER};
+use crate::preset::{
+    Preset, SPECIAL_TOKENS, byte_tokens, special_tokens, untrained, while_learning,
+};
+use crate::unigram;
+use crate::words::Cutter;
 use crate::work::Work;
 
 /// What to train.
@@ -44,16 +46,8 @@ pub struct TrainReport {
     pub peak_rss_bytes: u64,
 }
 
-/// The roles of special tokens, as `transformers` calls them.
-const ROLES: [(&str, &str); 7] = [
-    ("pad_token", "[PAD]"),
-    ("eos_token", "[EOS]"),
-    ("sep_token", "[SEP]"),
-    ("bos_token", "[BOS]"),
-    ("cls_token", "[CLS]"),
-    ("mask_token", "[MASK]"),
-    ("unk_token", "[UNK]"),
-];
+/// Characters of a piece at most.
+const LONGEST_PIECE: usize = 16;
 
 /// Trains on `texts` and writes the folder `out`. Texts are cut at special tokens, which
 /// `chatlm corpus` writes between fields, so that those are not learnt as words.
@@ -68,63 +62,59 @@ pub fn train(
     check(options)?;
     check_target(out, force)?;
     let mut tokenizer = untrained(options.preset).map_err(Error::internal)?;
-    let mut vocabulary = Vocabulary::default();
-    for token in SPECIAL_TOKENS {
-        vocabulary.add(token, token.chars().count() as u32);
-    }
-    let memory = Memory::new(options.max_memory)?;
-    let mut work = Work::open(options, out)?;
-    let counted = if let Some(counted) = work.counted()? {
-        counted
+    let pipeline = learning(options.preset, &tokenizer);
+    let cutter = if options.preset.spelled() {
+        Cutter::of_pipeline(
+            &pipeline,
+            SPECIAL_TOKENS.map(str::to_owned).to_vec(),
+            Vec::new(),
+        )
     } else {
-        let (preset, folder) = (options.preset, work.folder());
-        let counted = count(texts, preset, &tokenizer, &memory, &folder, job)
-            .and_then(|counted| check_alphabet(options, &counted.alphabet).map(|()| counted));
-        match counted {
-            Ok(counted) => work.keep(counted)?,
-            // Half a count is of no use to a later run.
-            Err(error) => {
-                work.remove();
-                return Err(error);
-            }
+        Cutter::new(options.preset, &pipeline)
+    };
+    let memory = Memory::new(options.max_memory)?;
+    let TrainOptions {
+        preset,
+        vocab_size,
+        min_frequency,
+        ..
+    } = options;
+    let settings = format!("{preset:?} {vocab_size} {min_frequency}");
+    let work = Work::open(out, &settings, options.files.as_deref())?;
+    let fits = |alphabet: &[char]| check_alphabet(options, alphabet);
+    let (mut work, counted) = work.count(texts, &cutter, &memory, fits, job)?;
+    let texts = counted.texts;
+    if options.preset == Preset::Unigram {
+        tokenizer.with_model(unigram::learn(counted, options.vocab_size, &memory, job)?);
+    } else {
+        let mut vocabulary = Vocabulary::default();
+        for token in head(options.preset) {
+            vocabulary.add(&token, token.chars().count() as u32);
         }
-    };
-    let symbols = match options.preset {
-        Preset::CharBpe => Symbols::Characters,
-        Preset::ByteBpe => Symbols::Bytes,
-    };
-    let settings = LearnOptions {
-        vocab_size: options.vocab_size,
-        min_frequency: options.min_frequency,
-        max_token_length: None,
-        memory: memory.bytes(),
-    };
-    let Counted {
-        words,
-        alphabet,
-        texts,
-    } = counted;
-    let merges = learn(
-        words,
-        symbols,
-        &alphabet,
-        &mut vocabulary,
-        &settings,
-        work.saving(),
-        job,
-    )?;
-    tokenizer.with_model(model(options.preset, &vocabulary, &merges)?);
-    tokenizer
-        .add_special_tokens(special_tokens())
-        .map_err(Error::internal)?;
+        let settings = LearnOptions {
+            vocab_size: options.vocab_size,
+            min_frequency: options.min_frequency,
+            // As SentencePiece: a piece has 16 characters at most.
+            max_token_length: options.preset.spelled().then_some(LONGEST_PIECE + 1),
+            memory: memory.bytes(),
+        };
+        let Counted {
+            words, alphabet, ..
+        } = counted;
+        let merges = learn(
+            words,
+            cutter.symbols(),
+            &alphabet,
+            &mut vocabulary,
+            &settings,
+            work.saving(),
+            job,
+        )?;
+        tokenizer = with_merges(&tokenizer, &vocabulary, &merges)?;
+    }
     job.cancel.check()?;
-    let blanks: Vec<AddedToken> = ["\t", "\n"]
-        .into_iter()
-        .filter(|blank| tokenizer.token_to_id(blank).is_none())
-        .map(|blank| AddedToken::from(blank, false))
-        .collect();
-    tokenizer.add_tokens(blanks).map_err(Error::internal)?;
-    let merges = write(&tokenizer, out, force)?;
+    complete(&mut tokenizer)?;
+    let merges = write(&tokenizer, &Beside::roles(&ROLES)?, out, force)?;
     work.remove();
     Ok(TrainReport {
         vocab_size: tokenizer.get_vocab_size(true) as u64,
@@ -135,11 +125,44 @@ pub fn train(
     })
 }
 
+/// The pipeline that words are cut by while the preset is learnt.
+fn learning(preset: Preset, tokenizer: &Tokenizer) -> Tokenizer {
+    let mut pipeline = tokenizer.clone();
+    if preset.spelled() {
+        pipeline.with_pre_tokenizer(Some(while_learning()));
+    }
+    pipeline
+}
+
+/// The tokens before all that is learnt.
+fn head(preset: Preset) -> Vec<String> {
+    let special = SPECIAL_TOKENS.iter().map(|token| (*token).to_owned());
+    special
+        .chain(byte_tokens().filter(|_| preset.spelled()))
+        .collect()
+}
+
+/// Gives a tokenizer of ours what each of them has: the special tokens, tab and newline.
+pub(crate) fn complete(tokenizer: &mut Tokenizer) -> Result<()> {
+    tokenizer
+        .add_special_tokens(special_tokens())
+        .map_err(Error::internal)?;
+    let blanks: Vec<AddedToken> = ["\t", "\n"]
+        .into_iter()
+        .filter(|blank| tokenizer.token_to_id(blank).is_none())
+        .map(|blank| AddedToken::from(blank, false))
+        .collect();
+    tokenizer.add_tokens(blanks).map_err(Error::internal)?;
+    Ok(())
+}
+
 fn check(options: &TrainOptions) -> Result<()> {
-    let least = match options.preset {
-        Preset::CharBpe => SPECIAL_TOKENS.len() + 1,
-        Preset::ByteBpe => SPECIAL_TOKENS.len() + 256,
-    };
+    let least = SPECIAL_TOKENS.len()
+        + match options.preset {
+            Preset::CharBpe => 1,
+            Preset::ByteBpe => 256,
+            Preset::Unigram | Preset::SentencePieceBpe => 257,
+        };
     if options.vocab_size < least {
         return Err(Error::new(
             Code::Usage,
@@ -153,80 +176,49 @@ fn check(options: &TrainOptions) -> Result<()> {
 /// The package leaves no character out and exceeds the size that it was given. A model made for that size
 /// would not hold all ids, so here it is an error.
 fn check_alphabet(options: &TrainOptions, alphabet: &[char]) -> Result<()> {
-    let least = SPECIAL_TOKENS.len() + alphabet.len();
+    let own = if options.preset == Preset::Unigram {
+        unigram::alphabet_size(alphabet)
+    } else {
+        alphabet.len()
+    };
+    let least = head(options.preset).len() + own;
     if options.vocab_size < least {
-        let (size, characters) = (options.vocab_size, alphabet.len());
-        return Err(Error::new(
-            Code::Usage,
-            format!(
-                "a vocabulary of {size} is too small: the text has {characters} different characters"
-            ),
-            format!(
-                "give --vocab-size at least {least}, or use --model byte-bpe, which has 256 symbols"
-            ),
-        ));
+        return Err(too_small(options.vocab_size, alphabet.len(), least));
     }
     Ok(())
 }
 
-/// The model of a vocabulary and merges.
-fn model(preset: Preset, vocabulary: &Vocabulary, merges: &[Merge]) -> Result<BPE> {
-    let text = |id: u32| vocabulary.token(id).to_owned();
-    let ids: tokenizers::models::bpe::Vocab = vocabulary
+pub(crate) fn too_small(size: usize, characters: usize, least: usize) -> Error {
+    Error::new(
+        Code::Usage,
+        format!(
+            "a vocabulary of {size} is too small: the text has {characters} different characters"
+        ),
+        format!(
+            "give --vocab-size at least {least}, or use --model byte-bpe, which has 256 symbols"
+        ),
+    )
+}
+
+/// The tokenizer with another vocabulary and merges in its BPE model, every setting kept.
+pub(crate) fn with_merges(
+    tokenizer: &Tokenizer,
+    vocabulary: &Vocabulary,
+    merges: &[Merge],
+) -> Result<Tokenizer> {
+    let mut json = serde_json::to_value(tokenizer).map_err(Error::internal)?;
+    let ids: Map<String, Value> = vocabulary
         .tokens()
         .iter()
-        .zip(0..)
-        .map(|(token, id)| (token.to_string(), id))
+        .zip(0u32..)
+        .map(|(token, id)| (token.to_string(), json!(id)))
         .collect();
-    let merges = by_rank(merges)
+    let text = |id: u32| vocabulary.token(id);
+    let merges: Vec<[&str; 2]> = by_rank(merges)
         .into_iter()
-        .map(|(first, second)| (text(first), text(second)))
+        .map(|(first, second)| [text(first), text(second)])
         .collect();
-    let builder = BPE::builder().vocab_and_merges(ids, merges);
-    let builder = match preset {
-        Preset::CharBpe => builder.unk_token(UNKNOWN.to_owned()),
-        Preset::ByteBpe => builder,
-    };
-    builder.build().map_err(Error::internal)
-}
-
-/// Writes the folder; the number of merges.
-fn write(tokenizer: &Tokenizer, out: &Path, force: bool) -> Result<u64> {
-    let json = tokenizer.to_string(false).map_err(Error::internal)?;
-    let parsed: Value = serde_json::from_str(&json).map_err(Error::internal)?;
-    let dir = AtomicDir::create(out, force)?;
-    let write = |name: &str, bytes: &[u8]| {
-        let path = dir.path().join(name);
-        fs::write(&path, bytes).map_err(|e| Error::io(&e, "write", out.join(name)))
-    };
-    write(TOKENIZER, json.as_bytes())?;
-    write(CONFIG, &config_json(&ROLES)?)?;
-    write(SPECIAL_MAP, &special_map_json(&ROLES)?)?;
-    dir.commit()?;
-    Ok(parsed["model"]["merges"].as_array().map_or(0, Vec::len) as u64)
-}
-
-/// `tokenizer_config.json` for tokens in roles.
-pub(crate) fn config_json(roles: &[(&str, &str)]) -> Result<Vec<u8>> {
-    let mut config = Map::new();
-    config.insert(
-        "tokenizer_class".to_owned(),
-        json!("PreTrainedTokenizerFast"),
-    );
-    config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
-    // transformers' own way to say "no limit".
-    config.insert("model_max_length".to_owned(), json!(1e30));
-    for (role, token) in roles {
-        config.insert((*role).to_owned(), json!(token));
-    }
-    serde_json::to_vec_pretty(&config).map_err(Error::internal)
-}
-
-/// `special_tokens_map.json` for tokens in roles.
-pub(crate) fn special_map_json(roles: &[(&str, &str)]) -> Result<Vec<u8>> {
-    let map: Map<String, Value> = roles
-        .iter()
-        .map(|(role, token)| ((*role).to_owned(), json!(token)))
-        .collect();
-    serde_json::to_vec_pretty(&map).map_err(Error::internal)
+    json["model"]["vocab"] = ids.into();
+    json["model"]["merges"] = json!(merges);
+    Tokenizer::from_bytes(json.to_string()).map_err(Error::internal)
 }

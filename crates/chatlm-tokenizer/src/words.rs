@@ -16,16 +16,31 @@ use tokenizers::{
 use unicode_normalization::char::canonical_combining_class;
 use unicode_normalization::{IsNormalized, is_nfkc_quick};
 
-use crate::bpe::{Batch, byte_characters};
-use crate::preset::Preset;
+use crate::bpe::{Batch, Symbols, byte_characters};
+use crate::jieba::Segmenter;
+use crate::preset::{Preset, SPECIAL_TOKENS};
 
 /// Stands for spaces in the character-level preset.
 const SPACE_MARK: char = '▁';
 
+/// How texts are cut.
+enum Cut {
+    /// As the preset does, by what is known of each character.
+    Fast(Preset),
+    /// By the tokenizer's own parts; its words may hold these characters whether seen or not.
+    Pipeline(Vec<char>),
+    /// Into the words of a dictionary, after the character-level preset's normalizer.
+    Dictionary(Box<Segmenter>),
+}
+
 /// Cuts texts into words.
 pub(crate) struct Cutter<'a> {
-    preset: Preset,
+    cut: Cut,
     tokenizer: &'a Tokenizer,
+    /// Texts are cut at these, and they are in no word.
+    special: Vec<String>,
+    /// What they begin with.
+    openers: Vec<char>,
     /// What is known of each character, 0 where it was not asked yet.
     known: Vec<AtomicU32>,
     /// Characters that stood in words.
@@ -43,26 +58,94 @@ const BLANK: u32 = 1 << 26;
 const CODE: u32 = (1 << 21) - 1;
 
 impl<'a> Cutter<'a> {
+    /// The words of a preset, cut at our own special tokens.
     pub(crate) fn new(preset: Preset, tokenizer: &'a Tokenizer) -> Self {
+        Self::of_preset(preset, tokenizer, ours())
+    }
+
+    /// The words of a preset, cut at other special tokens.
+    pub(crate) fn of_preset(
+        preset: Preset,
+        tokenizer: &'a Tokenizer,
+        special: Vec<String>,
+    ) -> Self {
+        Self::with(Cut::Fast(preset), tokenizer, special)
+    }
+
+    /// The words of any pipeline.
+    pub(crate) fn of_pipeline(
+        tokenizer: &'a Tokenizer,
+        special: Vec<String>,
+        initial: Vec<char>,
+    ) -> Self {
+        Self::with(Cut::Pipeline(initial), tokenizer, special)
+    }
+
+    /// The words of a dictionary, as pieces that `tokenizer` (of the character-level preset) keeps whole.
+    pub(crate) fn of_dictionary(tokenizer: &'a Tokenizer) -> Self {
+        Self::with(Cut::Dictionary(Box::default()), tokenizer, ours())
+    }
+
+    fn with(cut: Cut, tokenizer: &'a Tokenizer, special: Vec<String>) -> Self {
         let known = (0..=u32::from(char::MAX))
             .map(|_| AtomicU32::new(0))
             .collect();
         let seen = (0..=u32::from(char::MAX))
             .map(|_| AtomicBool::new(false))
             .collect();
+        let mut openers: Vec<char> = special.iter().filter_map(|t| t.chars().next()).collect();
+        openers.sort_unstable();
+        openers.dedup();
         Self {
-            preset,
+            cut,
             tokenizer,
+            special,
+            openers,
             known,
             seen,
         }
     }
 
-    /// The characters of all words so far, sorted.
+    /// What the bytes of a word are.
+    pub(crate) fn symbols(&self) -> Symbols {
+        match self.cut {
+            Cut::Fast(Preset::ByteBpe) => Symbols::Bytes,
+            _ => Symbols::Characters,
+        }
+    }
+
+    /// All characters that words may hold, sorted.
     pub(crate) fn alphabet(&self) -> Vec<char> {
+        let initial: &[char] = match &self.cut {
+            Cut::Fast(Preset::ByteBpe) => &byte_characters(),
+            Cut::Pipeline(initial) => initial,
+            _ => &[],
+        };
+        for c in initial {
+            self.see(*c);
+        }
         ('\0'..=char::MAX)
             .filter(|c| self.seen[*c as usize].load(Ordering::Relaxed))
             .collect()
+    }
+
+    /// The stretches of a text between special tokens.
+    pub(crate) fn stretches<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        let mut stretches = vec![text];
+        // Few texts hold what they begin with.
+        let opened = match &self.openers[..] {
+            [one] => text.contains(*one),
+            many => text.contains(many),
+        };
+        if opened {
+            for token in &self.special {
+                if stretches.iter().any(|stretch| stretch.contains(token)) {
+                    stretches = stretches.iter().flat_map(|s| s.split(token)).collect();
+                }
+            }
+        }
+        stretches.retain(|stretch| !stretch.is_empty());
+        stretches
     }
 
     fn see(&self, c: char) {
@@ -74,9 +157,11 @@ impl<'a> Cutter<'a> {
 
     /// Adds the words of a text: UTF-8 for characters, the text's own bytes for bytes.
     pub(crate) fn cut(&self, text: &str, batch: &mut Batch) -> Result<()> {
-        let done = match self.preset {
-            Preset::CharBpe => self.characters(text, batch),
-            Preset::ByteBpe => self.bytes(text, batch),
+        let done = match &self.cut {
+            Cut::Fast(Preset::ByteBpe) => self.bytes(text, batch),
+            Cut::Fast(_) => self.characters(text, batch),
+            Cut::Pipeline(_) => false,
+            Cut::Dictionary(segmenter) => return self.dictionary(segmenter, text, batch),
         };
         if done { Ok(()) } else { self.slow(text, batch) }
     }
@@ -85,9 +170,9 @@ impl<'a> Cutter<'a> {
         let known = &self.known[c as usize];
         match known.load(Ordering::Relaxed) {
             0 => {
-                let told = match self.preset {
-                    Preset::CharBpe => self.character(c),
-                    Preset::ByteBpe => self.class(c),
+                let told = match self.cut {
+                    Cut::Fast(Preset::ByteBpe) => self.class(c),
+                    _ => self.character(c),
                 };
                 known.store(told, Ordering::Relaxed);
                 told
@@ -264,20 +349,38 @@ impl<'a> Cutter<'a> {
     fn slow(&self, text: &str, batch: &mut Batch) -> Result<()> {
         let mut bytes = Vec::new();
         for word in self.pieces(text).map_err(Error::internal)? {
-            match self.preset {
-                Preset::CharBpe => {
-                    word.chars().for_each(|c| self.see(c));
-                    batch.push(word.as_bytes());
-                }
-                Preset::ByteBpe => {
-                    bytes.clear();
-                    bytes.extend(word.chars().filter_map(byte));
-                    batch.push(&bytes);
-                }
+            if self.symbols() == Symbols::Bytes {
+                bytes.clear();
+                bytes.extend(word.chars().filter_map(byte));
+                batch.push(&bytes);
+            } else {
+                word.chars().for_each(|c| self.see(c));
+                batch.push(word.as_bytes());
             }
         }
         Ok(())
     }
+
+    /// Dictionary words, without the characters that the preset keeps alone.
+    fn dictionary(&self, segmenter: &Segmenter, text: &str, batch: &mut Batch) -> Result<()> {
+        let mut normalized = NormalizedString::from(text);
+        if let Some(normalizer) = self.tokenizer.get_normalizer() {
+            normalizer
+                .normalize(&mut normalized)
+                .map_err(Error::internal)?;
+        }
+        self.see(SPACE_MARK);
+        let alone = |c: char| self.known(c) & ALONE != 0;
+        segmenter.words(normalized.get(), alone, |word| {
+            word.chars().for_each(|c| self.see(c));
+            batch.push(word.as_bytes());
+        });
+        Ok(())
+    }
+}
+
+fn ours() -> Vec<String> {
+    SPECIAL_TOKENS.map(str::to_owned).to_vec()
 }
 
 /// The byte that a character of byte-level words shows.

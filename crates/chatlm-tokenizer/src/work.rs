@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chatlm_job::{AtomicDir, AtomicFile, Error, Result, WorkFolder};
+use chatlm_job::{AtomicDir, AtomicFile, Error, Job, Result, WorkFolder};
 use serde::{Deserialize, Serialize};
 
 use crate::bpe::{Progress, Save, Saving, Words, Written};
-use crate::count::Counted;
-use crate::train::TrainOptions;
+use crate::count::{Counted, count};
+use crate::memory::Memory;
+use crate::words::Cutter;
 
 /// Changes where the files change their meaning.
 const VERSION: u32 = 1;
@@ -43,19 +44,41 @@ fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
 }
 
 impl Work {
-    pub(crate) fn open(options: &TrainOptions, out: &Path) -> Result<Self> {
-        let Some(files) = &options.files else {
+    /// Opens what an earlier run of the same settings over the same files left; without `files` nothing
+    /// is kept.
+    pub(crate) fn open(out: &Path, settings: &str, files: Option<&[PathBuf]>) -> Result<Self> {
+        let Some(files) = files else {
             return AtomicDir::create(out, true).map(Self::Temporary);
         };
-        let TrainOptions {
-            preset,
-            vocab_size,
-            min_frequency,
-            ..
-        } = options;
-        let settings = format!("{VERSION} {preset:?} {vocab_size} {min_frequency}");
+        let settings = format!("{VERSION} {settings}");
         let folder = WorkFolder::open(out, "tokenizer", &settings, files)?;
         Ok(Self::Kept { folder, save: None })
+    }
+
+    /// The words that an earlier run counted, or those of `texts`, kept for a later one. `fits` says
+    /// whether anything can be learnt from their characters.
+    pub(crate) fn count(
+        self,
+        texts: impl Iterator<Item = Result<String>> + Send,
+        cutter: &Cutter<'_>,
+        memory: &Memory,
+        fits: impl Fn(&[char]) -> Result<()>,
+        job: &Job,
+    ) -> Result<(Self, Counted)> {
+        if let Some(counted) = self.counted()? {
+            return Ok((self, counted));
+        }
+        let counted = count(texts, cutter, memory, &self.folder(), job)
+            .and_then(|counted| fits(&counted.alphabet).map(|()| counted))
+            .and_then(|counted| self.keep(counted));
+        match counted {
+            Ok(counted) => Ok((self, counted)),
+            // Half a count is of no use to a later run.
+            Err(error) => {
+                self.remove();
+                Err(error)
+            }
+        }
     }
 
     /// For files that nobody needs afterwards.
@@ -67,7 +90,7 @@ impl Work {
     }
 
     /// The words that an earlier run counted.
-    pub(crate) fn counted(&self) -> Result<Option<Counted>> {
+    fn counted(&self) -> Result<Option<Counted>> {
         let Self::Kept { folder, .. } = self else {
             return Ok(None);
         };
@@ -87,7 +110,7 @@ impl Work {
     }
 
     /// Keeps counted words for a later run.
-    pub(crate) fn keep(&self, counted: Counted) -> Result<Counted> {
+    fn keep(&self, counted: Counted) -> Result<Counted> {
         let (Self::Kept { folder, .. }, Words::Counted(_)) = (self, &counted.words) else {
             return Ok(counted);
         };

@@ -55,6 +55,22 @@ pub struct TrainConfig {
     pub warmup_steps: u64,
     pub optimizer: OptimizerKind,
     pub weight_decay: f64,
+    /// Of `adamw`.
+    #[serde(default = "adam_beta1")]
+    pub adam_beta1: f64,
+    #[serde(default = "adam_beta2")]
+    pub adam_beta2: f64,
+    #[serde(default = "adam_epsilon")]
+    pub adam_epsilon: f64,
+    /// The learning rate is relative to each weight's root mean square.
+    #[serde(default)]
+    pub scale_parameter: bool,
+    /// Of `adafactor`: a learning rate of its own, `min(0.01, 1/sqrt(step))`, whatever the schedule says.
+    #[serde(default)]
+    pub relative_step: bool,
+    /// Of `relativeStep`: it begins at a millionth a step.
+    #[serde(default)]
+    pub warmup_init: bool,
     pub precision: String,
     pub max_length: usize,
     /// Rows of like lengths in a batch.
@@ -97,6 +113,18 @@ pub struct TrainConfig {
     pub beta: f64,
     #[serde(default)]
     pub loss: PreferenceLoss,
+}
+
+fn adam_beta1() -> f64 {
+    0.9
+}
+
+fn adam_beta2() -> f64 {
+    0.999
+}
+
+fn adam_epsilon() -> f64 {
+    1e-8
 }
 
 fn beta() -> f64 {
@@ -170,6 +198,32 @@ impl TrainConfig {
                 return refuse(field, what, "it must be at least 0 and below 1");
             }
         }
+        for (field, value) in [
+            ("adamBeta1", self.adam_beta1),
+            ("adamBeta2", self.adam_beta2),
+        ] {
+            if !(0.0..1.0).contains(&value) {
+                let what = format!("{field} is {value}");
+                return refuse(field, what, "it must be at least 0 and below 1");
+            }
+        }
+        let adafactor = self.optimizer == OptimizerKind::Adafactor;
+        if self.relative_step && !adafactor {
+            let what = "relativeStep is a rule of Adafactor".to_owned();
+            return refuse(
+                "relativeStep",
+                what,
+                "set optimizer to adafactor, or relativeStep to false",
+            );
+        }
+        if self.warmup_init && !self.relative_step {
+            let what = "warmupInit is the beginning of relativeStep".to_owned();
+            return refuse(
+                "warmupInit",
+                what,
+                "set relativeStep too, or use warmupSteps",
+            );
+        }
         if let Some(set) = self
             .train
             .iter()
@@ -190,20 +244,20 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// The optimizer's constants: PyTorch's for AdamW; for Adafactor those of transformers' trainer,
-    /// which takes the learning rate from the schedule.
+    /// The optimizer and its constants.
     pub fn optimizer(&self) -> OptimizerConfig {
         match self.optimizer {
             OptimizerKind::AdamW => OptimizerConfig::AdamW {
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
+                beta1: self.adam_beta1,
+                beta2: self.adam_beta2,
+                epsilon: self.adam_epsilon,
                 weight_decay: self.weight_decay,
+                scale_parameter: self.scale_parameter,
             },
             OptimizerKind::Adafactor => OptimizerConfig::Adafactor {
-                relative_step: false,
-                scale_parameter: false,
-                warmup_init: false,
+                relative_step: self.relative_step,
+                scale_parameter: self.scale_parameter,
+                warmup_init: self.warmup_init,
                 weight_decay: self.weight_decay,
             },
         }

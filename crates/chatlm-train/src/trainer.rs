@@ -256,6 +256,11 @@ impl Trainer {
         self.update(started, report, gradients)
     }
 
+    /// Whether the gradients of all trained weights are held at once in a step of so many micro-batches.
+    pub fn holds_gradients(&self, micro: usize) -> bool {
+        !self.fuses(micro)
+    }
+
     /// Whether a step updates each weight as soon as its gradient is complete, so that no two layers'
     /// gradients are held at once: where nothing (clipping, more micro-batches, the choice to skip a
     /// step) has to see all gradients first.
@@ -329,7 +334,10 @@ impl Trainer {
     fn report(&self) -> StepReport {
         StepReport {
             loss: f64::NAN,
-            learning_rate: self.schedule.at(self.step),
+            learning_rate: self
+                .settings
+                .optimizer()
+                .learning_rate(self.schedule.at(self.step), self.step + 1),
             grad_norm: f64::NAN,
             tokens: 0,
             seconds: 0.0,

@@ -36,6 +36,24 @@ def adamw(**options):
     return lambda p: torch.optim.AdamW(p, **options)
 
 
+class AdamWScale:
+    """torch.optim.AdamW whose rate is multiplied by max(1e-3, RMS) of each weight, a group a weight."""
+
+    def __init__(self, params, **options):
+        self.inner = torch.optim.AdamW([{"params": [p]} for p in params], **options)
+        self.param_groups, self.state = [{"lr": None}], self.inner.state
+
+    def step(self):
+        for group in self.inner.param_groups:
+            size = group["params"][0].detach().double().square().mean().sqrt().item()
+            group["lr"] = self.param_groups[0]["lr"] * max(1e-3, size)
+        self.inner.step()
+
+
+def adamw_scale(**options):
+    return lambda p: AdamWScale(p, **options)
+
+
 def adafactor(**options):
     options = {"lr": None, "relative_step": False, "scale_parameter": False, "warmup_init": False} | options
     return lambda p: Adafactor(p, **options)
@@ -46,6 +64,7 @@ def adafactor(**options):
 RUNS = {
     "adamw": (adamw(lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01), lambda s: 1e-2, -3, 1.0),
     "adamw_other": (adamw(lr=1e-3, betas=(0.8, 0.95), eps=1e-4, weight_decay=0.3), lambda s: 1e-3 * (1 - s / 20), -6, 0.37),
+    "adamw_scale": (adamw_scale(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1), lambda s: 1e-2 * (1 - s / 20), -5, 0.37),
     "adafactor": (adafactor(lr=1e-2), lambda s: 1e-2 * (1 - s / 20), -3, 1.0),
     "adafactor_warmup": (adafactor(relative_step=True, warmup_init=True, scale_parameter=True), None, -20, 1.0),
     "adafactor_relative": (adafactor(relative_step=True), None, -3, 1.0),

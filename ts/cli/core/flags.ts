@@ -56,6 +56,16 @@ export const optionalInputs = Flag.String("in").pipe(
   Flag.atLeast(0)
 )
 
+/** `--port N`. */
+export const port = (usual: number) =>
+  integer("port", "The port to listen on; 0 takes a free one").pipe(
+    Flag.filter(
+      (port) => port <= 65_535,
+      (port) => `must be at most 65535, not ${port}`
+    ),
+    Flag.withDefault(usual)
+  )
+
 export const text = (name: string, description: string, metavar = "TEXT") =>
   Flag.String(name).pipe(Flag.withMetavar(metavar), Flag.withDescription(description))
 

@@ -26,6 +26,23 @@ export const clock = (seconds: number): string => {
   return shown.map((part, index) => (index === 0 ? String(part) : String(part).padStart(2, "0"))).join(":")
 }
 
+const levels = "▁▂▃▄▅▆▇█"
+
+/** The course of some values in a few signs, the last ones where they are many: `▇▅▃▂▁`. */
+export const sparkline = (values: ReadonlyArray<number>, width = 16): string => {
+  const finite = values.filter(Number.isFinite)
+  const size = Math.ceil(finite.length / width)
+  const means: Array<number> = []
+  for (let start = finite.length % size; start < finite.length; start += size) {
+    const part = finite.slice(start, start + size)
+    means.push(part.reduce((sum, value) => sum + value, 0) / part.length)
+  }
+  const [low, high] = [Math.min(...means), Math.max(...means)]
+  return means
+    .map((value) => levels[high > low ? Math.round(((value - low) / (high - low)) * (levels.length - 1)) : 0])
+    .join("")
+}
+
 export const makeProgress = (host: Host, output: Output): ProgressView => {
   if (output.quiet) return { report: () => {}, stop: () => {} }
   let stage: string | undefined

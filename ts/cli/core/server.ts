@@ -5,15 +5,19 @@
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 
-import type { GenerationSettings, GeneratorOptions } from "../../generate/generate.ts"
+import type { GenerationSettings, GeneratorOptions, ServingLimits } from "../../generate/generate.ts"
 import type { ChatlmError, Native } from "../../native/index.ts"
 
 export interface ServerOptions {
   readonly generator: GeneratorOptions
   readonly settings: GenerationSettings
+  readonly limits: ServingLimits
+  readonly turns: number
+  readonly requestSeconds: number
+  readonly modelName?: string
   readonly host: string
   readonly port: number
-  readonly apiKey: string
+  readonly apiKeys: ReadonlyArray<string>
   readonly onReady: (address: string) => Effect.Effect<void>
 }
 

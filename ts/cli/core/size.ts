@@ -27,11 +27,19 @@ export const parseSize = (text: string): number | undefined => {
   return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined
 }
 
-/** `--max-memory SIZE`, in bytes. */
-export const maxMemory = (otherwise: string) =>
-  Flag.String("max-memory").pipe(
+/** `1.25 GiB`. */
+export const sizeText = (bytes: number): string => {
+  const power = Math.min(4, Math.max(0, Math.floor(Math.log2(Math.max(1, bytes)) / 10)))
+  const value = bytes / 1024 ** power
+  const digits = value >= 100 || power === 0 ? 0 : value >= 10 ? 1 : 2
+  return `${value.toFixed(digits)} ${["B", "KiB", "MiB", "GiB", "TiB"][power] ?? ""}`
+}
+
+/** A flag of a size, in bytes. */
+export const sizeFlag = (name: string, description: string) =>
+  Flag.String(name).pipe(
     Flag.withMetavar("SIZE"),
-    Flag.withDescription(`Memory the process may hold, such as 2GiB (default: ${otherwise})`),
+    Flag.withDescription(description),
     Flag.mapTryCatch(
       (text) => {
         const bytes = parseSize(text)
@@ -42,3 +50,7 @@ export const maxMemory = (otherwise: string) =>
     ),
     Flag.optional
   )
+
+/** `--max-memory SIZE`, in bytes. */
+export const maxMemory = (otherwise: string) =>
+  sizeFlag("max-memory", `Memory the process may hold, such as 2GiB (default: ${otherwise})`)

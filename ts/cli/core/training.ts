@@ -4,11 +4,12 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 
 import type { RunKind, TrainEvent } from "../../native/index.ts"
-import { clock } from "./progress.ts"
+import { clock, sparkline } from "./progress.ts"
 import * as Flags from "./flags.ts"
 import { Host } from "./host.ts"
 import { columns, number, Output, snakeCase } from "./output.ts"
 import { configWithLocalPaths } from "./references.ts"
+import { sizeText } from "./size.ts"
 import { verb } from "./verb.ts"
 
 /** A step line without a terminal, at most so often. */
@@ -24,6 +25,34 @@ const stepText = (event: TrainEvent): string =>
       ? []
       : [`margin ${number(event.rewards.margins)}`, `accuracy ${number(event.rewards.accuracies)}`])
   ].join(", ")
+
+/** Losses that the terminal's line remembers. */
+const remembered = 400
+
+/** The first step after `step` at which something is done every so many steps; nothing for never. */
+const next = (what: string, step: number, every: number, total: number): string | undefined => {
+  const at = every > 0 ? (Math.floor(step / every) + 1) * every : undefined
+  return at === undefined || at > total ? undefined : `${what} at ${number(at)}`
+}
+
+/** What a terminal shows beside the bar: as much as tells how the run fares and what comes next. */
+export const terminalText = (
+  event: TrainEvent,
+  losses: ReadonlyArray<number>,
+  config: { readonly saveEvery: number; readonly evalEvery: number; readonly valid: string | null }
+): string => {
+  const total = event.totalSteps ?? Infinity
+  return [
+    `loss ${number(event.loss ?? Number.NaN)} ${sparkline(losses)}`,
+    ...(event.rewards === undefined ? [] : [`accuracy ${number(event.rewards.accuracies)}`]),
+    `${number(Math.round(event.tokensPerSecond ?? 0))} tokens/s`,
+    ...(event.rssBytes === undefined ? [] : [sizeText(event.rssBytes)]),
+    next("save", event.step, config.saveEvery, total),
+    config.valid === null ? undefined : next("evaluation", event.step, config.evalEvery, total)
+  ]
+    .filter((part) => part !== undefined)
+    .join(", ")
+}
 
 /** An event as a line for people; nothing for steps, which have their own rhythm. */
 const eventLines = (event: TrainEvent): ReadonlyArray<string> => {
@@ -86,14 +115,17 @@ export const trainingVerb = (kind: RunKind, description: string) =>
 
         let total: number | undefined
         let lastLine = host.now()
+        const losses: Array<number> = []
         const onEvent = (event: TrainEvent) =>
           Effect.gen(function* () {
             if (output.json) yield* output.result({ ...snakeCase(event) }, "")
             if (event.type === "started") total = event.totalSteps
             if (event.type === "step") {
+              losses.push(event.loss ?? Number.NaN)
+              if (losses.length > remembered) losses.shift()
               if (output.terminal) {
                 const progress = { stage: kind, done: event.step, total: total ?? null, unit: "steps" }
-                return common.progress.report(progress, stepText(event))
+                return common.progress.report(progress, terminalText(event, losses, config))
               }
               if (host.now() - lastLine < lineEvery) return
               lastLine = host.now()

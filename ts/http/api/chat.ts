@@ -4,7 +4,10 @@ import * as HttpApi from "effect/http-api/HttpApi"
 import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
 import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
 import * as HttpApiMiddleware from "effect/http-api/HttpApiMiddleware"
+import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
 import * as HttpApiSecurity from "effect/http-api/HttpApiSecurity"
+
+import { OpenAiGroup } from "./openai.ts"
 
 /** The text is empty. */
 export class EmptyText extends Schema.Error<EmptyText>("chatlm/EmptyText")(
@@ -22,6 +25,12 @@ export class WrongShape extends Schema.Error<WrongShape>("chatlm/WrongShape")(
 export class Unauthorized extends Schema.Error<Unauthorized>("chatlm/Unauthorized")(
   { detail: Schema.String },
   { httpApiStatus: 401 }
+) {}
+
+/** Too many requests: of this caller, or waiting. */
+export class TooMany extends Schema.Error<TooMany>("chatlm/TooMany")(
+  { detail: Schema.String },
+  { httpApiStatus: 429 }
 ) {}
 
 /** The model could not answer. */
@@ -52,17 +61,25 @@ export class ChatGroup extends HttpApiGroup.make("chat", { topLevel: true })
     HttpApiEndpoint.post("chat", "/api/chat", {
       payload: Schema.Struct({ input_txt: Schema.String }),
       success: Schema.Struct({ response: Schema.String }),
-      error: [EmptyText, Failed]
+      error: [EmptyText, TooMany, Failed]
     })
   )
   .middleware(ShapeErrors)
   .middleware(Authorization) {}
 
-export class SystemGroup extends HttpApiGroup.make("system", { topLevel: true }).add(
-  HttpApiEndpoint.get("health", "/health", {
-    success: Schema.Struct({ status: Schema.Literal("ok") }),
-    error: Unavailable
-  })
-) {}
+export class SystemGroup extends HttpApiGroup.make("system", { topLevel: true })
+  .add(
+    HttpApiEndpoint.get("health", "/health", {
+      success: Schema.Struct({ status: Schema.Literal("ok") }),
+      error: Unavailable
+    })
+  )
+  .add(
+    HttpApiEndpoint.get("metrics", "/metrics", {
+      success: Schema.String.pipe(
+        HttpApiSchema.asText({ contentType: "text/plain; version=0.0.4; charset=utf-8" })
+      )
+    })
+  ) {}
 
-export class Api extends HttpApi.make("chatlm").add(ChatGroup).add(SystemGroup) {}
+export class Api extends HttpApi.make("chatlm").add(ChatGroup).add(OpenAiGroup).add(SystemGroup) {}

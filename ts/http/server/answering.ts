@@ -1,7 +1,9 @@
-/** What the handlers need of the program: an answer to a text, and how the server stands. */
+/** What the handlers need of the program: answers on their way, how the server stands, and who may ask. */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
+import type * as Stream from "effect/Stream"
 
+import type { AnswerPiece, GenerationSettings, ServingStats } from "../../generate/generate.ts"
 import type { ChatlmError } from "../../native/index.ts"
 
 export type ServerState = "loading" | "ok" | "draining"
@@ -9,11 +11,24 @@ export type ServerState = "loading" | "ok" | "draining"
 export class Answering extends Context.Service<
   Answering,
   {
-    /** Waits for the model where it is still loading; texts are answered one after the other. */
-    readonly answer: (text: string) => Effect.Effect<string, ChatlmError>
+    /** Takes a request in, once the model is loaded; what is given beats the server's own settings. */
+    readonly ask: (
+      prompt: string,
+      given: GenerationSettings
+    ) => Effect.Effect<Stream.Stream<AnswerPiece, ChatlmError>, ChatlmError>
     readonly state: Effect.Effect<ServerState>
+    /** The core's numbers; undefined while the model is loading. */
+    readonly stats: Effect.Effect<ServingStats | undefined>
+    /** The name under which the model is asked for. */
+    readonly model: string
+    /** When the server began, in seconds since 1970. */
+    readonly created: number
+    /** Earlier turns of a conversation that the prompt tells of. */
+    readonly turns: number
   }
 >()("chatlm/http/Answering") {}
 
-/** The key that a caller must bring; empty where none is set. */
-export const ApiKey = Context.Reference<string>("chatlm/http/ApiKey", { defaultValue: () => "" })
+/** The keys of which a caller must bring one; none where none is asked for. */
+export const ApiKeys = Context.Reference<ReadonlyArray<string>>("chatlm/http/ApiKeys", {
+  defaultValue: () => []
+})

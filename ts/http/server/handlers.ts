@@ -1,24 +1,26 @@
 /** The handlers behind `../api/chat.ts`. */
-import { createHash, timingSafeEqual } from "node:crypto"
-
 import * as Effect from "effect/Effect"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import * as HttpApiMiddleware from "effect/http-api/HttpApiMiddleware"
+import * as HttpApiSwagger from "effect/http-api/HttpApiSwagger"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
+import * as Stream from "effect/Stream"
 
+import { isChatlmError } from "../../native/index.ts"
 import { Api, Authorization, EmptyText, Failed, ShapeErrors, Unavailable, WrongShape } from "../api/chat.ts"
-import { Answering, ApiKey } from "./answering.ts"
-
-const digest = (text: string) => createHash("sha256").update(text).digest()
+import { Answering, ApiKeys } from "./answering.ts"
+import { keyCheck } from "./keys.ts"
+import { exposition, observe } from "./metrics.ts"
+import { OpenAiHandlers, OpenAiKeyLayer, OpenAiShapeLayer } from "./openai.ts"
 
 const AuthorizationLayer = Layer.effect(
   Authorization,
-  Effect.map(ApiKey, (key) => ({
+  Effect.map(Effect.map(ApiKeys, keyCheck), (allowed) => ({
     bearer: (handler, { credential }) =>
-      // Hashes have one length, so the comparison takes as long for any wrong key.
-      key === "" || timingSafeEqual(digest(Redacted.value(credential)), digest(key))
+      allowed(Redacted.value(credential))
         ? handler
         : Effect.succeed(
             HttpServerResponse.jsonUnsafe(
@@ -28,6 +30,10 @@ const AuthorizationLayer = Layer.effect(
           )
   }))
 )
+
+/** More than may wait. */
+const tooMany = (detail: string) =>
+  HttpServerResponse.jsonUnsafe({ detail }, { status: 429, headers: { "retry-after": "1" } })
 
 const ShapeErrorsLayer = HttpApiMiddleware.layerSchemaErrorTransform(ShapeErrors, (error) => {
   const reason = error.cause.message.split("\n")[0] ?? ""
@@ -41,15 +47,24 @@ const ChatHandlers = HttpApiBuilder.group(
   Effect.fnUntraced(function* (handlers) {
     const answering = yield* Answering
     return handlers.handleAll({
-      chat: Effect.fnUntraced(function* ({ payload }) {
-        if (payload.input_txt.trim() === "") {
-          return yield* Effect.fail(new EmptyText({ detail: "input_txt is empty" }))
-        }
-        const response = yield* answering
-          .answer(payload.input_txt)
-          .pipe(Effect.mapError((error) => new Failed({ detail: error.message })))
-        return { response }
-      })
+      chat: Effect.fnUntraced(
+        function* ({ payload }) {
+          if (payload.input_txt.trim() === "") {
+            return yield* Effect.fail(new EmptyText({ detail: "input_txt is empty" }))
+          }
+          const pieces = yield* answering.ask(payload.input_txt, {})
+          const last = yield* Stream.runLast(pieces)
+          const end = Option.getOrUndefined(last)?.end
+          if (!end) return yield* Effect.fail(new Failed({ detail: "the server is about to end" }))
+          yield* observe(end)
+          return { response: end.answers[0]?.response ?? "" }
+        },
+        Effect.catchIf(isChatlmError, (error) =>
+          error.code === "QUEUE_FULL"
+            ? Effect.succeed(tooMany(error.message))
+            : Effect.fail(new Failed({ detail: error.message }))
+        )
+      )
     })
   })
 )
@@ -63,14 +78,18 @@ const SystemHandlers = HttpApiBuilder.group(
       health: () =>
         Effect.flatMap(answering.state, (status) =>
           status === "ok" ? Effect.succeed({ status } as const) : Effect.fail(new Unavailable({ status }))
-        )
+        ),
+      metrics: () => Effect.flatMap(answering.stats, exposition)
     })
   })
 )
 
-/** All routes; they want only `Answering` (and `ApiKey`, which has a default). */
-export const routes = HttpApiBuilder.layer(Api, { openapiPath: "/openapi.json" }).pipe(
-  Layer.provide([ChatHandlers, SystemHandlers]),
-  Layer.provide(ShapeErrorsLayer),
-  Layer.provide(AuthorizationLayer)
+/** All routes; they want only `Answering` (and `ApiKeys`, which has a default). */
+export const routes = Layer.merge(
+  HttpApiBuilder.layer(Api, { openapiPath: "/openapi.json" }),
+  HttpApiSwagger.layer(Api, { path: "/docs" })
+).pipe(
+  Layer.provide([ChatHandlers, OpenAiHandlers, SystemHandlers]),
+  Layer.provide([ShapeErrorsLayer, OpenAiShapeLayer]),
+  Layer.provide([AuthorizationLayer, OpenAiKeyLayer])
 )

@@ -1,8 +1,9 @@
 /**
- * The server: binds the port, loads the model behind it, answers one text after the other (the core
- * answers in order; continuous batching comes later), drains when its fiber is interrupted.
+ * The server: binds the port, loads the model behind it, has many requests answered together, drains when its fiber
+ * is interrupted.
  */
 import { createServer } from "node:http"
+import { basename, resolve } from "node:path"
 
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as ByteSize from "effect/ByteSize"
@@ -14,13 +15,14 @@ import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
 import * as HttpRouter from "effect/http/HttpRouter"
 import * as HttpServer from "effect/http/HttpServer"
 import * as Layer from "effect/Layer"
+import * as Random from "effect/Random"
 import * as Scope from "effect/Scope"
 
-import { loadGenerator } from "../../generate/generate.ts"
-import type { GenerationSettings, Generator, GeneratorOptions } from "../../generate/generate.ts"
-import { makeError } from "../../native/index.ts"
+import { loadServing } from "../../generate/generate.ts"
+import type { GenerationSettings, GeneratorOptions, Serving, ServingLimits } from "../../generate/generate.ts"
+import { bindError } from "../../native/index.ts"
 import type { ChatlmError, Native } from "../../native/index.ts"
-import { Answering, ApiKey } from "./answering.ts"
+import { Answering, ApiKeys } from "./answering.ts"
 import type { ServerState } from "./answering.ts"
 import { routes } from "./handlers.ts"
 import { bodyLimitMiB, refusals } from "./refusals.ts"
@@ -28,31 +30,23 @@ import { bodyLimitMiB, refusals } from "./refusals.ts"
 export interface ServeOptions {
   readonly generator: GeneratorOptions
   readonly settings: GenerationSettings
+  /** How much is taken on at once. */
+  readonly limits?: ServingLimits
+  /** The name under which clients ask for the model; left out, the folder's. */
+  readonly modelName?: string
+  /** Earlier turns of a conversation that are put into the prompt; 0: the last question alone. */
+  readonly turns?: number
+  /** The longest that a request may take, waiting included. */
+  readonly requestSeconds?: number
   readonly host: string
   /** 0 takes any free one. */
   readonly port: number
-  /** Empty: none is asked for. */
-  readonly apiKey: string
+  /** None: none is asked for. */
+  readonly apiKeys: ReadonlyArray<string>
   /** How long running answers may take once the server is to end. */
   readonly drainSeconds?: number
   /** Told the address once the model answers. */
   readonly onReady: (address: string) => Effect.Effect<void>
-}
-
-const bindError = (options: ServeOptions, cause: unknown): ChatlmError => {
-  const code = (cause as NodeJS.ErrnoException | undefined)?.code
-  const where = `${options.host}:${options.port}`
-  const context = { host: options.host, port: options.port }
-  if (code === "EADDRINUSE") {
-    const help = "choose another --port, or end the program that listens there"
-    return makeError("PORT_IN_USE", `another program listens on ${where}`, help, context, cause)
-  }
-  if (code === "EACCES") {
-    const help = "ports below 1024 belong to the administrator: choose another --port"
-    return makeError("PERMISSION_DENIED", `not allowed to listen on ${where}`, help, context, cause)
-  }
-  const message = cause instanceof Error ? cause.message : String(cause)
-  return makeError("IO", `cannot listen on ${where}: ${message}`, "check --host", context, cause)
 }
 
 /** Serves until it is interrupted; then running answers end first. */
@@ -61,19 +55,35 @@ export const serve = (options: ServeOptions): Effect.Effect<never, ChatlmError, 
     Effect.gen(function* () {
       // The model's scope is opened before the server's, so that it is closed after the last answer.
       const modelScope = yield* Effect.acquireRelease(Scope.make(), (scope, exit) => Scope.close(scope, exit))
-      const model = yield* Deferred.make<Generator, ChatlmError>()
+      const model = yield* Deferred.make<Serving, ChatlmError>()
       let state: ServerState = "loading"
+      let loaded: Serving | undefined
+      const timeout = (options.requestSeconds ?? 300) * 1000
 
       const answering = Layer.succeed(Answering, {
         state: Effect.sync(() => state),
-        answer: (text) =>
-          Deferred.await(model).pipe(
-            Effect.flatMap((generator) => generator.generate([text], options.settings, 1)),
-            Effect.map((answers) => answers[0]?.response ?? "")
-          )
+        stats: Effect.suspend(() =>
+          loaded === undefined ? Effect.succeed(undefined) : Effect.orDie(loaded.stats)
+        ),
+        model: options.modelName ?? basename(resolve(options.generator.model)),
+        created: Math.floor(Date.now() / 1000),
+        turns: options.turns ?? 0,
+        ask: (prompt, given) =>
+          Effect.gen(function* () {
+            const serving = yield* Deferred.await(model)
+            // Who draws without a seed gets another answer each time.
+            const seed = yield* Random.nextIntBetween(0, 2 ** 31)
+            return yield* serving.ask(prompt, { seed, ...options.settings, ...given }, { timeout })
+          })
       })
       const makeServer = () => {
-        const server = createServer()
+        // Connections that only listen, or send a header a minute, are closed.
+        const server = createServer({
+          headersTimeout: 10_000,
+          requestTimeout: 30_000,
+          keepAliveTimeout: 5_000,
+          connectionsCheckingInterval: 1_000
+        })
         // A client that keeps its connection would hold up the end until it times out.
         server.on("request", (_, response) => {
           response.on("finish", () => {
@@ -93,19 +103,25 @@ export const serve = (options: ServeOptions): Effect.Effect<never, ChatlmError, 
       }).pipe(
         Layer.provide(answering),
         Layer.provide(Layer.succeed(HttpIncomingMessage.MaxBodySize, ByteSize.mebibytes(bodyLimitMiB))),
-        Layer.provide(Layer.succeed(ApiKey, options.apiKey)),
+        Layer.provide(Layer.succeed(ApiKeys, options.apiKeys)),
         Layer.provideMerge(server)
       )
-      const built = yield* Layer.build(app).pipe(Effect.mapError((error) => bindError(options, error.cause)))
+      const built = yield* Layer.build(app).pipe(
+        Effect.mapError((error) => bindError(options.host, options.port, error.cause))
+      )
       // Registered after the server, so it runs first: whoever asks while it drains is told so.
       yield* Effect.addFinalizer(() =>
         Effect.sync(() => {
           state = "draining"
         })
       )
-      const exit = yield* loadGenerator(options.generator).pipe(Scope.provide(modelScope), Effect.exit)
+      const exit = yield* loadServing(options.generator, options.limits).pipe(
+        Scope.provide(modelScope),
+        Effect.exit
+      )
       yield* Deferred.done(model, exit)
       if (Exit.isFailure(exit)) return yield* Effect.failCause(exit.cause)
+      loaded = exit.value
       state = "ok"
       const address = Context.get(built, HttpServer.HttpServer).address
       const port = address._tag === "UnixPathAddress" ? options.port : address.port

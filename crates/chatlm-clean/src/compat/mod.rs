@@ -20,6 +20,12 @@ use crate::options::CleanOptions;
 use crate::source::Raw;
 use bytes::{Charset, charset, decode};
 
+/// Bytes in the encoding of this label as text, and how many of them were none.
+#[cfg(feature = "fuzzing")]
+pub fn decoded(bytes: &[u8], label: &str) -> Result<(String, u64)> {
+    Ok(decode(bytes, charset(label)?))
+}
+
 /// Everything after the fourth column, joined.
 pub(crate) const REST: &str = "rest";
 

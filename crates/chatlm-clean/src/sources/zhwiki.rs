@@ -31,13 +31,12 @@ pub(super) static KIND: Kind = Kind {
 };
 
 fn open(options: &CleanOptions) -> Result<Box<dyn Raw>> {
-    let files = expand(&options.inputs)?;
     if options.compat {
-        return Ok(Box::new(Compat::new(
-            wiki::lines(files),
-            questions(options)?,
-        )));
+        // The reference program reads no dumps.
+        let lines = wiki::lines(expand(&options.inputs)?);
+        return Ok(Box::new(Compat::new(lines, questions(options)?)));
     }
+    let files = wiki::files(&options.inputs)?;
     Ok(Box::new(Articles::open(files, options)))
 }
 

@@ -3,19 +3,19 @@
 use std::io::Write;
 use std::path::Path;
 
-use chatlm_dataset::{InputOptions, expand};
+use chatlm_dataset::InputOptions;
 use chatlm_job::{AtomicFile, Error, Job, Result};
 use rayon::prelude::*;
 
 use super::articles::{Articles, is_dump};
-use super::{plain, simplify};
+use super::{files, plain, simplify};
 use crate::chunks;
 use crate::options::{CleanOptions, Purpose};
 use crate::source::Source;
 
 /// Whether all inputs are dumps of MediaWiki (`chatlm corpus` then takes their articles' lines).
 pub fn is_wiki(inputs: &[String]) -> Result<bool> {
-    for file in expand(inputs)? {
+    for file in files(inputs)? {
         if !is_dump(&file)? {
             return Ok(false);
         }
@@ -34,7 +34,7 @@ pub fn wiki_corpus(
     let source: Source = "zhwiki".parse()?;
     let mut options = CleanOptions::new(source, Purpose::Pretrain, inputs.to_vec(), output.into());
     options.keep_going = input.keep_going;
-    let articles = Articles::open(expand(inputs)?, &options);
+    let articles = Articles::open(files(inputs)?, &options);
     let mut file = AtomicFile::create(output, force)?;
     let (mut lines, mut seen) = (0, 0);
     let articles = chunks::each(Box::new(articles), |rows| {

@@ -11,6 +11,9 @@ pub(crate) mod compat;
 mod corpus;
 mod dump;
 mod extracted;
+mod files;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod numpy;
 mod passage;
 pub(crate) mod questions;
@@ -19,6 +22,7 @@ mod wikitext;
 
 pub(crate) use articles::Articles;
 pub use corpus::{is_wiki, wiki_corpus};
+pub(crate) use files::files;
 pub(crate) use passage::passage;
 pub(crate) use simplify::simplify;
 pub(crate) use wikitext::plain;

@@ -38,6 +38,7 @@ fn adamw_is_the_processors() {
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: 0.01,
+            scale_parameter: false,
         };
         let expected = processor(config, &[count], element, 0.5, 1e-2);
         let found = in_every_order(|on| {

@@ -10,7 +10,6 @@ use serde_json::json;
 use super::TrainingRun;
 use crate::event::{Evaluated, Event};
 use crate::generator::{Engine, Generator};
-use crate::journal::evaluation_line;
 use crate::settings::AnswerSettings;
 use crate::setup::RunKind;
 use crate::validation::{Measured, measure, measure_preferences};
@@ -64,7 +63,7 @@ impl TrainingRun {
             .take(self.config.samples as usize)
         {
             let response = answer.response;
-            self.samples.append(&json!({
+            self.journals.sample(&json!({
                 "step": step, "prompt": prompt, "response": response, "label": label,
             }))?;
             events.push(Event::Sample {
@@ -77,12 +76,14 @@ impl TrainingRun {
         let best = self.state.best.is_none_or(|before| loss < before);
         let event = Evaluated {
             step,
+            epoch,
             eval_loss: loss,
             eval_bleu4: bleu,
             rewards,
             best,
+            stamp: self.journals.stamp(self.state.window.tokens),
         };
-        self.metrics.append(&evaluation_line(&event, epoch))?;
+        self.journals.evaluation(&event)?;
         events.push(Event::Evaluated(event));
         if best {
             self.state.best = Some(loss);

@@ -24,8 +24,8 @@ use serde_json::Value;
 use crate::batches::{preference_batch, sequence_batch};
 use crate::device::open_device;
 use crate::event::{Event, FinishReason, Rewards, StepEvent};
-use crate::journal::{Journal, step_line};
-use crate::machine::set_threads;
+use crate::journal::Journals;
+use crate::machine::{rss_bytes, set_threads};
 use crate::reference::ReferenceScores;
 use crate::setup::{Prepared, RunKind, identity, open_rows, prepare, read_config, train_sets};
 use crate::worker::compute;
@@ -58,8 +58,7 @@ pub struct TrainingRun {
     valid_reference: Option<ReferenceScores>,
     checkpoints: Checkpoints,
     identity: Value,
-    metrics: Journal,
-    samples: Journal,
+    journals: Journals,
     state: State,
     saved: Option<u64>,
     total: u64,
@@ -137,8 +136,7 @@ impl TrainingRun {
         let checkpoints = Checkpoints::open(&out.join("checkpoints"))?;
         let mut run = Self {
             kind,
-            metrics: Journal::open(&out.join("metrics.jsonl"), u64::MAX)?,
-            samples: Journal::open(&out.join("samples.jsonl"), u64::MAX)?,
+            journals: Journals::open(&out, u64::MAX, u64::MAX)?,
             config,
             out,
             job,
@@ -287,7 +285,7 @@ impl TrainingRun {
         let due = state.step.is_multiple_of(self.config.log_every.max(1));
         if (due || state.step == self.total) && state.window.steps > 0 {
             let event = self.close_window(&report);
-            self.metrics.append(&step_line(&event))?;
+            self.journals.step(&event)?;
             events.push(Event::Step(event));
         }
         Ok(())
@@ -335,6 +333,10 @@ impl TrainingRun {
             learning_rate: report.learning_rate,
             grad_norm: window.grad_norm / steps,
             tokens_per_second: window.tokens as f64 / window.seconds.max(1e-9),
+            rss_bytes: rss_bytes(),
+            padding_share: 0.0,
+            total_steps: self.total,
+            stamp: self.journals.stamp(window.tokens),
             loss_scale: report.loss_scale,
             skipped_steps: report.loss_scale.map(|_| window.overflows),
             rewards: window.rewards.map(|sum| {

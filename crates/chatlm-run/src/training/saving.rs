@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::{RunOptions, TrainingRun};
 use crate::event::Event;
-use crate::journal::Journal;
+use crate::journal::Journals;
 use crate::setup::check_identity;
+use crate::tensorboard::is_event_file;
 
 impl TrainingRun {
     /// Restores the newest whole checkpoint, if there is one, and tells how the run starts.
@@ -43,8 +44,7 @@ impl TrainingRun {
         }
         // What a dead run wrote after its last checkpoint will be written again.
         let (metrics, samples) = (self.state.metrics_bytes, self.state.samples_bytes);
-        self.metrics = Journal::open(&self.out.join("metrics.jsonl"), metrics)?;
-        self.samples = Journal::open(&self.out.join("samples.jsonl"), samples)?;
+        self.journals = Journals::open(&self.out, metrics, samples)?;
         if self.state.step < self.total {
             self.state.finished = false;
         }
@@ -97,8 +97,7 @@ impl TrainingRun {
     }
 
     pub(super) fn save(&mut self, events: &mut Vec<Event>) -> Result<()> {
-        self.state.metrics_bytes = self.metrics.length();
-        self.state.samples_bytes = self.samples.length();
+        (self.state.metrics_bytes, self.state.samples_bytes) = self.journals.lengths();
         let run = serde_json::to_value(&self.state).map_err(Error::internal)?;
         let state = json!({ "identity": self.identity, "run": run });
         let step = self.state.step;
@@ -136,7 +135,7 @@ pub(super) fn make_room(out: &Path, options: &RunOptions) -> Result<()> {
     let kept = fs::read_dir(out).into_iter().flatten().flatten();
     there.extend(kept.map(|entry| entry.path()).filter(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("not-finite-")
+        name.starts_with("not-finite-") || is_event_file(path)
     }));
     if let (Some(first), false) = (there.first(), options.force) {
         return Err(Error::new(

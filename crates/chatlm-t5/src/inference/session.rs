@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use chatlm_job::{Error, Result};
 use chatlm_kernels::{
-    Job, Kept, Seen, Slots, Stored, StoredKind, add_rows, attend, gated_gelu_rows, largest,
-    products, relu_rows, rms_norm_rows,
+    Job, Kept, Seen, Slots, Stored, add_rows, attend, gated_gelu_rows, largest, products,
+    relu_rows, rms_norm_rows,
 };
 
 use super::encoder::Source;
@@ -48,9 +48,10 @@ impl Session {
     pub fn new(weights: Arc<Weights>) -> Self {
         let inner = weights.config.inner();
         let layers = 0..weights.decoder.blocks.len();
-        let cache = match weights.shared.kind() {
-            StoredKind::F32 => Cache::Wide(layers.map(|_| Slots::new(inner)).collect()),
-            _ => Cache::Half(layers.map(|_| Slots::new(inner)).collect()),
+        let cache = if weights.keeps_halves() {
+            Cache::Half(layers.map(|_| Slots::new(inner)).collect())
+        } else {
+            Cache::Wide(layers.map(|_| Slots::new(inner)).collect())
         };
         Self {
             weights,

@@ -116,6 +116,11 @@ impl Weights {
         &self.config
     }
 
+    /// Whether keys and values of answers are kept in 16 bits.
+    pub fn keeps_halves(&self) -> bool {
+        self.shared.kind() != StoredKind::F32
+    }
+
     /// The output projection, and what its products are multiplied by.
     pub(super) fn projection(&self) -> (&Stored, f32) {
         match &self.head {

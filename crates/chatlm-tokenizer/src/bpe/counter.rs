@@ -164,7 +164,6 @@ impl Counter {
     }
 
     /// Adds a word seen `count` times.
-    #[cfg(test)]
     pub(crate) fn add_counted(&mut self, word: &[u8], count: u64) {
         self.shards[(xxh3_64(word) >> 58) as usize].add(word, count);
     }

@@ -45,6 +45,19 @@ enum Kind {
     Conversion,
 }
 
+impl Kind {
+    /// What ends with its paragraph, and whose text is written once more when it is closed.
+    fn is_inline(self) -> bool {
+        matches!(self, Self::Link | Self::Address | Self::Conversion)
+    }
+}
+
+/// So many of these inside each other: deeper ones are text, else each would write all that is in it once more.
+const DEEPEST: usize = 64;
+
+/// Bytes of a tag at most.
+const TAG: usize = 2000;
+
 struct Frame {
     kind: Kind,
     start: usize,
@@ -62,6 +75,8 @@ struct Scan<'a> {
     /// Elements whose end is not to be found from here on.
     endless: Vec<&'static str>,
     no_comment_end: bool,
+    /// Where the next `>` is, or the end of the text; found again once it was passed.
+    next_close: usize,
 }
 
 /// The text with its markup resolved, lines as they were.
@@ -74,6 +89,7 @@ pub(super) fn scan(text: &str) -> String {
         open: [0; 6],
         endless: Vec::new(),
         no_comment_end: false,
+        next_close: text.find('>').unwrap_or(text.len()),
     };
     while scan.at < text.len() {
         scan.step();
@@ -81,8 +97,8 @@ pub(super) fn scan(text: &str) -> String {
     scan.end()
 }
 
-impl Scan<'_> {
-    fn rest(&self) -> &str {
+impl<'a> Scan<'a> {
+    fn rest(&self) -> &'a str {
         &self.text[self.at..]
     }
 
@@ -125,7 +141,17 @@ impl Scan<'_> {
         self.keep(length);
     }
 
+    /// The links, addresses and conversions inside each other here, from within.
+    fn inlines(&self) -> impl Iterator<Item = &Frame> {
+        let frames = self.stack.iter().rev().take(DEEPEST);
+        frames.take_while(|frame| frame.kind.is_inline())
+    }
+
     fn push(&mut self, kind: Kind, bytes: usize) {
+        if kind.is_inline() && self.inlines().count() == DEEPEST {
+            self.keep(bytes);
+            return;
+        }
         self.at += bytes;
         self.open[kind as usize] += 1;
         self.stack.push(Frame {
@@ -232,17 +258,9 @@ impl Scan<'_> {
     }
 
     fn unbracket(&mut self) {
-        let inside = |kind| matches!(kind, Kind::Link | Kind::Address | Kind::Conversion);
-        let link = self.bytes().starts_with(b"]]");
         // A link left open in a template or table is not closed by what follows it.
-        let near = |wanted: Kind, stack: &[Frame]| {
-            let mut above = stack
-                .iter()
-                .rev()
-                .take_while(|frame| inside(frame.kind))
-                .take(64);
-            above.any(|frame| frame.kind == wanted)
-        };
+        let link =
+            self.bytes().starts_with(b"]]") && self.inlines().any(|frame| frame.kind == Kind::Link);
         if self.top() == Some(Kind::Address) {
             self.at += 1;
             if let Some(frame) = self.close(Kind::Address) {
@@ -252,7 +270,7 @@ impl Scan<'_> {
                     self.out.push_str(label.trim());
                 }
             }
-        } else if link && near(Kind::Link, &self.stack) {
+        } else if link {
             self.at += 2;
             if let Some(frame) = self.close(Kind::Link) {
                 let content = self.out.split_off(frame.start);
@@ -294,10 +312,7 @@ impl Scan<'_> {
     fn newline(&mut self) {
         // Links end with their paragraph, closed or not; templates and tables do not.
         if self.bytes().starts_with(b"\n\n") {
-            while matches!(
-                self.top(),
-                Some(Kind::Link | Kind::Address | Kind::Conversion)
-            ) {
+            while self.top().is_some_and(Kind::is_inline) {
                 self.pop();
             }
         }
@@ -356,11 +371,14 @@ impl Scan<'_> {
             .collect::<String>()
             .to_ascii_lowercase();
         // A tag of attributes so long is none.
-        let end = rest.bytes().take(2000).position(|byte| byte == b'>');
-        let (Some(end), false) = (end, name.is_empty()) else {
+        if self.next_close < self.at {
+            self.next_close = rest.find('>').map_or(self.text.len(), |end| self.at + end);
+        }
+        let end = self.next_close - self.at;
+        if end >= TAG.min(rest.len()) || name.is_empty() {
             self.keep(1);
             return;
-        };
+        }
         let closing = name_start == 2;
         let alone = rest[..end].ends_with('/');
         let silent = SILENT.iter().find(|silent| **silent == name).copied();

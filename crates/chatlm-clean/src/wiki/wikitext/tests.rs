@@ -97,6 +97,37 @@ fn hostile_text_takes_linear_time() {
     }
 }
 
+#[test]
+fn what_lies_inside_each_other_takes_linear_time() {
+    for (open, close) in [
+        ("[[a|", "]]"),
+        ("[[", "]]"),
+        ("-{", "}-"),
+        ("-{zh-hans:a;zh-hant:b;", "}-"),
+        ("[http://a b", "]"),
+        ("[[-{[//a ", "]}-]]"),
+        ("{{[[a|", "]]}}"),
+    ] {
+        let nested = |times: usize| {
+            let text = "甲".repeat(times);
+            format!("{}{text}{}", open.repeat(times), close.repeat(times))
+        };
+        let start = Instant::now();
+        drop(plain(&nested(10_000)));
+        let tenth = start.elapsed();
+        let start = Instant::now();
+        drop(plain(&nested(100_000)));
+        let whole = start.elapsed();
+        assert!(
+            whole.as_secs_f64() < 30.0 * tenth.as_secs_f64() + 1.0,
+            "{open:?}: {tenth:?} {whole:?}"
+        );
+    }
+    // As deep as anybody writes it is read as ever.
+    let deep = format!("{}甲{}", "[[a|".repeat(60), "]]".repeat(60));
+    assert_eq!(plain(&deep), "甲");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -1,0 +1,172 @@
+/**
+ * OpenAI's calls as far as a T5 can answer them (https://platform.openai.com/docs/api-reference): chat completions,
+ * completions, models. Fields that are not named here are ignored, as its clients expect.
+ */
+import * as Schema from "effect/Schema"
+import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
+import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
+import * as HttpApiMiddleware from "effect/http-api/HttpApiMiddleware"
+import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
+import * as HttpApiSecurity from "effect/http-api/HttpApiSecurity"
+
+const ErrorBody = Schema.Struct({
+  error: Schema.Struct({
+    message: Schema.String,
+    type: Schema.String,
+    param: Schema.NullOr(Schema.String),
+    code: Schema.NullOr(Schema.String)
+  })
+})
+export type ErrorBody = typeof ErrorBody.Type
+
+const failure = (httpApiStatus: number) => ErrorBody.annotate({ httpApiStatus })
+
+/** What a call may end with besides an answer, all in OpenAI's form. */
+export const failures = [400, 401, 404, 413, 429, 500, 503].map(failure)
+
+const optional = <S extends Schema.Top>(schema: S) => Schema.optional(Schema.NullOr(schema))
+const count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(1))
+const between = (minimum: number, maximum: number) =>
+  Schema.Finite.check(Schema.isBetween({ minimum, maximum }))
+
+const TextPart = Schema.Struct({ type: Schema.Literal("text"), text: Schema.String })
+
+export const Message = Schema.Struct({
+  role: Schema.Literals(["system", "developer", "user", "assistant"]),
+  /** A text, or parts of which each is a text. */
+  content: Schema.optional(Schema.NullOr(Schema.Union([Schema.String, Schema.Array(TextPart)])))
+})
+export type Message = typeof Message.Type
+
+/** What both completions know. */
+const shared = {
+  model: Schema.String,
+  max_tokens: optional(count),
+  /** 0 is greedy; with any other answers are drawn. */
+  temperature: optional(between(0, 2)),
+  top_p: optional(between(0, 1)),
+  seed: optional(Schema.Int),
+  /** Answers a prompt, drawn. */
+  n: optional(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 32 }))),
+  stop: optional(Schema.Union([Schema.String, Schema.Array(Schema.String).check(Schema.isMaxLength(4))])),
+  stream: optional(Schema.Boolean),
+  stream_options: optional(Schema.Struct({ include_usage: Schema.optional(Schema.Boolean) })),
+  /** Not to be had: given, the call is refused by name. */
+  logprobs: optional(Schema.Unknown)
+}
+
+export const ChatRequest = Schema.Struct({
+  ...shared,
+  messages: Schema.NonEmptyArray(Message),
+  max_completion_tokens: optional(count),
+  top_logprobs: optional(Schema.Unknown),
+  tools: optional(Schema.Unknown),
+  functions: optional(Schema.Unknown)
+})
+export type ChatRequest = typeof ChatRequest.Type
+
+export const CompletionRequest = Schema.Struct({
+  ...shared,
+  prompt: Schema.Union([Schema.String, Schema.NonEmptyArray(Schema.String).check(Schema.isMaxLength(64))]),
+  /** Puts the prompt before the answer. */
+  echo: optional(Schema.Boolean),
+  suffix: optional(Schema.Unknown),
+  best_of: optional(Schema.Unknown)
+})
+export type CompletionRequest = typeof CompletionRequest.Type
+
+export const Usage = Schema.Struct({
+  prompt_tokens: Schema.Int,
+  completion_tokens: Schema.Int,
+  total_tokens: Schema.Int
+})
+export type Usage = typeof Usage.Type
+
+const FinishReason = Schema.Literals(["stop", "length"])
+
+const ChatCompletion = Schema.Struct({
+  id: Schema.String,
+  object: Schema.Literal("chat.completion"),
+  created: Schema.Int,
+  model: Schema.String,
+  choices: Schema.Array(
+    Schema.Struct({
+      index: Schema.Int,
+      message: Schema.Struct({
+        role: Schema.Literal("assistant"),
+        content: Schema.String,
+        refusal: Schema.Null
+      }),
+      logprobs: Schema.Null,
+      finish_reason: FinishReason
+    })
+  ),
+  usage: Usage
+})
+
+const Completion = Schema.Struct({
+  id: Schema.String,
+  object: Schema.Literal("text_completion"),
+  created: Schema.Int,
+  model: Schema.String,
+  choices: Schema.Array(
+    Schema.Struct({
+      index: Schema.Int,
+      text: Schema.String,
+      logprobs: Schema.Null,
+      finish_reason: FinishReason
+    })
+  ),
+  usage: Usage
+})
+
+const Model = Schema.Struct({
+  id: Schema.String,
+  object: Schema.Literal("model"),
+  created: Schema.Int,
+  owned_by: Schema.String
+})
+
+/** Refuses bodies of another shape in OpenAI's form. */
+export class OpenAiShape extends HttpApiMiddleware.Service<OpenAiShape>()("chatlm/http/OpenAiShape", {
+  error: failure(400)
+}) {}
+
+/** Checks the bearer key where one is set. */
+export class OpenAiKey extends HttpApiMiddleware.Service<OpenAiKey>()("chatlm/http/OpenAiKey", {
+  security: { bearer: HttpApiSecurity.bearer },
+  error: failure(401)
+}) {}
+
+const events = Schema.String.pipe(HttpApiSchema.asText({ contentType: "text/event-stream" }))
+
+export class OpenAiGroup extends HttpApiGroup.make("openai", { topLevel: true })
+  .add(
+    HttpApiEndpoint.post("chatCompletions", "/v1/chat/completions", {
+      payload: ChatRequest,
+      success: [ChatCompletion, events],
+      error: failures
+    })
+  )
+  .add(
+    HttpApiEndpoint.post("completions", "/v1/completions", {
+      payload: CompletionRequest,
+      success: [Completion, events],
+      error: failures
+    })
+  )
+  .add(
+    HttpApiEndpoint.get("models", "/v1/models", {
+      success: Schema.Struct({ object: Schema.Literal("list"), data: Schema.Array(Model) }),
+      error: failures
+    })
+  )
+  .add(
+    HttpApiEndpoint.get("model", "/v1/models/:model", {
+      params: { model: Schema.String },
+      success: Model,
+      error: failures
+    })
+  )
+  .middleware(OpenAiShape)
+  .middleware(OpenAiKey) {}

@@ -1,0 +1,182 @@
+/** The handlers of OpenAI's calls. What one asked for and what came of it are put into words in `completion.ts`. */
+import { randomUUID } from "node:crypto"
+
+import * as Effect from "effect/Effect"
+import * as HttpServerResponse from "effect/http/HttpServerResponse"
+import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
+import * as HttpApiMiddleware from "effect/http-api/HttpApiMiddleware"
+import * as Layer from "effect/Layer"
+import * as Redacted from "effect/Redacted"
+import * as SchemaIssue from "effect/SchemaIssue"
+import * as Stream from "effect/Stream"
+
+import type { GenerationSettings } from "../../generate/generate.ts"
+import type { ChatlmError } from "../../native/index.ts"
+import { Api } from "../api/chat.ts"
+import { OpenAiKey, OpenAiShape } from "../api/openai.ts"
+import type { ChatRequest, CompletionRequest, ErrorBody } from "../api/openai.ts"
+import { Answering, ApiKeys } from "./answering.ts"
+import { chatForm, choicesOf, completionForm, events, settingsFor, usageOf } from "./completion.ts"
+import type { Form, Part } from "./completion.ts"
+import { promptOf } from "./conversation.ts"
+import { keyCheck } from "./keys.ts"
+import { observe } from "./metrics.ts"
+
+/** An error as OpenAI's clients read it. */
+export const refuse = (
+  status: number,
+  message: string,
+  fields: { readonly type?: string; readonly param?: string; readonly code?: string } = {},
+  headers: Record<string, string> = {}
+) => {
+  const { type = "invalid_request_error", param = null, code = null } = fields
+  const body: ErrorBody = { error: { message, type, param, code } }
+  return HttpServerResponse.jsonUnsafe(body, { status, headers })
+}
+
+/** A failure of the core as a response. */
+const failed = (error: ChatlmError) => {
+  if (error.code === "QUEUE_FULL") {
+    const fields = { type: "requests", code: "rate_limit_exceeded" }
+    return refuse(429, `${error.message}; ${error.help}`, fields, { "retry-after": "1" })
+  }
+  if (error.code === "USAGE") return refuse(400, `${error.message}; ${error.help}`)
+  return refuse(500, error.message, { type: "server_error", code: error.code })
+}
+
+export const OpenAiKeyLayer = Layer.effect(
+  OpenAiKey,
+  Effect.map(Effect.map(ApiKeys, keyCheck), (allowed) => ({
+    bearer: (handler, { credential }) =>
+      allowed(Redacted.value(credential))
+        ? handler
+        : Effect.succeed(
+            refuse(
+              401,
+              "the bearer key is missing or wrong",
+              { code: "invalid_api_key" },
+              { "www-authenticate": "Bearer" }
+            )
+          )
+  }))
+)
+
+const issues = SchemaIssue.makeFormatterStandardSchemaV1()
+
+const pathOf = (path: ReadonlyArray<PropertyKey | { readonly key: PropertyKey }> | undefined): string =>
+  (path ?? [])
+    .map((part) => (typeof part === "object" ? part.key : part))
+    .map((part, at) => (typeof part === "number" ? `[${part}]` : `${at === 0 ? "" : "."}${String(part)}`))
+    .join("")
+
+export const OpenAiShapeLayer = HttpApiMiddleware.layerSchemaErrorTransform(OpenAiShape, (error) => {
+  const issue = issues(error.cause.issue).issues[0]
+  const param = pathOf(issue?.path)
+  const reason = issue?.message.split("\n")[0] ?? "the body has the wrong shape"
+  return Effect.succeed(
+    refuse(400, param === "" ? reason : `${param}: ${reason}`, param === "" ? {} : { param })
+  )
+})
+
+const isGiven = (value: unknown) =>
+  value !== undefined && value !== null && value !== false && !(Array.isArray(value) && value.length === 0)
+
+/** The first of the fields that a T5 cannot serve. */
+const unserved = (body: object, fields: ReadonlyArray<string>) =>
+  fields.find((field) => isGiven((body as Record<string, unknown>)[field]))
+
+const streamHeaders = { "cache-control": "no-store", "x-accel-buffering": "no" }
+
+/** All prompts at work, and how to tell of them. */
+const answer = (
+  form: Form,
+  prompts: ReadonlyArray<string>,
+  body: ChatRequest | CompletionRequest,
+  settings: GenerationSettings
+) =>
+  Effect.gen(function* () {
+    const answering = yield* Answering
+    const streams: Array<Stream.Stream<Part, ChatlmError>> = []
+    const n = settings.answers ?? 1
+    for (const [place, prompt] of prompts.entries()) {
+      const stream = yield* answering.ask(prompt, settings)
+      streams.push(
+        stream.pipe(
+          Stream.tap(({ end }) => (end === undefined || end === null ? Effect.void : observe(end))),
+          Stream.map((piece) => ({ piece, prompt: place, first: place * n }))
+        )
+      )
+    }
+    const parts = Stream.mergeAll(streams, { concurrency: "unbounded" })
+    const head = {
+      id: `${form.prefix}-${randomUUID()}`,
+      created: Math.floor(Date.now() / 1000),
+      model: body.model
+    }
+    if (body.stream === true) {
+      const usage = body.stream_options?.include_usage === true
+      const texts = events(form, head, parts, { prompts: prompts.length, usage })
+      return HttpServerResponse.stream(texts.pipe(Stream.encodeText), {
+        contentType: "text/event-stream; charset=utf-8",
+        headers: streamHeaders
+      })
+    }
+    const all = yield* Stream.runCollect(parts)
+    const ends = all
+      .flatMap(({ piece, first, prompt }) => (piece.end ? [{ end: piece.end, first, prompt }] : []))
+      .sort((a, b) => a.first - b.first)
+    const choices = choicesOf(ends).map((choice) => form.choice(choice))
+    const cut = ends.some(({ end }) => end.cut)
+    return HttpServerResponse.jsonUnsafe(
+      { ...head, object: form.object, choices, usage: usageOf(ends.map(({ end }) => end)) },
+      cut ? { headers: { "x-chatlm-prompt-cut": "true" } } : {}
+    )
+  }).pipe(Effect.catch((error) => Effect.succeed(failed(error))))
+
+export const OpenAiHandlers = HttpApiBuilder.group(
+  Api,
+  "openai",
+  Effect.fnUntraced(function* (handlers) {
+    const { model, created, turns, state } = yield* Answering
+    const card = { id: model, object: "model" as const, created, owned_by: "chatlm" }
+    const unknown = (name: string) =>
+      refuse(404, `the model "${name}" does not exist; this server has "${model}"`, {
+        param: "model",
+        code: "model_not_found"
+      })
+    /** What stands against a call, if anything does. */
+    const against = (body: ChatRequest | CompletionRequest, fields: ReadonlyArray<string>) =>
+      Effect.gen(function* () {
+        const status = yield* state
+        if (status !== "ok") {
+          return refuse(503, `the server is ${status}`, { type: "server_error" }, { "retry-after": "1" })
+        }
+        if (body.model !== model) return unknown(body.model)
+        const param = unserved(body, fields)
+        return param === undefined
+          ? undefined
+          : refuse(400, `${param} is not supported by this server`, { param })
+      })
+    return handlers.handleAll({
+      models: () => Effect.succeed({ object: "list" as const, data: [card] }),
+      model: ({ params }) => Effect.succeed(params.model === model ? card : unknown(params.model)),
+      chatCompletions: Effect.fnUntraced(function* ({ payload }) {
+        const refused = yield* against(payload, ["tools", "functions", "logprobs", "top_logprobs"])
+        if (refused !== undefined) return refused
+        const prompt = promptOf(payload.messages, turns)
+        if (prompt === undefined) {
+          return refuse(400, "messages has no text of a user", { param: "messages" })
+        }
+        const longest = payload.max_completion_tokens ?? payload.max_tokens
+        return yield* answer(chatForm, [prompt], payload, settingsFor(payload, longest))
+      }),
+      completions: Effect.fnUntraced(function* ({ payload }) {
+        const refused = yield* against(payload, ["logprobs", "suffix", "best_of"])
+        if (refused !== undefined) return refused
+        const prompts = typeof payload.prompt === "string" ? [payload.prompt] : payload.prompt
+        const form = completionForm(payload.echo === true ? prompts : [])
+        return yield* answer(form, prompts, payload, settingsFor(payload, payload.max_tokens))
+      })
+    })
+  })
+)
