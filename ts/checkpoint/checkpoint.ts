@@ -24,7 +24,9 @@ export const mergeLora = (options: MergeLoraOptions): Effect.Effect<MergeLoraRep
   Effect.flatMap(Native, (native) => native.mergeLora(options))
 
 /** Takes a merged adapter off its model: the base, up to rounding. DoRA cannot be taken off. */
-export const unmergeLora = (options: UnmergeLoraOptions): Effect.Effect<MergeLoraReport, ChatlmError, Native> =>
+export const unmergeLora = (
+  options: UnmergeLoraOptions
+): Effect.Effect<MergeLoraReport, ChatlmError, Native> =>
   Effect.flatMap(Native, (native) => native.unmergeLora(options))
 
 /** Writes a model folder in another precision, its tokenizer and generation settings with it. */

@@ -96,7 +96,8 @@ pub fn merge_lora(options: &MergeOptions, job: &Job) -> Result<MergeReport> {
                 let what = "two adapters bring biases of their own (bias \"all\")";
                 return Err(usage(what, "merge one of them"));
             }
-            if weight != 1.0 && (lora.use_dora || lora.bias == LoraBias::All) {
+            let weighted = (weight - 1.0).abs() > 0.0;
+            if weighted && (lora.use_dora || lora.bias == LoraBias::All) {
                 let what = format!("{} (DoRA or bias \"all\") has no weight", adapter.display());
                 return Err(usage(&what, "give it the weight 1"));
             }
