@@ -106,6 +106,7 @@ pub struct LoraConfig {
     pub init_lora_weights: LoraInit,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_default(init: &LoraInit) -> bool {
     *init == LoraInit::default()
 }
