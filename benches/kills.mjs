@@ -45,9 +45,9 @@ writeFileSync(path("pairs.jsonl"), lines(50, () => ({ prompt: text(), chosen: te
 chatlm("tokenizer", "train", "--in", path("rows.jsonl"), "--out", path("tokenizer"), "--model", "char-bpe",
   "--vocab-size", "200", "--min-frequency", "1")
 
-const model = { vocab_size: 200, d_model: 64, d_kv: 16, d_ff: 128, num_layers: 2, num_decoder_layers: 2, num_heads: 4 }
+const model = { vocab_size: 256, d_model: 64, d_kv: 16, d_ff: 128, num_layers: 2, num_decoder_layers: 2, num_heads: 4 }
 const shared = {
-  tokenizer: path("tokenizer"), epochs: 4, batchSize: 4, gradientAccumulation: 3, learningRate: 1e-3, maxLength: 24,
+  tokenizer: path("tokenizer"), epochs: 20, batchSize: 4, gradientAccumulation: 3, learningRate: 1e-3, maxLength: 24,
   saveEvery: 2, evalEvery: 3, logEvery: 1, keep: 2, samples: 1, bleuRows: 2
 }
 const lora = { r: 4, alpha: 8, dropout: 0.1, targets: ["q", "v"] }
@@ -107,8 +107,8 @@ for (const kind of Object.keys(kinds)) {
     mkdirSync(path(`${name}-killed`))
     let [kills, partial, over] = [0, 0, false]
     while (kills < Number(flags.kills) && !over) {
-      // From before the first step to about a tenth of the run: later kills find it further on.
-      over = await forMillis(train(kind, killed), 150 + moment() * whole * 0.6)
+      // From before the first step on; each life brings the run a little further, so that the kills fall all over it.
+      over = await forMillis(train(kind, killed), 250 + moment() * Math.max(400, whole / 6))
       kills += over ? 0 : 1
       const checkpoints = join(path(`${name}-killed`), "checkpoints")
       if (existsSync(checkpoints) && readdirSync(checkpoints).some((file) => file.includes(".partial"))) partial += 1
