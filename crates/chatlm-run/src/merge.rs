@@ -319,7 +319,7 @@ mod tests {
             serde_json::from_slice(&std::fs::read(golden(name)).unwrap()).unwrap()
         };
         let (given, expected) = (json("expected.json"), json("variants.json"));
-        let adapters = [golden("variants/rslora"), golden("variants/second")];
+        let adapters = [golden("variants/second"), golden("variants/rslora")];
         let want = |name: &str| -> Tensor {
             let values: Vec<f32> =
                 serde_json::from_value(expected["weighted"][name].clone()).unwrap();
@@ -327,12 +327,12 @@ mod tests {
             Tensor::from_vec(values, count, &Device::Cpu).unwrap()
         };
         let mut folder = load_model(&golden("base"), &Device::Cpu).unwrap();
-        let lora = linear_sum(&mut folder, &adapters, &[0.7, 0.3]).unwrap();
+        let lora = linear_sum(&mut folder, &adapters, &[0.3, 0.7]).unwrap();
         let got = golden_logits(&folder, Some(&lora), &given);
         assert!(largest_difference(&got, &want("linear")).unwrap() < 1e-5);
 
         let mut folder = load_model(&golden("base"), &Device::Cpu).unwrap();
-        for (adapter, weight) in adapters.iter().zip([0.7, 0.3]) {
+        for (adapter, weight) in adapters.iter().zip([0.3, 0.7]) {
             let mut lora = load_adapter(adapter, &folder.config, &mut folder.parameters).unwrap();
             lora.scale(weight);
             merge(&mut folder.parameters, &lora).unwrap();

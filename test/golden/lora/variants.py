@@ -93,12 +93,13 @@ def make():
         found[name] = {
             "logits": numbers_of(scores), "merged": numbers_of(merged), "gradients": gradients,
         }
-    # Several adapters over one base, as `add_weighted_adapter` sums them.
+    # Several adapters over one base, as `add_weighted_adapter` sums them. The plain one comes first: the sum takes its
+    # settings, and after rsLoRA's PEFT would scale it by the root of the rank once more.
     numbers = {}
     for combination in ("cat", "linear"):
         model = PeftModel.from_pretrained(base(), HERE / "variants" / "rslora", adapter_name="a")
         model.load_adapter(HERE / "variants" / "second", adapter_name="b")
-        model.add_weighted_adapter(["a", "b"], [0.7, 0.3], "both", combination_type=combination)
+        model.add_weighted_adapter(["b", "a"], [0.3, 0.7], "both", combination_type=combination)
         model.set_adapter("both")
         with torch.no_grad():
             numbers[combination] = numbers_of(logits(model))
