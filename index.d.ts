@@ -1004,6 +1004,8 @@ export interface TrainingRunOptions {
   force: boolean
   /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
   device?: string
+  /** Which of several workers this process is. */
+  worker?: WorkerPlace
 }
 
 /** Trains a tokenizer on every text column of the inputs. */
@@ -1033,4 +1035,10 @@ export interface VerifyResumeOptions {
   at: number
   /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
   device?: string
+}
+
+/** A worker's rank, and the folder where the workers of a run meet. */
+export interface WorkerPlace {
+  rank: number
+  folder: string
 }

@@ -6,6 +6,7 @@ import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
 
 import { Native, wasInterrupted } from "../native/index.ts"
@@ -32,6 +33,8 @@ export interface TrainOptions {
   readonly force?: boolean
   /** `cpu`, `cuda:N` or `metal`; where left out the chosen one, or the best there is. */
   readonly device?: string
+  /** Which of several workers this process is; those that `workers` asks for are started by `train`. */
+  readonly worker?: { readonly rank: number; readonly folder: string }
   /** Told everything that happens, in order. */
   readonly onEvent?: (event: TrainEvent) => Effect.Effect<void>
 }
@@ -62,10 +65,21 @@ const eventsOf = (run: TrainingRun): Stream.Stream<TrainEvent, ChatlmError> =>
     })
   )
 
-const open = ({ kind, config, fresh = false, force = false, device }: TrainOptions) =>
+const open = ({ kind, config, fresh = false, force = false, device, worker }: TrainOptions) =>
   Effect.flatMap(Native, (native) =>
-    native.trainingRun(kind, config, { fresh, force, ...(device === undefined ? {} : { device }) })
+    native.trainingRun(kind, config, {
+      fresh,
+      force,
+      ...(device === undefined ? {} : { device }),
+      ...(worker === undefined ? {} : { worker })
+    })
   )
+
+/** How many workers this process is to start; 1 where it is one itself, or one of mpirun's. */
+const workersOf = ({ config, worker }: TrainOptions): number => {
+  const { workers = 1 } = config as { readonly workers?: number }
+  return worker === undefined && process.env["OMPI_COMM_WORLD_SIZE"] === undefined ? workers : 1
+}
 
 /**
  * Trains to the end. Interrupted, the running step ends, a checkpoint is saved (told as a `saved` event)
@@ -73,6 +87,14 @@ const open = ({ kind, config, fresh = false, force = false, device }: TrainOptio
  */
 export const train = (options: TrainOptions): Effect.Effect<TrainReport, ChatlmError, Native> => {
   const { onEvent = () => Effect.void } = options
+  const workers = workersOf(options)
+  if (workers > 1) {
+    // Only those who train with several pay for it.
+    return Effect.flatMap(
+      Effect.promise(() => import("./workers.ts")),
+      ({ trainTogether }) => trainTogether(options, workers)
+    )
+  }
   return Effect.scoped(
     Effect.gen(function* () {
       const began = yield* Clock.currentTimeMillis
@@ -118,8 +140,19 @@ export const train = (options: TrainOptions): Effect.Effect<TrainReport, ChatlmE
  */
 export const trainEvents = (
   options: Omit<TrainOptions, "onEvent">
-): Stream.Stream<TrainEvent, ChatlmError, Native> =>
-  Stream.unwrap(
+): Stream.Stream<TrainEvent, ChatlmError, Native> => {
+  if (workersOf(options) > 1) {
+    // Events of processes come as they come: nobody waits for a reader.
+    const all = { bufferSize: Number.MAX_SAFE_INTEGER }
+    return Stream.callback<TrainEvent, ChatlmError, Native>(
+      (queue) =>
+        train({ ...options, onEvent: (event) => Effect.asVoid(Queue.offer(queue, event)) }).pipe(
+          Effect.andThen(Queue.end(queue))
+        ),
+      all
+    )
+  }
+  return Stream.unwrap(
     Effect.gen(function* () {
       const run = yield* open(options)
       let over = false
@@ -139,6 +172,7 @@ export const trainEvents = (
       )
     })
   )
+}
 
 /** Trains in one go and in two, and compares every part of the state. */
 export const verifyResume = (

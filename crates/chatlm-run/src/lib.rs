@@ -31,6 +31,7 @@ mod training;
 mod validation;
 mod verify;
 mod worker;
+mod workers;
 
 pub use bench::{BenchTrainStep, BenchTrainStepReport, bench_train_step};
 pub use bench_encode::{BenchEncode, BenchEncodeReport, bench_encode};
@@ -57,3 +58,4 @@ pub use tell::{FinishReason, Piece};
 pub use training::{RunOptions, TrainingRun};
 pub use verify::{ResumeReport, verify_resume};
 pub use worker::{Worker, panic_error};
+pub use workers::WorkerPlace;

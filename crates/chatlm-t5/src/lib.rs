@@ -18,7 +18,7 @@ mod stack;
 
 pub use cache::Cache;
 pub use chatlm_kernels::{
-    DropoutKeys, Gradients, Mapping, Precision, Projection, Rows, Stored, StoredBuilder,
+    DropoutKeys, Gradients, Mapping, Precision, Projection, Rows, Sink, Stored, StoredBuilder,
     StoredKind, Tape, Value, best, cpu, has_kernels, write,
 };
 pub use config::Config;
