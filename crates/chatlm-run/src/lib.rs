@@ -48,7 +48,7 @@ pub use extend::{ExtendOptions, ExtendReport, extend};
 pub use generator::{Answer, Generator, GeneratorOptions};
 pub use given::GivenSettings;
 pub use machine::{Doctor, doctor, peak_rss_bytes, set_threads};
-pub use merge::{MergeOptions, MergeReport, merge_lora};
+pub use merge::{Combination, MergeOptions, MergeReport, UnmergeOptions, merge_lora, unmerge_lora};
 pub use plan::{ProbeOptions, ProbeReport, ProbedBatch, ProbedStep, plan_probe};
 pub use reject::{RejectOptions, RejectReport, reject};
 pub use serving::{Limits, Outcome, Question, Serving, ServingStats, Tell, Told};
