@@ -14,7 +14,7 @@ const missing =
     : !existsSync(addon) || !execFileSync("ldd", [addon], { encoding: "utf8" }).includes("libmpi")
       ? "the addon was built without MPI: npm run build:mpi"
       : undefined
-if (missing !== undefined) console.warn(`skipped: workers under mpirun (${missing})`)
+if (missing !== undefined) process.stderr.write(`skipped: workers under mpirun (${missing})\n`)
 
 describe.skipIf(missing !== undefined)("mpirun", () => {
   const dir = folder()
