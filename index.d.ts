@@ -605,13 +605,20 @@ export interface InspectOptions {
 /** Writes the rows of all inputs, in order, into one table. */
 export declare function merge(options: TableOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TableReport>
 
-/** Merges an adapter into its base model and writes a whole model folder. */
+/** Merges adapters into their base model and writes a whole model folder. */
 export declare function mergeLora(options: MergeLoraOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<MergeLoraReport>
 
 export interface MergeLoraOptions {
   base: string
-  /** A PEFT adapter folder. */
-  adapter: string
+  /** PEFT adapter folders, in the order in which they are merged. */
+  adapters: Array<string>
+  /** One for each adapter; 1 where left out. */
+  weights?: Array<number>
+  /**
+   * PEFT's `combination_type`: `cat` (where left out) is the weighted sum, `linear` multiplies
+   * the weighted sums of both factors.
+   */
+  combination?: string
   output: string
   force: boolean
   /** What the merged weights are rounded to: `f32` (where left out), `f16` or `bf16`. */
@@ -621,7 +628,7 @@ export interface MergeLoraOptions {
 export interface MergeLoraReport {
   /** The largest difference of a logit between base with adapter and merged model, on probe inputs. */
   maxLogitDifference: number
-  /** Weights that an adapter was merged into. */
+  /** Weights that an adapter was merged into, or taken off. */
   merged: number
 }
 
@@ -997,10 +1004,26 @@ export interface TrainingRunOptions {
   force: boolean
   /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
   device?: string
+  /** Which of several workers this process is. */
+  worker?: WorkerPlace
 }
 
 /** Trains a tokenizer on every text column of the inputs. */
 export declare function trainTokenizer(options: TokenizerTrainOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TokenizerTrainReport>
+
+/** Takes a merged adapter off its model and writes the base, up to rounding. DoRA adapters cannot be. */
+export declare function unmergeLora(options: UnmergeLoraOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<MergeLoraReport>
+
+export interface UnmergeLoraOptions {
+  /** The merged model. */
+  model: string
+  /** The adapter that was merged into it. */
+  adapter: string
+  output: string
+  force: boolean
+  /** What the weights are rounded to: `f32` (where left out), `f16` or `bf16`. */
+  dtype?: string
+}
 
 /** Trains in one go and in two, in folders of their own, and compares every part of the state. */
 export declare function verifyResume(kind: 'pretrain' | 'sft' | 'dpo', config: object, options: VerifyResumeOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<{ equal: boolean; parts: Record<string, boolean> }>
@@ -1012,4 +1035,10 @@ export interface VerifyResumeOptions {
   at: number
   /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
   device?: string
+}
+
+/** A worker's rank, and the folder where the workers of a run meet. */
+export interface WorkerPlace {
+  rank: number
+  folder: string
 }

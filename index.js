@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { AnswerStream, CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Serving, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, extendTokenizer, importTokenizer, inspect, merge, mergeLora, planProbe, reject, retrainTokenizer, setThreads, split, tokenizerFromWords, tokenizerReport, trainTokenizer, verifyResume } = nativeBinding
+const { AnswerStream, CancelToken, FileLock, Generator, PromptReader, RowReader, RowWriter, Serving, Tokenizer, TokenStream, TrainingRun, benchEncode, benchGenerate, benchLoad, benchTrainStep, checkDevice, clean, corpus, dedup, doctor, evaluateBleu, evaluatePerplexity, exportModel, extendTokenizer, importTokenizer, inspect, merge, mergeLora, planProbe, reject, retrainTokenizer, setThreads, split, tokenizerFromWords, tokenizerReport, trainTokenizer, unmergeLora, verifyResume } = nativeBinding
 export { AnswerStream }
 export { CancelToken }
 export { FileLock }
@@ -810,5 +810,6 @@ export { split }
 export { tokenizerFromWords }
 export { tokenizerReport }
 export { trainTokenizer }
+export { unmergeLora }
 export { verifyResume }
 export const __napiBindingTarget = __napiLoadedBindingTarget

@@ -25,8 +25,10 @@ const allowed: Record<string, ReadonlyArray<string>> = {
   native: [],
   config: ["native"],
   ...Object.fromEntries(nouns.map((noun) => [noun, ["native"]])),
+  services: ["native", "config", ...nouns],
+  dashboard: ["native", "report"],
   pipeline: ["native", "config", ...nouns],
-  cli: ["native", "config", "pipeline", ...nouns],
+  cli: ["native", "config", "pipeline", "dashboard", ...nouns],
   http: ["native", "config", "pipeline", ...nouns]
 }
 
@@ -67,6 +69,6 @@ describe("arrows between the folders of ts/", () => {
         .filter((name) => unstable.test(readFileSync(join(root, name), "utf8")))
         .map((name) => folderOf(name))
     )
-    for (const folder of folders) expect(["cli", "http", "pipeline"]).toContain(folder)
+    for (const folder of folders) expect(["cli", "dashboard", "http", "pipeline"]).toContain(folder)
   })
 })

@@ -50,6 +50,23 @@ describe("configuration", () => {
     expect(await resolve("sft", { lora: {}, freeze: ["decoder"] })).toMatchObject({ freeze: ["decoder"] })
   })
 
+  it("lora takes PEFT's ways to name layers, and keeps only the keys that were given", async () => {
+    const lora = {
+      targets: "decoder.*q",
+      excludeModules: ["EncDecAttention.q"],
+      rankPattern: { q: 4 },
+      useDora: true,
+      initLoraWeights: "gaussian"
+    }
+    expect(await resolve("sft", { lora })).toHaveProperty("lora", {
+      r: 16,
+      alpha: 16,
+      dropout: 0.1,
+      bias: "none",
+      ...lora
+    })
+  })
+
   it("the tokenizer is the model's where none is named", async () => {
     expect(await resolve("sft", { model: "m" })).toMatchObject({ model: "m", tokenizer: "m" })
     expect(await resolve("sft", { model: "m", tokenizer: "t" })).toMatchObject({ tokenizer: "t" })
@@ -90,7 +107,9 @@ describe("configuration", () => {
       [{ schedule: "sometimes" }, "schedule"],
       [{ dropout: 1 }, "dropout"],
       [{ train: [] }, "train"],
-      [{ lora: { r: 0 } }, "lora.r"]
+      [{ lora: { r: 0 } }, "lora.r"],
+      [{ lora: { initLoraWeights: "pissa" } }, "lora.initLoraWeights"],
+      [{ lora: { rankPattern: { q: 0 } } }, "lora.rankPattern"]
     ] as const) {
       const error = await refuse("sft", input)
       expect(error.code).toBe("CONFIG_INVALID")

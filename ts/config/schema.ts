@@ -20,13 +20,30 @@ export const TrainSet = Schema.Struct({
   weight: key(above(0), 1)
 })
 
-/** A LoRA adapter on the matrices whose names end in one of `targets`. */
+/** PEFT's way to name layers: a list of names or their ends, or a pattern over the whole name. */
+const layerNames = Schema.Union([Schema.NonEmptyString, Schema.NonEmptyArray(Schema.NonEmptyString)])
+
+/** A LoRA adapter; keys are PEFT's (docs/lora.md). Those without a default are left out where not given. */
 export const Lora = Schema.Struct({
   r: key(count(1), 16),
   alpha: key(above(0), 16),
   dropout: key(share, 0.1),
-  targets: key(Schema.NonEmptyArray(Schema.NonEmptyString), ["q", "v"]),
-  bias: key(Schema.Literals(["none", "all"]), "none")
+  /** `target_modules`: a list of names or their ends, a pattern over whole names, or `all-linear`. */
+  targets: key(layerNames, ["q", "v"]),
+  bias: key(Schema.Literals(["none", "all", "lora_only"]), "none"),
+  excludeModules: Schema.optionalKey(layerNames),
+  /** Numbers of the blocks that get an adapter. */
+  layersToTransform: Schema.optionalKey(Schema.NonEmptyArray(count(0))),
+  /** What stands before a block's number in a name. */
+  layersPattern: Schema.optionalKey(layerNames),
+  /** Patterns over the end of a name, and the rank of the layers that match; the first one counts. */
+  rankPattern: Schema.optionalKey(Schema.Record(Schema.String, count(1))),
+  alphaPattern: Schema.optionalKey(Schema.Record(Schema.String, Schema.Finite)),
+  /** Scales by alpha / √r instead of alpha / r. */
+  useRslora: Schema.optionalKey(Schema.Boolean),
+  useDora: Schema.optionalKey(Schema.Boolean),
+  /** `true` as PEFT begins, `"gaussian"`, or `false`: B random too, for tests. */
+  initLoraWeights: Schema.optionalKey(Schema.Union([Schema.Boolean, Schema.Literal("gaussian")]))
 })
 
 interface Defaults {

@@ -55,6 +55,7 @@ import type {
   TokenizerTrainOptions,
   TokenizerTrainReport,
   TrainingRunOptions,
+  UnmergeLoraOptions,
   VerifyResumeOptions
 } from "../../index.js"
 import { withAddon } from "./addon.ts"
@@ -115,6 +116,7 @@ export type {
   TokenizerTrainOptions,
   TokenizerTrainReport,
   TrainingRunOptions,
+  UnmergeLoraOptions,
   VerifyResumeOptions
 } from "../../index.js"
 
@@ -338,6 +340,7 @@ export interface Border {
     ): Promise<Serving>
   }
   reject: LongCall<RejectOptions, RejectReport>
+  unmergeLora: LongCall<UnmergeLoraOptions, MergeLoraReport>
   mergeLora: LongCall<MergeLoraOptions, MergeLoraReport>
   exportModel: LongCall<ExportModelOptions, ExportModelReport>
   evaluateBleu: LongCall<BleuOptions, BleuReport>

@@ -49,6 +49,7 @@ const kinds = {
   IO: EnvironmentError,
   DEVICE_UNAVAILABLE: EnvironmentError,
   PRECISION_UNAVAILABLE: EnvironmentError,
+  WORKER_LOST: EnvironmentError,
   /** The native addon is not built or does not load; only TypeScript can find this out. */
   ADDON_UNAVAILABLE: EnvironmentError,
   /** A server that cannot be reached or keeps failing; only TypeScript talks to servers. */

@@ -401,6 +401,7 @@ export const memoryBorder = (): B.Border => ({
   Generator: { load: async (options) => new MemoryGenerator(options) },
   Serving: { load: async (options, limits) => new MemoryServing(options, limits) },
   reject: later("generate", () => ({ rows: 3, kept: 2, same: 1, seconds: 0.5 })),
+  unmergeLora: later("merge", () => ({ maxLogitDifference: 1e-6, merged: 4 })),
   mergeLora: later("merge", () => ({ maxLogitDifference: 1e-6, merged: 4 })),
   exportModel: later("export", ({ dtype }) => ({ dtype, bytes: 1000, seconds: 0.1 })),
   evaluateBleu: later("generate", () => ({ bleu4: 0.5, rows: 3 })),

@@ -123,6 +123,7 @@ export interface NativeService {
     limits: B.ServingLimits
   ) => Effect.Effect<Serving, ChatlmError, Scope.Scope>
   readonly reject: Call<B.RejectOptions, B.RejectReport>
+  readonly unmergeLora: Call<B.UnmergeLoraOptions, B.MergeLoraReport>
   readonly mergeLora: Call<B.MergeLoraOptions, B.MergeLoraReport>
   readonly exportModel: Call<B.ExportModelOptions, B.ExportModelReport>
   readonly evaluateBleu: Call<B.BleuOptions, B.BleuReport>
@@ -332,6 +333,7 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
         return serving(raw)
       }),
     reject: computing("reject"),
+    unmergeLora: call("unmergeLora"),
     mergeLora: call("mergeLora"),
     exportModel: call("exportModel"),
     evaluateBleu: computing("evaluateBleu"),

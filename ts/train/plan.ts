@@ -25,7 +25,7 @@ export interface PlanOptions {
   readonly device?: string
 }
 
-/** Sizes in bytes, times in seconds. What was not measured is null. */
+/** Sizes in bytes, times in seconds. What was not measured is null: on a device all memory but what is counted. */
 export interface PlanReport {
   readonly device: string
   readonly parameters: number
@@ -224,10 +224,12 @@ export const plan = (options: PlanOptions): Effect.Effect<PlanReport, ChatlmErro
       weightBytes: source.weightBytes,
       gradientBytes: source.gradientBytes,
       optimizerBytes: source.optimizerBytes,
-      activationBytes: measured === undefined ? null : Math.max(0, measured.peakBytes - fixed),
+      activationBytes:
+        measured === undefined || !onProcessor ? null : Math.max(0, measured.peakBytes - fixed),
       baseBytes: Math.max(0, source.openedBytes - source.weightBytes - source.optimizerBytes),
-      memoryBytes: real === undefined || steps.length === 0 ? null : most(real.stepsPeakBytes),
-      longestMemoryBytes: measured === undefined ? null : most(measured.peakBytes),
+      memoryBytes:
+        real === undefined || steps.length === 0 || !onProcessor ? null : most(real.stepsPeakBytes),
+      longestMemoryBytes: measured === undefined || !onProcessor ? null : most(measured.peakBytes),
       limitBytes: limit,
       checkpointBytes: source.checkpointBytes,
       diskBytes: source.checkpointBytes * (config.keep + 1) + source.exportBytes * 2,

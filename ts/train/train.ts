@@ -5,12 +5,16 @@
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
+import * as Stream from "effect/Stream"
 
 import { Native, wasInterrupted } from "../native/index.ts"
 import type {
   ChatlmError,
   RunKind,
   TrainEvent,
+  TrainingRun,
   VerifyResumeOptions,
   VerifyResumeReport
 } from "../native/index.ts"
@@ -29,6 +33,8 @@ export interface TrainOptions {
   readonly force?: boolean
   /** `cpu`, `cuda:N` or `metal`; where left out the chosen one, or the best there is. */
   readonly device?: string
+  /** Which of several workers this process is; those that `workers` asks for are started by `train`. */
+  readonly worker?: { readonly rank: number; readonly folder: string }
   /** Told everything that happens, in order. */
   readonly onEvent?: (event: TrainEvent) => Effect.Effect<void>
 }
@@ -46,45 +52,71 @@ export interface TrainReport {
 /** A border call should last about so long: short enough to stop soon, long enough to cost nothing. */
 const targetMillis = 250
 
+/** What happens in an open run, to its end. */
+const eventsOf = (run: TrainingRun): Stream.Stream<TrainEvent, ChatlmError> =>
+  Stream.paginate(1, (steps: number) =>
+    Effect.gen(function* () {
+      const before = yield* Clock.currentTimeMillis
+      const events = yield* run.advance(steps)
+      const millis = (yield* Clock.currentTimeMillis) - before
+      const next = Math.max(1, Math.min(100, Math.round((steps * targetMillis) / Math.max(1, millis))))
+      const finished = events.some(({ type }) => type === "finished")
+      return [events, finished ? Option.none() : Option.some(next)] as const
+    })
+  )
+
+const open = ({ kind, config, fresh = false, force = false, device, worker }: TrainOptions) =>
+  Effect.flatMap(Native, (native) =>
+    native.trainingRun(kind, config, {
+      fresh,
+      force,
+      ...(device === undefined ? {} : { device }),
+      ...(worker === undefined ? {} : { worker })
+    })
+  )
+
+/** How many workers this process is to start; 1 where it is one itself, or one of mpirun's. */
+const workersOf = ({ config, worker }: TrainOptions): number => {
+  const { workers = 1 } = config as { readonly workers?: number }
+  return worker === undefined && process.env["OMPI_COMM_WORLD_SIZE"] === undefined ? workers : 1
+}
+
 /**
  * Trains to the end. Interrupted, the running step ends, a checkpoint is saved (told as a `saved` event)
  * and the fiber ends interrupted.
  */
 export const train = (options: TrainOptions): Effect.Effect<TrainReport, ChatlmError, Native> => {
-  const { kind, config, fresh = false, force = false, device, onEvent = () => Effect.void } = options
+  const { onEvent = () => Effect.void } = options
+  const workers = workersOf(options)
+  if (workers > 1) {
+    // Only those who train with several pay for it.
+    return Effect.flatMap(
+      Effect.promise(() => import("./workers.ts")),
+      ({ trainTogether }) => trainTogether(options, workers)
+    )
+  }
   return Effect.scoped(
     Effect.gen(function* () {
-      const native = yield* Native
       const began = yield* Clock.currentTimeMillis
-      const run = yield* native.trainingRun(kind, config, {
-        fresh,
-        force,
-        ...(device === undefined ? {} : { device })
-      })
-      const last: { loss: number | null; evalLoss: number | null; evalBleu4: number | null; step: number } = {
-        loss: null,
-        evalLoss: null,
-        evalBleu4: null,
-        step: 0
+      const run = yield* open(options)
+      const last = {
+        step: 0,
+        reason: "steps",
+        loss: null as number | null,
+        evalLoss: null as number | null,
+        evalBleu4: null as number | null
       }
-      const loop = Effect.gen(function* () {
-        let steps = 1
-        for (;;) {
-          const before = yield* Clock.currentTimeMillis
-          const events = yield* run.advance(steps)
-          const millis = (yield* Clock.currentTimeMillis) - before
-          steps = Math.max(1, Math.min(100, Math.round((steps * targetMillis) / Math.max(1, millis))))
-          for (const event of events) {
-            yield* onEvent(event)
+      const tell = (event: TrainEvent) =>
+        Effect.tap(onEvent(event), () =>
+          Effect.sync(() => {
             last.step = event.step
             last.loss = event.loss ?? last.loss
             last.evalLoss = event.evalLoss ?? last.evalLoss
             last.evalBleu4 = event.evalBleu4 ?? last.evalBleu4
-            if (event.type === "finished") return event.reason ?? "steps"
-          }
-        }
-      })
-      const reason = yield* loop.pipe(
+            if (event.type === "finished") last.reason = event.reason ?? last.reason
+          })
+        )
+      yield* Stream.runForEach(eventsOf(run), tell).pipe(
         Effect.onExit((exit) =>
           Exit.isFailure(exit) && wasInterrupted(exit)
             ? run.interrupt.pipe(
@@ -96,7 +128,48 @@ export const train = (options: TrainOptions): Effect.Effect<TrainReport, ChatlmE
         )
       )
       const seconds = ((yield* Clock.currentTimeMillis) - began) / 1000
-      return { ...last, reason, seconds }
+      return { ...last, seconds }
+    })
+  )
+}
+
+/**
+ * A training as the stream of what happens in it. It trains as fast as it is read: a reader that waits makes the run
+ * wait. Where the reader stops before the end, or is interrupted, the running step ends and a checkpoint is saved;
+ * the next stream over the same configuration goes on there.
+ */
+export const trainEvents = (
+  options: Omit<TrainOptions, "onEvent">
+): Stream.Stream<TrainEvent, ChatlmError, Native> => {
+  if (workersOf(options) > 1) {
+    // Events of processes come as they come: nobody waits for a reader.
+    const all = { bufferSize: Number.MAX_SAFE_INTEGER }
+    return Stream.callback<TrainEvent, ChatlmError, Native>(
+      (queue) =>
+        train({ ...options, onEvent: (event) => Effect.asVoid(Queue.offer(queue, event)) }).pipe(
+          Effect.andThen(Queue.end(queue))
+        ),
+      all
+    )
+  }
+  return Stream.unwrap(
+    Effect.gen(function* () {
+      const run = yield* open(options)
+      let over = false
+      yield* Effect.addFinalizer(() => (over ? Effect.void : Effect.orDie(run.interrupt)))
+      return eventsOf(run).pipe(
+        Stream.tap(({ type }) =>
+          Effect.sync(() => {
+            over = type === "finished"
+          })
+        ),
+        // A run that failed has saved what could be saved.
+        Stream.tapError(() =>
+          Effect.sync(() => {
+            over = true
+          })
+        )
+      )
     })
   )
 }

@@ -9,20 +9,15 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor, Var};
 use chatlm_job::{Code, Error, Result};
-use chatlm_t5::{Config, LoraBias, LoraConfig, Parameters};
-use serde_json::{Value, json};
+use chatlm_t5::{Config, LoraBias, LoraConfig, MAGNITUDE, Names, Parameters, is_adapter};
 
-use crate::model::{invalid, read_json, require, require_finite, write_json};
+use crate::adapter_config::{from_peft, to_peft};
+use crate::model::{invalid, require, require_finite, write_json};
 use crate::tensors::{read_safetensors, write_safetensors};
 
 const PREFIX: &str = "base_model.model.";
 const WEIGHTS: &str = "adapter_model.safetensors";
 const HELP: &str = "give an adapter folder as PEFT or chatlm writes it";
-
-/// Whether a name is one of an adapter's weights.
-pub(crate) fn is_adapter(name: &str) -> bool {
-    name.contains(".lora_A.") || name.contains(".lora_B.")
-}
 
 /// Writes `adapter_config.json` and `adapter_model.safetensors` into `dir`, a folder that the
 /// caller commits whole. `base` is the base model's folder, as PEFT notes it.
@@ -32,34 +27,7 @@ pub fn save_adapter(
     parameters: &Parameters,
     base: &str,
 ) -> Result<()> {
-    let alpha = if lora.alpha.fract() == 0.0 {
-        json!(lora.alpha as i64)
-    } else {
-        json!(lora.alpha)
-    };
-    let config = json!({
-        "alpha_pattern": {},
-        "auto_mapping": null,
-        "base_model_name_or_path": base,
-        "bias": match lora.bias { LoraBias::None => "none", LoraBias::All => "all" },
-        "fan_in_fan_out": false,
-        "inference_mode": true,
-        "init_lora_weights": true,
-        "layers_pattern": null,
-        "layers_to_transform": null,
-        "lora_alpha": alpha,
-        "lora_dropout": lora.dropout,
-        "modules_to_save": null,
-        "peft_type": "LORA",
-        "r": lora.r,
-        "rank_pattern": {},
-        "revision": null,
-        "target_modules": lora.targets,
-        "task_type": "SEQ_2_SEQ_LM",
-        "use_dora": false,
-        "use_rslora": false,
-    });
-    write_json(&dir.join("adapter_config.json"), &config)?;
+    write_json(&dir.join("adapter_config.json"), &to_peft(lora, base))?;
     let tensors: BTreeMap<String, Tensor> = parameters
         .iter()
         .filter(|(name, _)| lora.trains(name))
@@ -75,7 +43,7 @@ pub fn load_adapter(
     parameters: &mut Parameters,
 ) -> Result<LoraConfig> {
     let path = require(dir, "adapter_config.json", HELP)?;
-    let mut lora = read_config(&path)?;
+    let mut lora = from_peft(&path)?;
     let file = dir.join(WEIGHTS);
     if !file.exists() && dir.join("adapter_model.bin").exists() {
         return Err(invalid(
@@ -97,13 +65,34 @@ pub fn load_adapter(
 
     let mut ours = BTreeMap::new();
     for (name, tensor) in tensors {
-        let inner = name.strip_prefix(PREFIX).unwrap_or(&name).to_owned();
+        let inner = name.strip_prefix(PREFIX).unwrap_or(&name);
+        // Some versions of PEFT wrote the magnitudes' place in memory into the name.
+        let inner = match inner.strip_suffix(".weight") {
+            Some(short) if short.ends_with(MAGNITUDE) => short.to_owned(),
+            _ => inner.to_owned(),
+        };
         ours.insert(inner, tensor);
+    }
+    let outside = ["lora_embedding_", "lm_head.", "shared.", "embed_tokens."];
+    if let Some(name) = ours
+        .keys()
+        .find(|name| outside.iter().any(|part| name.contains(part)))
+    {
+        let what = format!("{name} changes the embedding or the output projection");
+        let help = "adapters of linear layers can be used; in PEFT, merge_and_unload() and save the model whole";
+        return Err(invalid(&file, what, help).with("field", name.as_str()));
     }
     name_targets(&mut lora, config, ours.keys().map(String::as_str), &file)?;
     for (module, input, output) in lora.modules(config)? {
-        for (part, shape) in [("lora_A", [lora.r, input]), ("lora_B", [output, lora.r])] {
-            let name = format!("{module}.{part}.weight");
+        let r = lora.rank(&module)?;
+        let mut parts = vec![
+            (format!("{module}.lora_A.weight"), vec![r, input]),
+            (format!("{module}.lora_B.weight"), vec![output, r]),
+        ];
+        if lora.use_dora {
+            parts.push((format!("{module}.{MAGNITUDE}"), vec![output]));
+        }
+        for (name, shape) in parts {
             let tensor = ours.remove(&name).ok_or_else(|| {
                 invalid(&file, format!("{name} is missing"), HELP).with("field", name.as_str())
             })?;
@@ -143,65 +132,6 @@ fn insert(
     Ok(())
 }
 
-fn read_config(path: &Path) -> Result<LoraConfig> {
-    let value = read_json(path)?;
-    let refuse = |what: String| Err(invalid(path, what, "only plain LoRA adapters can be used"));
-    let kind = value["peft_type"].as_str().unwrap_or_default();
-    if kind != "LORA" {
-        return refuse(format!("peft_type is {kind}, not LORA"));
-    }
-    for name in ["use_dora", "fan_in_fan_out", "lora_bias", "use_qalora"] {
-        if value[name] == json!(true) {
-            return refuse(format!("{name} is set"));
-        }
-    }
-    for name in ["rank_pattern", "alpha_pattern"] {
-        if value[name]
-            .as_object()
-            .is_some_and(|pattern| !pattern.is_empty())
-        {
-            return refuse(format!(
-                "{name} is set: layers of different ranks are not read"
-            ));
-        }
-    }
-    let Some(r) = value["r"].as_u64().filter(|&r| r > 0) else {
-        return refuse("r is missing".to_owned());
-    };
-    let Some(alpha) = value["lora_alpha"].as_f64() else {
-        return refuse("lora_alpha is missing".to_owned());
-    };
-    let bias = match value["bias"].as_str() {
-        // T5's linear layers have no bias, so "lora_only" adds nothing.
-        None | Some("none" | "lora_only") => LoraBias::None,
-        Some("all") => LoraBias::All,
-        Some(other) => return refuse(format!("bias is {other}")),
-    };
-    let targets = match &value["target_modules"] {
-        Value::Array(names) => names
-            .iter()
-            .filter_map(|name| name.as_str().map(str::to_owned))
-            .collect(),
-        // A pattern; the weights' names say what it matched.
-        _ => Vec::new(),
-    };
-    // Rank-stabilized scaling is alpha / sqrt(r).
-    let stabilized = value["use_rslora"] == json!(true);
-    let alpha = if stabilized {
-        alpha * (r as f64).sqrt()
-    } else {
-        alpha
-    };
-    let dropout = value["lora_dropout"].as_f64().unwrap_or(0.0);
-    Ok(LoraConfig {
-        r: r as usize,
-        alpha,
-        dropout,
-        targets,
-        bias,
-    })
-}
-
 /// Replaces targets that do not name exactly the layers in the file (a pattern, or layers that were
 /// excluded) by the layers' whole names.
 fn name_targets<'a>(
@@ -223,7 +153,10 @@ fn name_targets<'a>(
         names
     });
     if named.ok().as_ref() != Some(&there) {
-        lora.targets = there;
+        lora.targets = Names::List(there);
+        lora.exclude_modules = Names::default();
+        lora.layers_to_transform = None;
+        lora.layers_pattern = None;
     }
     lora.modules(config).map(drop).map_err(|error| {
         invalid(
@@ -234,32 +167,58 @@ fn name_targets<'a>(
     })
 }
 
-/// Adds every adapter to its weight, `W + B·A·alpha/r`, and removes it. Answers how many.
+/// Puts every adapter into its weight, `W + B·A·scaling` (DoRA: with its rows' lengths), and removes
+/// it. Answers how many.
 pub fn merge(parameters: &mut Parameters, lora: &LoraConfig) -> Result<usize> {
     let modules: Vec<String> = parameters
         .iter()
         .filter_map(|(name, _)| name.strip_suffix(".lora_A.weight").map(str::to_owned))
         .collect();
     for module in &modules {
-        let mut take = |part: &str| {
-            let name = format!("{module}.{part}.weight");
-            parameters
-                .remove(&name)
-                .ok_or_else(|| Error::internal(format!("the weight {name} is missing")))
-        };
-        let (a, b) = (take("lora_A")?, take("lora_B")?);
         let name = format!("{module}.weight");
         let weight = parameters
             .get(&name)
-            .ok_or_else(|| Error::internal(format!("the weight {name} is missing")))?;
-        let merged = b
-            .as_detached_tensor()
-            .matmul(&a.as_detached_tensor())
-            .and_then(|product| product * lora.scaling())
-            .and_then(|product| weight.as_detached_tensor() + product)
-            .and_then(|sum| Var::from_tensor(&sum))
-            .map_err(Error::internal)?;
-        parameters.insert(name, merged);
+            .ok_or_else(|| Error::internal(format!("the weight {name} is missing")))?
+            .as_detached_tensor();
+        let merged = lora
+            .merged(module, &weight, parameters)?
+            .ok_or_else(|| Error::internal(format!("{module} has half an adapter")))?;
+        parameters.insert(name, Var::from_tensor(&merged).map_err(Error::internal)?);
     }
+    remove(parameters);
     Ok(modules.len())
+}
+
+/// Takes what `merge` added off again, `W − B·A·scaling`. A DoRA adapter cannot be taken off: of the
+/// rows' lengths before it nothing is left.
+pub fn unmerge(parameters: &mut Parameters, lora: &LoraConfig) -> Result<usize> {
+    if lora.use_dora {
+        return Err(Error::new(
+            Code::Usage,
+            "a merged DoRA adapter cannot be taken off: the lengths of the rows before it are lost",
+            "keep the base model's folder",
+        ));
+    }
+    if lora.bias == LoraBias::All {
+        return Err(Error::new(
+            Code::Usage,
+            "an adapter with bias \"all\" cannot be taken off: the base's biases were replaced",
+            "keep the base model's folder",
+        ));
+    }
+    let mut negative = lora.clone();
+    negative.scale(-1.0);
+    merge(parameters, &negative)
+}
+
+/// Drops the adapter's weights.
+pub fn remove(parameters: &mut Parameters) {
+    let names: Vec<String> = parameters
+        .iter()
+        .filter(|(name, _)| is_adapter(name))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    for name in &names {
+        parameters.remove(name);
+    }
 }

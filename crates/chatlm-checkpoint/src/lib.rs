@@ -5,12 +5,13 @@
 //! `save_pretrained`; what a training run keeps in a checkpoint is the trainer's business.
 
 mod adapter;
+mod adapter_config;
 mod inference;
 mod model;
 mod store;
 mod tensors;
 
-pub use adapter::{load_adapter, merge, save_adapter};
+pub use adapter::{load_adapter, merge, remove, save_adapter, unmerge};
 pub use inference::{InferenceFolder, find_not_finite, load_weights, save_int8};
 pub use model::{ModelFolder, SaveOptions, load_model, save_model};
 pub use store::{Checkpoints, Loaded};

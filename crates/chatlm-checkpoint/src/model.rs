@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use chatlm_job::{Code, Error, Result};
-use chatlm_t5::{Config, Parameters};
+use chatlm_t5::{Config, Parameters, is_adapter};
 use serde_json::{Value, json};
 
-use crate::adapter::is_adapter;
 use crate::tensors::{all_finite, read_safetensors, write_safetensors};
 
 pub(crate) const WEIGHTS: &str = "model.safetensors";

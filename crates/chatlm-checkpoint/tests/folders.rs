@@ -458,8 +458,8 @@ fn an_adapter_survives_a_round_trip_and_keeps_pefts_names() {
     let mut folder = load_model(&golden("base"), &Device::Cpu).unwrap();
     let lora = load_adapter(&golden("adapter"), &folder.config, &mut folder.parameters).unwrap();
     assert_eq!(
-        (lora.targets.as_slice(), lora.bias),
-        (&["q".into(), "v".into()][..], LoraBias::None)
+        (lora.targets.clone(), lora.bias),
+        (vec!["q".into(), "v".into()].into(), LoraBias::None)
     );
     let out = tempfile::tempdir().unwrap();
     save_adapter(out.path(), &lora, &folder.parameters, "base").unwrap();
@@ -486,8 +486,9 @@ fn trained_relative_biases_travel_with_the_adapter() {
         r: 2,
         alpha: 4.0,
         dropout: 0.0,
-        targets: vec!["wo".into()],
+        targets: vec!["wo".into()].into(),
         bias: LoraBias::All,
+        ..LoraConfig::default()
     };
     lora.attach(&config, &mut parameters, 1).unwrap();
     let moved = (parameters.get(name).unwrap().as_detached_tensor() + 1.0).unwrap();
@@ -519,7 +520,12 @@ fn an_adapter_for_another_model_or_kind_is_refused() {
     );
 
     let dir = tempfile::tempdir().unwrap();
-    for (key, value) in [("use_dora", json!(true)), ("peft_type", json!("IA3"))] {
+    for (key, value) in [
+        ("lora_bias", json!(true)),
+        ("alora_invocation_tokens", json!([5, 6])),
+        ("init_lora_weights", json!("pissa_niter_16")),
+        ("peft_type", json!("IA3")),
+    ] {
         let text = fs::read(golden("adapter/adapter_config.json")).unwrap();
         let mut config: Value = serde_json::from_slice(&text).unwrap();
         config[key] = value;

@@ -83,6 +83,8 @@ codes! {
     DeviceUnavailable = "DEVICE_UNAVAILABLE", Environment;
     /// A precision that this build or device does not have.
     PrecisionUnavailable = "PRECISION_UNAVAILABLE", Environment;
+    /// One of several workers ended while the others needed it.
+    WorkerLost = "WORKER_LOST", Environment;
     /// A bug in this program.
     Internal = "INTERNAL", Bug;
     /// Interrupted by the user.

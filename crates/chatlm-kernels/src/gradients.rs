@@ -22,6 +22,8 @@ enum Room<'a> {
     Whole {
         values: Vec<f32>,
         starts: Vec<usize>,
+        /// Told of gradients that are complete, where the caller said that they are; and which were.
+        watch: Option<(Sink<'a>, Vec<bool>)>,
     },
     /// Only those that are not complete yet.
     Passing {
@@ -47,6 +49,7 @@ impl<'a> Gradients<'a> {
         let room = Room::Whole {
             values: Vec::new(),
             starts,
+            watch: None,
         };
         Self {
             written: vec![false; sizes.len()],
@@ -81,6 +84,7 @@ impl<'a> Gradients<'a> {
     /// Forgets what is written; the processor's memory stays.
     pub fn clear(&mut self) {
         self.written.fill(false);
+        self.unwatch();
         if let Room::Device(tensors) = &mut self.room {
             tensors.fill(None);
         }
@@ -116,7 +120,7 @@ impl<'a> Gradients<'a> {
             return None;
         }
         Some(match &self.room {
-            Room::Whole { values, starts } => &values[starts[index]..][..self.sizes[index]],
+            Room::Whole { values, starts, .. } => &values[starts[index]..][..self.sizes[index]],
             Room::Passing { values, .. } => &values[index],
             Room::Device(_) => panic!("gradients on a device are asked for as tensors"),
         })
@@ -126,7 +130,7 @@ impl<'a> Gradients<'a> {
     pub(crate) fn write(&mut self, index: usize, compute: impl FnOnce(&mut [f32], bool)) {
         let size = self.sizes[index];
         let values = match &mut self.room {
-            Room::Whole { values, starts } => {
+            Room::Whole { values, starts, .. } => {
                 if values.is_empty() {
                     *values = vec![0.0; self.sizes.iter().sum()];
                 }
@@ -180,12 +184,36 @@ impl<'a> Gradients<'a> {
 
     /// The weight's gradient is complete.
     pub(crate) fn ready(&mut self, index: usize) {
-        let Room::Passing { values, free, sink } = &mut self.room else {
-            return;
-        };
-        if std::mem::take(&mut self.written[index]) {
-            sink(index, &values[index]);
-            free.push(std::mem::take(&mut values[index]));
+        match &mut self.room {
+            Room::Passing { values, free, sink } => {
+                if std::mem::take(&mut self.written[index]) {
+                    sink(index, &values[index]);
+                    free.push(std::mem::take(&mut values[index]));
+                }
+            }
+            Room::Whole {
+                values,
+                starts,
+                watch: Some((watch, told)),
+            } if self.written[index] && !told[index] => {
+                told[index] = true;
+                watch(index, &values[starts[index]..][..self.sizes[index]]);
+            }
+            Room::Whole { .. } | Room::Device(_) => {}
+        }
+    }
+
+    /// From here on `sink` is told of each gradient as soon as it is complete, and all of them stay: for
+    /// the last of several backward passes that add up. [`Self::clear`] ends it.
+    pub fn watch(&mut self, sink: Sink<'a>) {
+        if let Room::Whole { watch, .. } = &mut self.room {
+            *watch = Some((sink, vec![false; self.sizes.len()]));
+        }
+    }
+
+    pub fn unwatch(&mut self) {
+        if let Room::Whole { watch, .. } = &mut self.room {
+            *watch = None;
         }
     }
 

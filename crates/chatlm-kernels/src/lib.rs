@@ -11,6 +11,7 @@
 )]
 
 mod attention;
+mod columns;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -35,6 +36,7 @@ pub mod testing;
 pub use cpu::has_kernels;
 
 pub use attention::{RelativeBias, attention};
+pub use columns::{adapted_lengths, scaled_columns};
 pub use dropout::{Drop, DropoutKeys, dropout, gated_gelu, relu, residual};
 pub use embedding::embedding;
 pub use gemm::Precision;

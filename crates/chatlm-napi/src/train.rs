@@ -19,6 +19,15 @@ pub struct TrainingRunOptions {
     pub force: bool,
     /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
     pub device: Option<String>,
+    /// Which of several workers this process is.
+    pub worker: Option<WorkerPlace>,
+}
+
+/// A worker's rank, and the folder where the workers of a run meet.
+#[napi(object)]
+pub struct WorkerPlace {
+    pub rank: u32,
+    pub folder: String,
 }
 
 /// A training run on a thread of its own.
@@ -75,6 +84,10 @@ impl TrainingRun {
                 fresh: options.fresh,
                 force: options.force,
                 device: options.device,
+                worker: options.worker.map(|place| chatlm_run::WorkerPlace {
+                    rank: place.rank as usize,
+                    folder: place.folder.into(),
+                }),
             };
             let run = Core::open(kind, config, options, job)?;
             let worker = Worker::start("chatlm-train", run)?;

@@ -20,7 +20,8 @@ const SAMPLES: &str = "samples.jsonl";
 #[derive(Debug)]
 struct Journal {
     path: PathBuf,
-    file: File,
+    /// None where another worker writes.
+    file: Option<File>,
     length: u64,
 }
 
@@ -37,13 +38,27 @@ impl Journal {
         let length = file.metadata().map_err(|e| failed(&e))?.len().min(keep);
         file.set_len(length).map_err(|e| failed(&e))?;
         file.seek(SeekFrom::Start(length)).map_err(|e| failed(&e))?;
-        Ok(Self { path, file, length })
+        Ok(Self {
+            path,
+            file: Some(file),
+            length,
+        })
+    }
+
+    fn of_another(path: PathBuf) -> Self {
+        Self {
+            path,
+            file: None,
+            length: 0,
+        }
     }
 
     fn append(&mut self, line: &Value) -> Result<()> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
         let text = format!("{line}\n");
-        self.file
-            .write_all(text.as_bytes())
+        file.write_all(text.as_bytes())
             .map_err(|e| Error::io(&e, "write", &self.path))?;
         self.length += text.len() as u64;
         Ok(())
@@ -101,6 +116,19 @@ impl Journals {
         })
     }
 
+    /// Those of a worker that writes none: another one does.
+    pub(crate) fn of_another(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            metrics: Journal::of_another(folder.join(METRICS)),
+            samples: Journal::of_another(folder.join(SAMPLES)),
+            events: None,
+            tokens: 0,
+            seconds: 0.0,
+            opened: Instant::now(),
+        }
+    }
+
     /// Bytes written so far to metrics and samples; a checkpoint remembers them.
     pub(crate) fn lengths(&self) -> (u64, u64) {
         (self.metrics.length, self.samples.length)
@@ -128,12 +156,18 @@ impl Journals {
     }
 
     fn metrics(&mut self, line: &Value) -> Result<()> {
+        if self.metrics.file.is_none() {
+            return Ok(());
+        }
         self.events()?.metrics(line)?;
         self.metrics.append(line)
     }
 
     /// A line of `samples.jsonl`.
     pub(crate) fn sample(&mut self, line: &Value) -> Result<()> {
+        if self.samples.file.is_none() {
+            return Ok(());
+        }
         self.events()?.sample(line)?;
         self.samples.append(line)
     }

@@ -228,7 +228,6 @@ pub(crate) fn identity(
         "tokenizer": prepared.tokenizer.hash(),
         "rows": rows,
         "batchSize": config.batch_size,
-        "gradientAccumulation": config.gradient_accumulation,
         "maxLength": config.max_length,
         "groupByLength": config.group_by_length.then_some(true),
         "seed": config.seed,

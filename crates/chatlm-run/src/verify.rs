@@ -56,12 +56,14 @@ fn compare(
         config["out"] = json!(folder.join(name));
         config["maxSteps"] = json!(steps);
         config["saveEvery"] = json!(0);
+        config["workers"] = json!(1);
         config["valid"] = Value::Null;
         for &part in parts {
             let options = RunOptions {
                 fresh: false,
                 force: false,
                 device: device.map(str::to_owned),
+                worker: None,
             };
             let mut run = TrainingRun::open(kind, config.clone(), options, job.clone())?;
             while run.step() < part {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use chatlm_kernels::{
-    DropoutKeys, RelativeBias, Rows, Tape, Value, Weight, attention, attention_probabilities,
-    dropout, linear, residual,
+    DropoutKeys, RelativeBias, Rows, Tape, Value, Weight, adapted_lengths, attention,
+    attention_probabilities, dropout, linear, residual, scaled_columns,
 };
 
 use crate::cache::LayerCache;
@@ -18,6 +18,8 @@ pub(crate) struct Adapter {
     pub(crate) a: Weight,
     /// (out, r)
     pub(crate) b: Weight,
+    /// DoRA: the length that each row of the adapted weight is to have, (out).
+    pub(crate) magnitude: Option<Weight>,
     pub(crate) scaling: f64,
     pub(crate) dropout: f64,
     pub(crate) site: u64,
@@ -52,12 +54,27 @@ impl Linear {
         let x = dropout(tape, x, rows, drop)?;
         let low = linear(tape, &x, &adapter.a, 1.0)?;
         let low = linear(tape, &low, &adapter.b, adapter.scaling)?;
-        residual(tape, &y, &low, rows, None)
+        let Some(magnitude) = &adapter.magnitude else {
+            return residual(tape, &y, &low, rows, None);
+        };
+        let (a, b) = (adapter.a.tensor(), adapter.b.tensor());
+        let lengths = adapted_lengths(self.weight.tensor(), a, b, adapter.scaling)?;
+        if drop.is_none_or(|(keys, _)| keys.rate == 0.0) {
+            let whole = residual(tape, &y, &low, rows, None)?;
+            return scaled_columns(tape, &whole, magnitude, &lengths, 0.0);
+        }
+        // As PEFT: what the magnitude changes sees the dropped input, the base the whole one.
+        let base = linear(tape, &x, &self.weight, 1.0)?;
+        let base = scaled_columns(tape, &base, magnitude, &lengths, 1.0)?;
+        let low = scaled_columns(tape, &low, magnitude, &lengths, 0.0)?;
+        let change = residual(tape, &base, &low, rows, None)?;
+        residual(tape, &y, &change, rows, None)
     }
 
     pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
-        let adapter = self.adapter.iter().flat_map(|a| [&a.a, &a.b]);
-        std::iter::once(&self.weight).chain(adapter)
+        let adapter = self.adapter.iter();
+        let adapter = adapter.flat_map(|a| [Some(&a.a), Some(&a.b), a.magnitude.as_ref()]);
+        std::iter::once(&self.weight).chain(adapter.flatten())
     }
 }
 

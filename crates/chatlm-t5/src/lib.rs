@@ -10,6 +10,7 @@ mod cache;
 mod config;
 mod inference;
 mod lora;
+mod lora_targets;
 mod model;
 mod parameters;
 mod sequences;
@@ -17,12 +18,13 @@ mod stack;
 
 pub use cache::Cache;
 pub use chatlm_kernels::{
-    DropoutKeys, Gradients, Mapping, Precision, Projection, Rows, Stored, StoredBuilder,
+    DropoutKeys, Gradients, Mapping, Precision, Projection, Rows, Sink, Stored, StoredBuilder,
     StoredKind, Tape, Value, best, cpu, has_kernels, write,
 };
 pub use config::Config;
 pub use inference::{Session, WeightSource, Weights, is_small, weight_shapes};
-pub use lora::{LoraBias, LoraConfig};
+pub use lora::{LoraBias, LoraConfig, LoraInit, MAGNITUDE, is_adapter};
+pub use lora_targets::Names;
 pub use model::{Model, Pass};
 pub use parameters::{Parameters, is_copy};
 pub use sequences::Sequences;

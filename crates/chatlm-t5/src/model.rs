@@ -11,7 +11,7 @@ use chatlm_kernels::{
 use crate::attention::{Adapter, Attention, Linear};
 use crate::cache::{Cache, LayerCache};
 use crate::config::Config;
-use crate::lora::LoraConfig;
+use crate::lora::{LoraConfig, MAGNITUDE};
 use crate::parameters::Parameters;
 use crate::sequences::Sequences;
 use crate::stack::{Block, FeedForward, Residual, Stack};
@@ -230,7 +230,12 @@ impl Builder<'_> {
             Some(lora) if self.parameters.get(&a).is_some() => Some(Adapter {
                 a: self.weight(&a)?,
                 b: self.weight(&format!("{module}.lora_B.weight"))?,
-                scaling: lora.scaling(),
+                magnitude: if lora.use_dora {
+                    Some(self.weight(&format!("{module}.{MAGNITUDE}"))?)
+                } else {
+                    None
+                },
+                scaling: lora.scaling(module)?,
                 dropout: lora.dropout,
                 site,
             }),

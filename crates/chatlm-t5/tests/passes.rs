@@ -18,11 +18,12 @@ use common::{
 
 const LENGTHS: [(usize, usize); 4] = [(9, 7), (1, 12), (14, 1), (5, 5)];
 
-/// An adapter on every kind of linear layer, with dropout of its own.
+/// An adapter on every kind of linear layer, with dropout of its own; for v1.1 with DoRA.
 fn adapter(config: &Config, parameters: &mut Parameters) -> LoraConfig {
     let wi = if config.gated() { "wi_1" } else { "wi" };
     let lora = LoraConfig {
         dropout: 0.25,
+        use_dora: config.gated(),
         ..lora(&["q", "v", "o", wi, "wo"], LoraBias::All)
     };
     lora.attach(config, parameters, 5).unwrap();

@@ -288,7 +288,7 @@ fn an_adapter_starts_as_nothing_can_be_switched_off_and_merges() {
             let part = |name: &str| parameters.get(&format!("{module}.{name}.weight")).unwrap();
             let low = part("lora_B").matmul(part("lora_A")).unwrap();
             let var = merged.get(&format!("{module}.weight")).unwrap();
-            var.set(&(var.as_tensor() + (low * lora.scaling()).unwrap()).unwrap())
+            var.set(&(var.as_tensor() + (low * lora.scaling(module).unwrap()).unwrap()).unwrap())
                 .unwrap();
         }
         let merged = Model::new(&config, &merged, None).unwrap();

@@ -153,14 +153,11 @@ impl TrainConfig {
                 return refuse("precision", what, "use f32, bf16 or f16");
             }
         }
-        if self.workers != 1 {
-            let what = format!("{} workers: more than one is not built yet", self.workers);
-            return refuse("workers", what, "set workers to 1");
-        }
         for (field, value) in [
             ("epochs", self.epochs),
             ("batchSize", self.batch_size as u64),
             ("gradientAccumulation", self.gradient_accumulation as u64),
+            ("workers", self.workers as u64),
             ("maxSteps", self.max_steps.unwrap_or(1)),
         ] {
             if value == 0 {
@@ -303,7 +300,7 @@ pub(crate) mod tests {
         for (field, value, code) in [
             ("precision", json!("f16"), Code::PrecisionUnavailable),
             ("precision", json!("int8"), Code::ConfigInvalid),
-            ("workers", json!(2), Code::ConfigInvalid),
+            ("workers", json!(0), Code::ConfigInvalid),
             ("batchSize", json!(0), Code::ConfigInvalid),
             ("learningRate", json!(-1.0), Code::ConfigInvalid),
             ("dropout", json!(1.0), Code::ConfigInvalid),

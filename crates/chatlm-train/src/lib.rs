@@ -9,6 +9,7 @@ mod bleu;
 mod config;
 mod freeze;
 mod loss;
+pub mod parallel;
 mod passes;
 mod preference;
 mod scaler;

@@ -5,18 +5,45 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chatlm_job::{Error, Result};
-use chatlm_t5::{Config, DropoutKeys, Gradients, LoraConfig, Model, Pass, Precision, Tape, Value};
+use chatlm_t5::{
+    Config, DropoutKeys, Gradients, LoraConfig, Model, Pass, Precision, Sink, Tape, Value,
+};
 
 use crate::batch::{PreferenceBatch, SequenceBatch};
 use crate::config::TrainConfig;
 use crate::loss::{NOTHING, target_log_probabilities};
-use crate::preference::{PreferenceMeasures, Sums, pairs};
+use crate::preference::{Sums, pairs};
 
 /// What the passes of a step have found.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Found<M> {
     pub(crate) measured: M,
     pub(crate) forward_seconds: f64,
+}
+
+/// What a step's sums are divided by: of all micro-batches, and of all workers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Totals {
+    /// Target tokens, or those of the chosen answers.
+    pub(crate) tokens: f64,
+    pub(crate) pairs: f64,
+}
+
+impl Totals {
+    pub(crate) fn of(micro: &[SequenceBatch]) -> Self {
+        Self {
+            tokens: micro.iter().map(|batch| batch.tokens).sum::<usize>() as f64,
+            pairs: 0.0,
+        }
+    }
+
+    pub(crate) fn of_pairs(micro: &[PreferenceBatch]) -> Self {
+        let chosen = micro.iter().map(|batch| &batch.chosen);
+        Self {
+            tokens: chosen.clone().map(|side| side.tokens).sum::<usize>() as f64,
+            pairs: chosen.map(SequenceBatch::len).sum::<usize>() as f64,
+        }
+    }
 }
 
 /// What the passes look at, and nothing that a step changes.
@@ -59,15 +86,17 @@ impl Passes<'_> {
         })
     }
 
-    /// Mean loss of all micro-batches; its gradients are added up.
-    pub(crate) fn gradients(
+    /// These micro-batches' part of the mean loss; its gradients are added up.
+    pub(crate) fn gradients<'g>(
         &self,
         micro: &[SequenceBatch],
-        gradients: &mut Gradients<'_>,
+        totals: Totals,
+        gradients: &mut Gradients<'g>,
+        mut watch: Option<Sink<'g>>,
     ) -> Result<Found<f64>> {
-        let total = micro.iter().map(|batch| batch.tokens).sum::<usize>().max(1) as f64;
+        let total = totals.tokens.max(1.0);
         let mut found = Found::<f64>::default();
-        for batch in micro {
+        for (place, batch) in micro.iter().enumerate() {
             let started = Instant::now();
             let (model, precision) = (self.model, self.precision());
             let (tape, pass) = (Tape::new(precision), self.pass(&batch.keys));
@@ -90,30 +119,28 @@ impl Passes<'_> {
             if !found.measured.is_finite() {
                 break;
             }
+            if place + 1 == micro.len()
+                && let Some(sink) = watch.take()
+            {
+                gradients.watch(sink);
+            }
             tape.backward(vec![(hidden, gradient)], gradients)
                 .map_err(Error::internal)?;
         }
         Ok(found)
     }
 
-    pub(crate) fn preference_gradients(
+    pub(crate) fn preference_gradients<'g>(
         &self,
         micro: &[PreferenceBatch],
-        gradients: &mut Gradients<'_>,
-    ) -> Result<Found<PreferenceMeasures>> {
+        totals: Totals,
+        gradients: &mut Gradients<'g>,
+        watch: Option<Sink<'g>>,
+    ) -> Result<Found<Sums>> {
         let kind = self.settings.loss;
-        let count = micro
-            .iter()
-            .map(|batch| batch.chosen.len())
-            .sum::<usize>()
-            .max(1) as f64;
-        let chosen_tokens = micro
-            .iter()
-            .map(|batch| batch.chosen.tokens)
-            .sum::<usize>()
-            .max(1);
+        let count = totals.pairs.max(1.0);
         let cross_entropy = if kind.adds_cross_entropy() {
-            1.0 / chosen_tokens as f64
+            1.0 / totals.tokens.max(1.0)
         } else {
             0.0
         };
@@ -165,8 +192,12 @@ impl Passes<'_> {
             tape.backward(vec![(left, chosen), (right, rejected)], gradients)
                 .map_err(Error::internal)?;
         }
+        // Not before: the decoder's weights are used twice on a tape, and are complete after both.
+        if let Some(sink) = watch {
+            gradients.watch(sink);
+        }
         Ok(Found {
-            measured: sums.means(),
+            measured: sums,
             forward_seconds,
         })
     }

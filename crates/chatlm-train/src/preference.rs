@@ -174,7 +174,7 @@ pub(crate) fn pairs(
 }
 
 /// Sums of what [`PreferenceMeasures`] has means of.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Sums {
     measures: PreferenceMeasures,
     /// Of the chosen answers, where the loss adds it.
@@ -196,6 +196,47 @@ impl Sums {
             self.chosen_tokens += pair.chosen.tokens;
         }
         self.pairs += 1;
+    }
+
+    /// As numbers that can be added up, and back.
+    pub(crate) fn numbers(&self) -> [f64; 8] {
+        let m = &self.measures;
+        let counts = [self.chosen_tokens as f64, self.pairs as f64];
+        [
+            m.loss,
+            m.chosen,
+            m.rejected,
+            m.margins,
+            m.accuracies,
+            self.cross_entropy,
+            counts[0],
+            counts[1],
+        ]
+    }
+
+    pub(crate) fn of_numbers(numbers: [f64; 8]) -> Self {
+        let [
+            loss,
+            chosen,
+            rejected,
+            margins,
+            accuracies,
+            cross_entropy,
+            tokens,
+            pairs,
+        ] = numbers;
+        Self {
+            measures: PreferenceMeasures {
+                loss,
+                chosen,
+                rejected,
+                margins,
+                accuracies,
+            },
+            cross_entropy,
+            chosen_tokens: tokens as usize,
+            pairs: pairs as usize,
+        }
     }
 
     pub(crate) fn means(&self) -> PreferenceMeasures {

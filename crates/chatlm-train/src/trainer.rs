@@ -14,13 +14,14 @@ use candle_core::{DType, Device, Tensor, Var};
 use chatlm_checkpoint::{Loaded, Piece};
 use chatlm_job::{Code, Error, Result};
 use chatlm_optim::{Optimizer, Part, STEP, Schedule, clip_scale, squared_norm};
-use chatlm_t5::{Config, Gradients, LoraConfig, Model, Parameters, has_kernels, write};
+use chatlm_t5::{Config, Gradients, LoraConfig, Model, Parameters, Sink, has_kernels, write};
 
 use crate::batch::{PreferenceBatch, SequenceBatch};
 use crate::config::{OnNan, TrainConfig};
 use crate::freeze::trainable;
-use crate::passes::Passes;
-use crate::preference::PreferenceMeasures;
+use crate::parallel::{Talk, Team};
+use crate::passes::{Found, Passes, Totals};
+use crate::preference::{PreferenceMeasures, Sums};
 use crate::scaler::LossScale;
 use crate::update::{apply, norm};
 
@@ -67,6 +68,8 @@ pub struct Trainer {
     /// Of f16 alone.
     scaler: Option<LossScale>,
     schedule: Schedule,
+    /// Of several workers.
+    team: Option<Team>,
     device: Device,
     /// Whether gradients and moments are plain memory, for kernels of the processor.
     plain: bool,
@@ -117,6 +120,7 @@ impl Trainer {
             settings: settings.clone(),
             optimizer,
             scaler: (settings.precision == "f16").then(LossScale::default),
+            team: None,
             device,
             plain,
             config,
@@ -129,6 +133,34 @@ impl Trainer {
             step: 0,
             whole: true,
         })
+    }
+
+    /// Trains as one of several workers from here on: each has rows of its own and the same weights,
+    /// and keeps the optimizer's state of a share of them.
+    pub fn join(mut self, talk: Talk) -> Result<Self> {
+        if !self.plain {
+            return Err(Error::new(
+                Code::ConfigInvalid,
+                "several workers train on the processor alone in this build",
+                "set workers to 1, or choose --device cpu",
+            )
+            .with("field", "workers"));
+        }
+        let team = Team::new(talk, self.sizes());
+        let shapes: Vec<(String, Vec<usize>)> = team
+            .own()
+            .iter()
+            .map(|&index| &self.trained[index])
+            .map(|(name, var)| (name.clone(), var.dims().to_vec()))
+            .collect();
+        self.optimizer = Optimizer::new(self.settings.optimizer(), &shapes);
+        self.team = Some(team);
+        Ok(self)
+    }
+
+    /// The number of steps that the schedule spans, where a run finds another one than it began with.
+    pub fn set_total(&mut self, total: u64) {
+        self.schedule.total = total;
     }
 
     pub fn config(&self) -> &Config {
@@ -223,11 +255,15 @@ impl Trainer {
             .iter()
             .map(|batch| batch.tokens + batch.source_tokens)
             .sum();
+        let (totals, tokens) = self.of_all(Totals::of(micro), tokens)?;
         if self.fuses(micro.len()) {
             return self.fused_step(started, &micro[0], tokens);
         }
         let mut gradients = self.take_gradients();
-        let found = self.passes().gradients(micro, &mut gradients)?;
+        let mut found = self.gather(&mut gradients, |passes, gradients, watch| {
+            passes.gradients(micro, totals, gradients, watch)
+        })?;
+        self.sum(std::slice::from_mut(&mut found.measured))?;
         let report = StepReport {
             loss: found.measured,
             tokens,
@@ -244,16 +280,60 @@ impl Trainer {
             .iter()
             .map(|batch| batch.chosen.source_tokens + batch.chosen.tokens + batch.rejected.tokens)
             .sum();
+        let (totals, tokens) = self.of_all(Totals::of_pairs(micro), tokens)?;
         let mut gradients = self.take_gradients();
-        let found = self.passes().preference_gradients(micro, &mut gradients)?;
+        let found = self.gather(&mut gradients, |passes, gradients, watch| {
+            passes.preference_gradients(micro, totals, gradients, watch)
+        })?;
+        let mut numbers = found.measured.numbers();
+        self.sum(&mut numbers)?;
+        let measured = Sums::of_numbers(numbers).means();
         let report = StepReport {
-            loss: found.measured.loss,
+            loss: measured.loss,
             tokens,
             forward_seconds: found.forward_seconds,
-            rewards: Some(found.measured),
+            rewards: Some(measured),
             ..self.report()
         };
         self.update(started, report, gradients)
+    }
+
+    /// What all workers have together.
+    fn of_all(&self, totals: Totals, tokens: usize) -> Result<(Totals, usize)> {
+        let mut numbers = [totals.tokens, totals.pairs, tokens as f64];
+        self.sum(&mut numbers)?;
+        let [target, pairs, tokens] = numbers;
+        let totals = Totals {
+            tokens: target,
+            pairs,
+        };
+        Ok((totals, tokens as usize))
+    }
+
+    /// Adds the other workers' numbers.
+    fn sum(&self, numbers: &mut [f64]) -> Result<()> {
+        self.team.as_ref().map_or(Ok(()), |team| team.sum(numbers))
+    }
+
+    /// Runs the passes of a step; of several workers, while their gradients are summed.
+    fn gather<M>(
+        &mut self,
+        gradients: &mut Gradients<'static>,
+        work: impl FnOnce(
+            &Passes<'_>,
+            &mut Gradients<'static>,
+            Option<Sink<'static>>,
+        ) -> Result<Found<M>>,
+    ) -> Result<Found<M>> {
+        let Some(mut team) = self.team.take() else {
+            return work(&self.passes(), gradients, None);
+        };
+        let passes = self.passes();
+        let found = team.gather(gradients, |gradients, watch| {
+            work(&passes, gradients, watch)
+        });
+        self.team = Some(team);
+        found
     }
 
     /// Whether the gradients of all trained weights are held at once in a step of so many micro-batches.
@@ -266,7 +346,7 @@ impl Trainer {
     /// step) has to see all gradients first.
     fn fuses(&self, micro: usize) -> bool {
         let alone = self.settings.clip == 0.0 && micro == 1;
-        self.plain && alone && self.settings.on_nan == OnNan::Stop
+        self.plain && alone && self.team.is_none() && self.settings.on_nan == OnNan::Stop
     }
 
     fn fused_step(
@@ -305,8 +385,9 @@ impl Trainer {
                 }
                 *seconds += started.elapsed().as_secs_f64();
             };
+            let micro = std::slice::from_ref(batch);
             let mut gradients = Gradients::with_sink(sizes, Box::new(sink));
-            let found = passes.gradients(std::slice::from_ref(batch), &mut gradients);
+            let found = passes.gradients(micro, Totals::of(micro), &mut gradients, None);
             if found.as_ref().is_ok_and(|found| found.measured.is_finite()) {
                 gradients.finish();
             }
@@ -356,8 +437,17 @@ impl Trainer {
         mut gradients: Gradients<'static>,
     ) -> Result<StepReport> {
         let since = Instant::now();
+        let mut there = Vec::new();
         if report.loss.is_finite() {
-            report.grad_norm = norm(&gradients)? / self.scale();
+            let norm = match &self.team {
+                Some(team) => {
+                    let (squares, found) = team.squares(&gradients)?;
+                    there = found;
+                    squares.sqrt()
+                }
+                None => norm(&gradients)?,
+            };
+            report.grad_norm = norm / self.scale();
         }
         report.skipped = !(report.loss.is_finite() && report.grad_norm.is_finite());
         if report.skipped {
@@ -378,7 +468,10 @@ impl Trainer {
             };
             self.optimizer.begin_step();
             let (optimizer, rate) = (&mut self.optimizer, report.learning_rate);
-            apply(optimizer, &self.trained, &gradients, scale, rate)?;
+            match &mut self.team {
+                Some(team) => team.apply(optimizer, &self.trained, &there, (scale, rate))?,
+                None => apply(optimizer, &self.trained, &gradients, scale, rate)?,
+            }
             if let Some(scaler) = &mut self.scaler {
                 scaler.succeeded();
             }
@@ -416,7 +509,8 @@ impl Trainer {
 
     /// The tensors of a checkpoint, by file: all weights, or only the adapter's where one is
     /// trained (its base is a model folder that does not change), and the optimizer's state.
-    /// Nothing is copied for it.
+    /// Nothing is copied for it, but for the shares of other workers: all of them call this together,
+    /// and rank 0 has the whole.
     pub fn state(&self) -> Result<Vec<(&'static str, BTreeMap<String, Piece<'_>>)>> {
         let weights = self
             .saved()
@@ -436,6 +530,9 @@ impl Trainer {
         optimizer.insert(STEP.to_owned(), Piece::Tensor(step));
         if let Some(scaler) = &self.scaler {
             optimizer.append(&mut scaler.state()?);
+        }
+        if let Some(team) = &self.team {
+            team.complete(&mut optimizer)?;
         }
         Ok(vec![(WEIGHTS, weights), (OPTIMIZER, optimizer)])
     }
@@ -502,4 +599,4 @@ impl Trainer {
 mod device_tests;
 #[cfg(test)]
 #[path = "trainer_tests.rs"]
-mod tests;
+pub(crate) mod tests;

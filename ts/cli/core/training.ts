@@ -91,6 +91,9 @@ export const trainingVerb = (kind: RunKind, description: string) =>
     {
       config: Flags.text("config", "JSON, JSONC, YAML or a .ts module", "FILE").pipe(Flag.optional),
       set: Flags.text("set", "One key of the configuration", "KEY=JSON").pipe(Flag.atLeast(0)),
+      workers: Flags.integer("workers", "Processes on this machine that train together (default 1)", 1).pipe(
+        Flag.optional
+      ),
       printConfig: Flags.boolean("print-config", "Print the whole configuration and stop"),
       fresh: Flags.boolean("fresh", "Start over instead of going on from the newest checkpoint"),
       force: Flags.boolean("force", "With --fresh: throw away what is there")
@@ -106,6 +109,7 @@ export const trainingVerb = (kind: RunKind, description: string) =>
           file: Option.getOrUndefined(flags.config),
           set: [
             ...flags.set,
+            ...(Option.isSome(flags.workers) ? [`workers=${flags.workers.value}`] : []),
             ...(Option.isSome(common.seed) ? [`seed=${common.seed.value}`] : []),
             ...(Option.isSome(common.threads) ? [`threads=${common.threads.value}`] : [])
           ]
@@ -113,6 +117,11 @@ export const trainingVerb = (kind: RunKind, description: string) =>
         if (flags.printConfig) return yield* output.result(written, JSON.stringify(written, null, 2))
         const config = yield* configWithLocalPaths<typeof kind>(written)
 
+        // Of those that mpirun starts the first speaks.
+        if ((host.env["OMPI_COMM_WORLD_RANK"] ?? "0") !== "0") {
+          yield* train({ kind, config, fresh: flags.fresh, force: flags.force })
+          return
+        }
         let total: number | undefined
         let lastLine = host.now()
         const losses: Array<number> = []

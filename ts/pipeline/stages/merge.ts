@@ -21,7 +21,7 @@ export const merge = ({ name = "merge", model, adapter }: MergeOptions): Model =
       Effect.map(
         mergeLora({
           base: only(inputs.model),
-          adapter: only(inputs.adapter),
+          adapters: [only(inputs.adapter)],
           output: outputs.model,
           force: true
         }),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chatlm_generate::Settings;
-use chatlm_job::Result;
+use chatlm_job::{Code, Error, Result};
 use chatlm_t5::{StoredKind, Weights, has_kernels};
 use serde_json::json;
 
@@ -15,6 +15,33 @@ use crate::setup::RunKind;
 use crate::validation::{Measured, measure, measure_preferences};
 
 impl TrainingRun {
+    /// Of several workers the leader evaluates, and all learn what it found.
+    pub(super) fn evaluate_for_all(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        if self.crew.is_alone() {
+            return self.evaluate(events);
+        }
+        let mut found = Vec::new();
+        if self.crew.leads() {
+            let done = match self.evaluate(events) {
+                Err(error) if error.code() == Code::Cancelled => false,
+                result => result.map(|()| true)?,
+            };
+            let told = (done, self.state.best, self.state.worse);
+            found = serde_json::to_vec(&told).map_err(Error::internal)?;
+        }
+        let found = self.crew.told_by_leader(found)?;
+        let (done, best, worse): (bool, Option<f64>, u64) =
+            serde_json::from_slice(&found).map_err(Error::internal)?;
+        if !done {
+            return Err(Error::cancelled());
+        }
+        if !self.crew.leads() {
+            (self.state.best, self.state.worse) = (best, worse);
+            self.state.evaluated = Some(self.state.step);
+        }
+        Ok(())
+    }
+
     pub(super) fn evaluate(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let step = self.state.step;
         let epoch = self.epoch();

@@ -25,10 +25,11 @@ use crate::batches::{preference_batch, sequence_batch};
 use crate::device::open_device;
 use crate::event::{Event, FinishReason, Rewards, StepEvent};
 use crate::journal::Journals;
-use crate::machine::{rss_bytes, set_threads};
+use crate::machine::rss_bytes;
 use crate::reference::ReferenceScores;
 use crate::setup::{Prepared, RunKind, identity, open_rows, prepare, read_config, train_sets};
 use crate::worker::compute;
+use crate::workers::{Crew, WorkerPlace};
 use not_finite::not_finite;
 use saving::make_room;
 use state::State;
@@ -42,6 +43,8 @@ pub struct RunOptions {
     pub force: bool,
     /// `cpu`, `cuda:N` or `metal`; where left out the best there is. A run may go on on another one.
     pub device: Option<String>,
+    /// Which of several workers this process is.
+    pub worker: Option<WorkerPlace>,
 }
 
 /// An open run.
@@ -63,6 +66,18 @@ pub struct TrainingRun {
     saved: Option<u64>,
     total: u64,
     pending: Vec<Event>,
+    crew: Crew,
+    /// Of several workers: they have stopped and saved together.
+    stopped: bool,
+}
+
+/// What a worker trains on in one optimizer step.
+struct Share {
+    /// Its micro-batches; none at an epoch's end, perhaps.
+    batches: Vec<Batch>,
+    /// The place after all workers' batches.
+    next: Cursor,
+    epoch_ended: bool,
 }
 
 impl TrainingRun {
@@ -70,11 +85,12 @@ impl TrainingRun {
         let resolved = config.clone();
         let device = open_device(options.device.as_deref())?;
         let config = read_config(config, &device)?;
-        if let Some(threads) = config.threads {
-            set_threads(threads)?;
-        }
+        let crew = Crew::open(&config, options.worker.as_ref(), &job.cancel)?;
         let out = PathBuf::from(&config.out);
-        make_room(&out, &options)?;
+        if crew.leads() {
+            make_room(&out, &options)?;
+        }
+        crew.barrier()?;
         let prepared = prepare(kind, &config, &device)?;
         let rows = open_rows(
             kind,
@@ -103,7 +119,7 @@ impl TrainingRun {
         };
         let steps_per_epoch = rows
             .batches_per_epoch()
-            .div_ceil(config.gradient_accumulation.max(1) as u64);
+            .div_ceil((config.gradient_accumulation * crew.world()).max(1) as u64);
         let total = config.max_steps.unwrap_or(config.epochs * steps_per_epoch);
         let identity = identity(kind, &config, &prepared, rows.rows())?;
         let Prepared {
@@ -113,11 +129,18 @@ impl TrainingRun {
             lora,
             model_hash,
         } = prepared;
-        let trainer = Trainer::new(&config, model, parameters, lora, total)?;
+        let mut trainer = Trainer::new(&config, model, parameters, lora, total)?;
+        if let Some(talk) = crew.talk() {
+            trainer = trainer.join(talk)?;
+        }
 
         fs::create_dir_all(&out).map_err(|e| Error::io(&e, "create", &out))?;
         let (mut reference, mut valid_reference) = (None, None);
         if kind == RunKind::Dpo && trainer.needs_reference() {
+            // The leader computes them, the others read what it has written.
+            if !crew.leads() {
+                crew.barrier()?;
+            }
             // Before anything is restored: the weights are still those of the reference.
             let model = trainer.model()?;
             let scores = |paths: Vec<SetSpec>| -> Result<ReferenceScores> {
@@ -131,12 +154,21 @@ impl TrainingRun {
                 };
                 valid_reference = Some(scores(vec![set])?);
             }
+            if crew.leads() {
+                crew.barrier()?;
+            }
         }
 
         let checkpoints = Checkpoints::open(&out.join("checkpoints"))?;
         let mut run = Self {
             kind,
-            journals: Journals::open(&out, u64::MAX, u64::MAX)?,
+            journals: if crew.leads() {
+                Journals::open(&out, u64::MAX, u64::MAX)?
+            } else {
+                Journals::of_another(&out)
+            },
+            crew,
+            stopped: false,
             config,
             out,
             job,
@@ -155,7 +187,9 @@ impl TrainingRun {
         };
         run.resume()?;
         let text = serde_json::to_vec_pretty(&resolved).map_err(Error::internal)?;
-        AtomicFile::write_all(&run.out.join("config.json"), true, &text)?;
+        if run.crew.leads() {
+            AtomicFile::write_all(&run.out.join("config.json"), true, &text)?;
+        }
         Ok(run)
     }
 
@@ -176,9 +210,12 @@ impl TrainingRun {
     pub fn advance(&mut self, steps: u64) -> Result<Vec<Event>> {
         let mut events = std::mem::take(&mut self.pending);
         let mut done = 0;
-        loop {
+        while !self.stopped {
             match self.settle(&mut events) {
-                Err(error) if error.code() == Code::Cancelled => break,
+                Err(error) if error.code() == Code::Cancelled => {
+                    self.stop(&mut events)?;
+                    break;
+                }
                 result => result?,
             }
             if self.state.finished {
@@ -193,10 +230,21 @@ impl TrainingRun {
                 });
                 break;
             }
-            if done == steps || self.job.cancel.is_cancelled() {
+            let cancelled = self.job.cancel.is_cancelled();
+            if done == steps && (self.crew.is_alone() || !cancelled) {
                 break;
             }
-            match self.one_step(&mut events) {
+            let share = match self.next_batches() {
+                Err(error) if error.code() == Code::Cancelled => None,
+                share => Some(share?),
+            };
+            // Where one stops all of them do, at the same step.
+            let stops = self.crew.any(cancelled || share.is_none())?;
+            let Some(share) = share.filter(|_| !stops) else {
+                self.stop(&mut events)?;
+                break;
+            };
+            match self.one_step(share, &mut events) {
                 Err(error) if error.code() == Code::Cancelled => break,
                 Err(error) => {
                     // Where the state before the failed step is whole, it is kept for the next start.
@@ -211,6 +259,21 @@ impl TrainingRun {
         Ok(events)
     }
 
+    /// Of several workers: saves together, as no other call of theirs will come; one that nobody has
+    /// cancelled learns here that another was.
+    fn stop(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        if self.crew.is_alone() {
+            return Ok(());
+        }
+        self.stopped = true;
+        self.save_if_new(events)?;
+        self.job
+            .cancel
+            .is_cancelled()
+            .then_some(())
+            .ok_or_else(Error::cancelled)
+    }
+
     /// Whatever is due at the current step and not done yet.
     fn settle(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let step = self.state.step;
@@ -221,7 +284,7 @@ impl TrainingRun {
             step == 0 || self.state.epoch_ended
         };
         if self.valid.is_some() && (due || last) && self.state.evaluated != Some(step) {
-            self.evaluate(events)?;
+            self.evaluate_for_all(events)?;
         }
         let stop = self
             .config
@@ -239,9 +302,13 @@ impl TrainingRun {
         Ok(())
     }
 
-    fn one_step(&mut self, events: &mut Vec<Event>) -> Result<()> {
+    fn one_step(&mut self, share: Share, events: &mut Vec<Event>) -> Result<()> {
         let started = Instant::now();
-        let batches = self.next_batches()?;
+        let Share {
+            batches,
+            next,
+            epoch_ended,
+        } = share;
         let report = match self.train(&batches) {
             Err(error) if error.code() == Code::NotFinite => {
                 let file = self.keep_batch(&batches)?;
@@ -255,12 +322,9 @@ impl TrainingRun {
             self.keep_batch(&batches)?;
         }
         let state = &mut self.state;
-        let Some(last) = batches.last() else {
-            return Ok(());
-        };
         state.step += 1;
-        state.epoch_ended = last.next.epoch > last.epoch;
-        state.cursor = last.next;
+        state.epoch_ended = epoch_ended;
+        state.cursor = next;
         if overflowed {
             state.window.overflows += 1;
             let scale = report.loss_scale.unwrap_or_default();
@@ -291,18 +355,44 @@ impl TrainingRun {
         Ok(())
     }
 
-    /// The micro-batches of one optimizer step; fewer at an epoch's end.
-    fn next_batches(&mut self) -> Result<Vec<Batch>> {
-        let mut batches: Vec<Batch> = Vec::new();
-        while batches.len() < self.config.gradient_accumulation.max(1) {
+    /// The micro-batches of one optimizer step; fewer at an epoch's end. Of several workers each takes
+    /// every so-many-th of the one order that all of them read, so that a step ends at the same place
+    /// whoever they are, and a checkpoint's place means the same to any number of them.
+    fn next_batches(&mut self) -> Result<Share> {
+        let (rank, world) = (self.crew.rank(), self.crew.world());
+        let mut share = Share {
+            batches: Vec::new(),
+            next: self.state.cursor,
+            epoch_ended: false,
+        };
+        for place in 0..self.config.gradient_accumulation.max(1) * world {
             let batch = self.rows.next_batch()?;
-            let ends = batch.next.epoch > batch.epoch;
-            batches.push(batch);
-            if ends {
+            share.next = batch.next;
+            share.epoch_ended = batch.next.epoch > batch.epoch;
+            if place % world == rank {
+                share.batches.push(batch);
+            }
+            if share.epoch_ended {
                 break;
             }
         }
-        Ok(batches)
+        Ok(share)
+    }
+
+    /// The steps of the whole run from where it is: those done, and what is left of the epochs with
+    /// this many workers and micro-batches.
+    fn count_steps(&mut self) {
+        if self.config.max_steps.is_some() || self.state.step == 0 {
+            return;
+        }
+        let Cursor { epoch, row } = self.state.cursor;
+        let step = (self.config.gradient_accumulation.max(1) * self.crew.world()) as u64;
+        let batches = |rows: u64| rows.div_ceil(self.config.batch_size.max(1) as u64);
+        let whole = batches(self.rows.rows()).div_ceil(step);
+        let left = self.config.epochs.saturating_sub(epoch) * whole;
+        let done = whole - batches(self.rows.rows() - row).div_ceil(step);
+        self.total = self.state.step + left.saturating_sub(done);
+        self.trainer.set_total(self.total);
     }
 
     fn train(&mut self, batches: &[Batch]) -> Result<StepReport> {

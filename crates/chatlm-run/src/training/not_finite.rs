@@ -12,7 +12,10 @@ impl TrainingRun {
     /// Writes the rows of a step whose loss or gradients were not finite, to be looked at: a line a
     /// row, with its place among the rows, its texts and their ids.
     pub(super) fn keep_batch(&self, batches: &[Batch]) -> Result<PathBuf> {
-        let path = not_finite(&self.out, self.state.step + 1);
+        let mut path = not_finite(&self.out, self.state.step + 1);
+        if !self.crew.leads() {
+            path.set_extension(format!("worker-{}.jsonl", self.crew.rank()));
+        }
         let columns = self.kind.columns();
         let mut text = String::new();
         for batch in batches {

@@ -42,9 +42,23 @@ impl TrainingRun {
             self.trainer.restore(loaded)?;
             self.rows.seek(self.state.cursor);
         }
+        if !self.crew.same(self.state.step)? {
+            return Err(Error::new(
+                Code::CheckpointInvalid,
+                format!(
+                    "the workers see different checkpoints in {}",
+                    self.out.display()
+                ),
+                "all workers need the same files at the same path",
+            )
+            .with("file", self.out.display().to_string()));
+        }
+        self.count_steps();
         // What a dead run wrote after its last checkpoint will be written again.
         let (metrics, samples) = (self.state.metrics_bytes, self.state.samples_bytes);
-        self.journals = Journals::open(&self.out, metrics, samples)?;
+        if self.crew.leads() {
+            self.journals = Journals::open(&self.out, metrics, samples)?;
+        }
         if self.state.step < self.total {
             self.state.finished = false;
         }
@@ -62,6 +76,10 @@ impl TrainingRun {
 
     /// Saves at the current step unless that is done; answers the newest checkpoint's folder.
     pub fn interrupt(&mut self) -> Result<Option<PathBuf>> {
+        if !self.crew.is_alone() && !self.stopped && !self.state.finished {
+            self.job.cancel.cancel();
+            self.advance(0)?;
+        }
         self.save_if_new(&mut Vec::new())?;
         Ok(self.saved.map(|step| self.checkpoints.path(step)))
     }
@@ -76,6 +94,9 @@ impl TrainingRun {
 
     /// Writes `best/` or `last/`: a model folder, or an adapter folder where LoRA is trained.
     pub(super) fn export(&self, name: &str) -> Result<()> {
+        if !self.crew.leads() {
+            return Ok(());
+        }
         let dir = AtomicDir::create(&self.out.join(name), true)?;
         match self.trainer.lora() {
             Some(lora) => {
@@ -101,10 +122,13 @@ impl TrainingRun {
         let run = serde_json::to_value(&self.state).map_err(Error::internal)?;
         let state = json!({ "identity": self.identity, "run": run });
         let step = self.state.step;
-        let path = self
-            .checkpoints
-            .save(step, &self.trainer.state()?, &state)?;
-        self.checkpoints.retain(self.config.keep)?;
+        // All workers give what they have to it; the leader writes.
+        let tensors = self.trainer.state()?;
+        let mut path = self.checkpoints.path(step);
+        if self.crew.leads() {
+            path = self.checkpoints.save(step, &tensors, &state)?;
+            self.checkpoints.retain(self.config.keep)?;
+        }
         self.saved = Some(step);
         events.push(Event::Saved {
             step,

@@ -159,13 +159,11 @@ impl WeightSource for FromParameters<'_> {
         let tensor = get(name).ok_or_else(missing)?;
         let tensor = tensor.reshape(shape).map_err(tensor_error)?;
         let module = name.strip_suffix(".weight").unwrap_or(name);
-        let adapter = (
-            get(&format!("{module}.lora_A.weight")),
-            get(&format!("{module}.lora_B.weight")),
-        );
-        let tensor = match (self.lora, adapter) {
-            (Some(lora), (Some(a), Some(b))) => merged(&tensor, &a, &b, lora.scaling())?,
-            _ => tensor,
+        let tensor = match self.lora {
+            Some(lora) => lora
+                .merged(module, &tensor, self.parameters)?
+                .unwrap_or(tensor),
+            None => tensor,
         };
         if self.kind == StoredKind::F32 || is_small(name) {
             return Stored::tensor(&tensor);
@@ -185,13 +183,6 @@ impl WeightSource for FromParameters<'_> {
 /// them.
 pub fn is_small(name: &str) -> bool {
     name.ends_with("layer_norm.weight") || name.contains("relative_attention_bias")
-}
-
-/// `weight + scaling · B·A`
-fn merged(weight: &Tensor, a: &Tensor, b: &Tensor, scaling: f64) -> Result<Tensor> {
-    b.matmul(a)
-        .and_then(|change| weight + (change * scaling)?)
-        .map_err(tensor_error)
 }
 
 struct Builder<'a> {

@@ -301,13 +301,15 @@ pub(crate) fn config(gated: bool) -> Config {
 }
 
 pub(crate) fn lora(targets: &[&str], bias: LoraBias) -> LoraConfig {
-    let targets = targets.iter().map(|&target| target.to_owned()).collect();
+    let targets: Vec<String> = targets.iter().map(|&target| target.to_owned()).collect();
+    let targets = targets.into();
     LoraConfig {
         r: 3,
         alpha: 6.0,
         dropout: 0.0,
         targets,
         bias,
+        ..LoraConfig::default()
     }
 }
 

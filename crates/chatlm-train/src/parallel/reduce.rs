@@ -1,0 +1,177 @@
+//! Gradients of all workers summed for their owners, in buckets, while the backward goes on.
+//!
+//! The order of buckets is that in which the first step's gradients were complete, as rank 0 saw it:
+//! so buckets fill as early as they can, and everybody sums the same one at the same time. A weight
+//! without a gradient here (no rows at an epoch's end) counts as zeros.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, Sender};
+
+use chatlm_job::Result;
+
+use super::Shares;
+use super::communicator::{Communicator, add_up};
+
+/// Values of a bucket: 4 MB.
+const BUCKET: usize = 1 << 20;
+
+/// A gradient that is complete on this worker.
+pub(crate) type Ready = (usize, Vec<f32>);
+
+/// The gradients of a step on their way, and the summed ones of this worker's weights.
+pub(crate) struct Reducer {
+    shares: Shares,
+    sizes: Vec<usize>,
+    /// The order of weights, once it is known.
+    order: Vec<usize>,
+    /// Of this worker's weights, by index.
+    sums: BTreeMap<usize, Vec<f32>>,
+}
+
+impl Reducer {
+    pub(crate) fn new(shares: Shares, sizes: Vec<usize>) -> Self {
+        Self {
+            shares,
+            sizes,
+            order: Vec::new(),
+            sums: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// Whether the order is known, so that sums can begin before the backward's end.
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.order.len() == self.sizes.len()
+    }
+
+    /// Takes rank 0's order: `seen`, then whatever it has not seen.
+    pub(crate) fn agree_on_order(&mut self, talk: &mut Communicator, seen: &[usize]) -> Result<()> {
+        let mut order: Vec<u64> = seen.iter().map(|&index| index as u64).collect();
+        order.extend((0..self.sizes.len() as u64).filter(|&n| !seen.contains(&(n as usize))));
+        let mut bytes = bytemuck::cast_slice(&order).to_vec();
+        talk.broadcast(&mut bytes)?;
+        self.order = bytes
+            .chunks_exact(8)
+            .map(|index| index.try_into().map_or(0, u64::from_ne_bytes) as usize)
+            .collect();
+        Ok(())
+    }
+
+    /// The sum of a weight of this worker.
+    pub(crate) fn sum(&self, index: usize) -> &[f32] {
+        &self.sums[&index]
+    }
+
+    /// Sums what `gradient` answers for each weight.
+    pub(crate) fn reduce<'g>(
+        &mut self,
+        talk: &mut Communicator,
+        gradient: impl Fn(usize) -> Option<&'g [f32]>,
+    ) -> Result<()> {
+        for bucket in self.buckets() {
+            let filled = bucket
+                .iter()
+                .map(|&index| self.fill(gradient(index), index));
+            let filled = filled.collect();
+            self.flush(talk, &bucket, filled)?;
+        }
+        Ok(())
+    }
+
+    /// Sums gradients as they come, to the last; what never comes counts as zeros. Their buffers go back
+    /// through `free`.
+    pub(crate) fn reduce_as_they_come(
+        &mut self,
+        talk: &mut Communicator,
+        ready: &Receiver<Ready>,
+        free: &Sender<Vec<f32>>,
+    ) -> Result<()> {
+        let mut waiting: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
+        for bucket in self.buckets() {
+            while !bucket.iter().all(|index| waiting.contains_key(index)) {
+                match ready.recv() {
+                    Ok((index, values)) => {
+                        waiting.insert(index, values);
+                    }
+                    Err(_) => break,
+                }
+            }
+            let filled: Vec<Vec<f32>> = bucket
+                .iter()
+                .map(|&index| {
+                    waiting
+                        .remove(&index)
+                        .unwrap_or_else(|| self.fill(None, index))
+                })
+                .collect();
+            for buffer in self.flush(talk, &bucket, filled)? {
+                // Nobody takes them after the last gradient.
+                let _ = free.send(buffer);
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&self, gradient: Option<&[f32]>, index: usize) -> Vec<f32> {
+        gradient.map_or_else(|| vec![0.0; self.sizes[index]], <[f32]>::to_vec)
+    }
+
+    fn buckets(&self) -> Vec<Vec<usize>> {
+        let mut buckets = Vec::new();
+        let (mut bucket, mut size) = (Vec::new(), 0);
+        for &index in &self.order {
+            bucket.push(index);
+            size += self.sizes[index];
+            if size >= BUCKET {
+                buckets.push(std::mem::take(&mut bucket));
+                size = 0;
+            }
+        }
+        if !bucket.is_empty() {
+            buckets.push(bucket);
+        }
+        buckets
+    }
+
+    /// Hands each owner its weights' gradients and sums this worker's; answers the emptied buffers.
+    fn flush(
+        &mut self,
+        talk: &mut Communicator,
+        bucket: &[usize],
+        filled: Vec<Vec<f32>>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let (rank, world) = (talk.rank(), talk.world());
+        let pack = |owner: usize| {
+            let mut packed: Vec<f32> = Vec::new();
+            for (&index, values) in bucket.iter().zip(&filled) {
+                if self.shares.owner(index) == owner {
+                    packed.extend_from_slice(values);
+                }
+            }
+            packed
+        };
+        let own = pack(rank);
+        let mut all = vec![Vec::new(); world];
+        talk.meet(|link, other, first| {
+            let out = pack(other);
+            all[other] = vec![0.0f32; own.len()];
+            let into = bytemuck::cast_slice_mut(&mut all[other]);
+            super::communicator::both(link, other, first, bytemuck::cast_slice(&out), into)
+        })?;
+        let mut sum = vec![0.0; own.len()];
+        all[rank] = own;
+        add_up(&all, &mut sum);
+        let mut from = 0;
+        for &index in bucket.iter().filter(|&&i| self.shares.owner(i) == rank) {
+            let size = self.sizes[index];
+            let values = self.sums.entry(index).or_default();
+            values.clear();
+            values.extend_from_slice(&sum[from..from + size]);
+            from += size;
+        }
+        Ok(filled)
+    }
+}
