@@ -23,6 +23,7 @@ interface Message {
     readonly result?: { readonly value?: unknown }
     readonly exceptionDetails?: { readonly exception?: { readonly description?: string } }
     readonly data?: string
+    readonly identifier?: string
   }
 }
 

@@ -263,6 +263,24 @@ describe.skipIf(!hasBrowser)("the chat page in a browser", () => {
     await page.until(lastAnswer, "你说：在吗")
   })
 
+  it("a browser whose storage is full or refused: said, and answered all the same", async () => {
+    await open()
+    await page.value(
+      `Storage.prototype.setItem = () => { throw new DOMException("full", "QuotaExceededError") }`
+    )
+    await ask("你好")
+    await page.until(lastAnswer, "你说：你好")
+    await page.until(text(".notice"), "浏览器的存储空间已满，新的对话不会被保存。")
+    const { result } = await page.call("Page.addScriptToEvaluateOnNewDocument", {
+      source: `for (const name of ["localStorage", "sessionStorage"])
+        Object.defineProperty(globalThis, name, { get: () => { throw new DOMException("no", "SecurityError") } })`
+    })
+    await reload()
+    await ask("再见")
+    await page.until(lastAnswer, "你说：再见")
+    await page.call("Page.removeScriptToEvaluateOnNewDocument", { identifier: result?.identifier })
+  })
+
   it("waits while the model is loading", async () => {
     const loaded = Promise.withResolvers<void>()
     await open({ loaded: loaded.promise })
