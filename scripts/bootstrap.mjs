@@ -39,3 +39,8 @@ once("addon", "chatlm.linux-x64-gnu.node", ["Cargo.toml", "Cargo.lock", "crates"
 
 once("typescript", "dist/index.js", ["ts", "tsconfig.json", "index.d.ts", "package-lock.json"], () =>
   run(node, [bin("typescript/bin/tsc"), "-p", "tsconfig.json"]))
+
+once("page", "dist/page/app.js", ["page", "package-lock.json"], () => {
+  run(node, [bin("typescript/bin/tsc"), "-p", "page/tsconfig.json"])
+  run(node, ["page/build.mjs"])
+})

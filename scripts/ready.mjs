@@ -9,8 +9,8 @@ const step = (name, command, args) => {
 step("build", process.execPath, ["scripts/bootstrap.mjs"])
 step("generated files are the committed ones", "git", ["diff", "--exit-code", "--stat", "--", "index.js", "index.d.ts", "Cargo.lock", "package-lock.json"])
 step("format of Rust", "cargo", ["fmt", "--all", "--check"])
-step("format of TypeScript", node, [bin("oxfmt/bin/oxfmt"), "--check", "ts", "test", "examples", "bin", "benches/peers.mjs", "benches/generation.mjs", "benches/python.mjs"])
-step("lints of TypeScript", node, [bin("oxlint/bin/oxlint"), "--deny-warnings", "ts", "test", "examples", "scripts", "bin", "benches"])
+step("format of TypeScript", node, [bin("oxfmt/bin/oxfmt"), "--check", "ts", "page", "test", "examples", "bin", "benches/peers.mjs", "benches/generation.mjs", "benches/python.mjs"])
+step("lints of TypeScript", node, [bin("oxlint/bin/oxlint"), "--deny-warnings", "ts", "page", "test", "examples", "scripts", "bin", "benches"])
 step("types of TypeScript", node, [bin("typescript/bin/tsc"), "-p", "tsconfig.test.json", "--noEmit"])
 step("lints of Rust", "cargo", ["clippy", "--release", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
 // Last, so that the closing line of CI is the count of tests.

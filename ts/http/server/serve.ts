@@ -22,6 +22,7 @@ import { loadServing } from "../../generate/generate.ts"
 import type { GenerationSettings, GeneratorOptions, Serving, ServingLimits } from "../../generate/generate.ts"
 import { bindError } from "../../native/index.ts"
 import type { ChatlmError, Native } from "../../native/index.ts"
+import { page } from "../page/page.ts"
 import { Answering, ApiKeys } from "./answering.ts"
 import type { ServerState } from "./answering.ts"
 import { routes } from "./handlers.ts"
@@ -97,7 +98,7 @@ export const serve = (options: ServeOptions): Effect.Effect<never, ChatlmError, 
         port: options.port,
         gracefulShutdownTimeout: `${options.drainSeconds ?? 20} seconds`
       })
-      const app = HttpRouter.serve(Layer.merge(routes, refusals), {
+      const app = HttpRouter.serve(Layer.mergeAll(routes, page, refusals), {
         disableLogger: true,
         disableListenLog: true
       }).pipe(
