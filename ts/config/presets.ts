@@ -9,6 +9,19 @@ type Presets = { readonly [Kind in RunKind]: Readonly<Record<string, ConfigInput
 
 export const presets: Presets = {
   pretrain: {
+    /** Ours, chosen by experiment on the published sample: AdamW whose steps are relative to the weights' size. */
+    chatlm: {
+      optimizer: "adamw",
+      scaleParameter: true,
+      learningRate: 0.02,
+      weightDecay: 0,
+      schedule: "cosine",
+      warmupSteps: 1000,
+      batchSize: 16,
+      clip: 1,
+      maxLength: 256,
+      precision: "bf16"
+    },
     /** The reference's own trainer: Adafactor with its own steps, so that no learning rate or schedule counts. */
     "chatlm-trainer": {
       optimizer: "adafactor",

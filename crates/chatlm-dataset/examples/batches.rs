@@ -1,5 +1,5 @@
 //! The batches of a training run as JSON lines, for whoever trains on the same ones elsewhere
-//! (benches/learn.mjs): `cargo run --release --workspace --example batches -- ROWS TOKENIZER BATCH LENGTH SEED COUNT`.
+//! (benches/learn.mjs): `batches ROWS TOKENIZER BATCH LENGTH SEED COUNT`.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "an example")]
 
 use std::path::Path;

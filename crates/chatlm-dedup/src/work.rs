@@ -2,11 +2,11 @@
 //! key of options and inputs; a run with another key starts over, one with the same goes on. A finished
 //! run removes it, a failed one too; an interrupted or killed one leaves it.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use chatlm_job::{AtomicFile, Code, Error, Result, sha256_bytes};
+use chatlm_job::{AtomicFile, Error, Result, lock_work, sha256_bytes};
 use serde::{Deserialize, Serialize};
 
 /// Changes where the files of the folder change their meaning.
@@ -66,18 +66,7 @@ impl Work {
     pub(crate) fn open(folder: PathBuf, settings: &str, stamps: &[Stamp]) -> Result<Self> {
         let failed = |e: &std::io::Error| Error::io(e, "write", &folder);
         fs::create_dir_all(&folder).map_err(|e| failed(&e))?;
-        let lock = File::create(folder.join("lock")).map_err(|e| failed(&e))?;
-        match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(
-                    Code::Usage,
-                    format!("another process is at work in {}", folder.display()),
-                    "wait for it, or give another --out",
-                ));
-            }
-            // A file system without locks: nothing guards it then.
-            Ok(()) | Err(TryLockError::Error(_)) => {}
-        }
+        let lock = lock_work(&folder)?;
         let whole = stamps.iter().all(Option::is_some);
         let inputs = serde_json::to_string(stamps).map_err(Error::internal)?;
         let key = sha256_bytes(format!("{settings}\n{inputs}").as_bytes());

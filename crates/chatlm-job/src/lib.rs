@@ -18,4 +18,4 @@ pub use hash::{sha256_bytes, sha256_file};
 pub use job::{Cancel, Job, Progress, Reporter};
 pub use lock::FileLock;
 pub use random::{Permutation, Random, mix};
-pub use work::WorkFolder;
+pub use work::{WorkFolder, lock_work};

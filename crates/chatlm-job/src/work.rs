@@ -3,12 +3,35 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::{AtomicFile, Code, Error, Result, sha256_bytes};
 
 /// The file that holds the key.
 const KEY: &str = "key";
+
+/// How often, and with what pause, a lock is asked for: a program that is just being started by this one holds
+/// its files until it runs.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Locks an existing folder of work for as long as the file is open; refused where another process has it.
+pub fn lock_work(folder: &Path) -> Result<File> {
+    let path = folder.join("lock");
+    let lock = File::create(&path).map_err(|e| Error::io(&e, "write", &path))?;
+    for _ in 0..TRIES {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            // A file system without locks: nothing guards it then.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(lock),
+        }
+    }
+    Err(Error::new(
+        Code::Usage,
+        format!("another process is at work in {}", folder.display()),
+        "wait for it, or give another --out",
+    ))
+}
 
 /// A folder of work, locked while it is open. It stays when it is dropped; a finished run removes it.
 #[derive(Debug)]
@@ -26,14 +49,7 @@ impl WorkFolder {
         let folder = output.with_file_name(format!(".{name}.{suffix}"));
         let fail = |e: &std::io::Error| Error::io(e, "write", &folder);
         fs::create_dir_all(&folder).map_err(|e| fail(&e))?;
-        let lock = File::create(folder.join("lock")).map_err(|e| fail(&e))?;
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(Error::new(
-                Code::Usage,
-                format!("another process is at work in {}", folder.display()),
-                "wait for it, or give another --out",
-            ));
-        }
+        let lock = lock_work(&folder)?;
         let stamps: Vec<String> = inputs
             .iter()
             .map(|input| stamp(input))
