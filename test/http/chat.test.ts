@@ -6,7 +6,7 @@ import { afterEach, describe, expect, it } from "vitest"
 
 import { serve } from "../../ts/http/index.ts"
 import type { ServeOptions } from "../../ts/http/index.ts"
-import type { Border } from "../../ts/native/index.ts"
+import type { AnswerStream, Border } from "../../ts/native/index.ts"
 import { envelope, memoryBorder, Native } from "../../ts/native/index.ts"
 
 const running: Array<() => Promise<unknown>> = []
@@ -35,6 +35,26 @@ const start = async (options: Partial<ServeOptions> = {}, border: Partial<Border
   running.push(stop)
   return { url: await address, stop }
 }
+
+/** The in-memory service, with an `ask`, a `load` or a `close` of the test's own. */
+const servingWith = (own: {
+  readonly load?: () => Promise<void>
+  readonly close?: () => void
+  readonly ask?: (ask: () => AnswerStream) => AnswerStream
+}): Partial<Border> => ({
+  Serving: {
+    load: async (options, limits) => {
+      await own.load?.()
+      const serving = await memoryBorder().Serving.load(options, limits)
+      return {
+        info: serving.info,
+        stats: () => serving.stats(),
+        close: () => own.close?.(),
+        ask: (...args) => (own.ask ?? ((ask) => ask()))(() => serving.ask(...args))
+      }
+    }
+  }
+})
 
 const ask = (url: string, body: string, headers: Record<string, string> = {}) =>
   fetch(`${url}/api/chat`, {
@@ -106,25 +126,16 @@ describe("POST /api/chat", () => {
   })
 
   it("a model that fails is 500 with detail, and the server lives on", async () => {
-    const memory = memoryBorder()
-    const { url } = await start(
-      {},
-      {
-        Generator: {
-          load: async (options) => {
-            const generator = await memory.Generator.load(options)
-            return {
-              info: generator.info,
-              stream: generator.stream.bind(generator),
-              close: () => {},
-              generate: async () => {
-                throw envelope("NOT_FINITE", "the logits are not finite", "train less")
-              }
-            }
-          }
+    const failing = servingWith({
+      ask: () => ({
+        close: () => {},
+        // eslint-disable-next-line require-yield
+        async *[Symbol.asyncIterator](): AsyncGenerator<never> {
+          throw envelope("NOT_FINITE", "the logits are not finite", "train less")
         }
-      }
-    )
+      })
+    })
+    const { url } = await start({}, failing)
     expect((await ask(url, '{"input_txt":"你好"}')).status).toBe(500)
     expect((await fetch(`${url}/health`)).status).toBe(200)
   })
@@ -141,7 +152,6 @@ describe("the server", () => {
   })
 
   it("is 503 while the model is loading", async () => {
-    const memory = memoryBorder()
     let finish: () => void = () => {}
     const loading = new Promise<void>((done) => {
       finish = done
@@ -150,17 +160,7 @@ describe("the server", () => {
     await new Promise((done) => free.once("listening", done))
     const { port } = free.address() as AddressInfo
     await new Promise((done) => free.close(done))
-    const started = start(
-      { port },
-      {
-        Generator: {
-          load: async (options) => {
-            await loading
-            return memory.Generator.load(options)
-          }
-        }
-      }
-    )
+    const started = start({ port }, servingWith({ load: () => loading }))
     const url = `http://127.0.0.1:${port}`
     for (;;) {
       const response = await fetch(`${url}/health`).catch(() => undefined)
@@ -195,33 +195,27 @@ describe("the server", () => {
   })
 
   it("drains: a running answer ends, then the model is freed", async () => {
-    const memory = memoryBorder()
     const order: Array<string> = []
     let asked: () => void = () => {}
     const answering = new Promise<void>((done) => {
       asked = done
     })
-    const { url, stop } = await start(
-      {},
-      {
-        Generator: {
-          load: async (options) => {
-            const generator = await memory.Generator.load(options)
-            return {
-              info: generator.info,
-              stream: generator.stream.bind(generator),
-              close: () => order.push("freed"),
-              generate: async (...args) => {
-                asked()
-                await new Promise((done) => setTimeout(done, 200))
-                order.push("answered")
-                return generator.generate(...args)
-              }
-            }
+    const slow = servingWith({
+      close: () => order.push("freed"),
+      ask: (go) => {
+        const stream = go()
+        return {
+          close: () => stream.close(),
+          async *[Symbol.asyncIterator]() {
+            asked()
+            await new Promise((done) => setTimeout(done, 200))
+            order.push("answered")
+            yield* stream
           }
         }
       }
-    )
+    })
+    const { url, stop } = await start({}, slow)
     const response = ask(url, '{"input_txt":"你好"}')
     await answering
     await stop()
@@ -231,30 +225,21 @@ describe("the server", () => {
   })
 
   it("a client that goes away frees its place", async () => {
-    let cancelled = false
-    const memory = memoryBorder()
-    const { url } = await start(
-      {},
-      {
-        Generator: {
-          load: async (options) => {
-            const generator = await memory.Generator.load(options)
-            return {
-              info: generator.info,
-              stream: generator.stream.bind(generator),
-              close: () => {},
-              generate: async (_prompts, _settings, _batch, _report, token) => {
-                for (let n = 0; n < 500 && token?.cancelled !== true; n += 1) {
-                  await new Promise((done) => setTimeout(done, 5))
-                }
-                cancelled = token?.cancelled === true
-                throw envelope("CANCELLED", "interrupted", "again")
-              }
-            }
+    let closed = false
+    const endless = servingWith({
+      ask: () => ({
+        close: () => {
+          closed = true
+        },
+        async *[Symbol.asyncIterator]() {
+          for (let tokens = 1; !closed; tokens += 1) {
+            await new Promise((done) => setTimeout(done, 5))
+            yield { answer: 0, text: "字", tokens }
           }
         }
-      }
-    )
+      })
+    })
+    const { url } = await start({}, endless)
     const abort = new AbortController()
     const response = fetch(`${url}/api/chat`, {
       method: "POST",
@@ -264,6 +249,6 @@ describe("the server", () => {
     })
     setTimeout(() => abort.abort(), 50)
     await expect(response).rejects.toThrow()
-    await expect.poll(() => cancelled, { timeout: 5000 }).toBe(true)
+    await expect.poll(() => closed, { timeout: 5000 }).toBe(true)
   })
 })

@@ -16,7 +16,7 @@ import type {
 } from "../checkpoint/checkpoint.ts"
 import { resolveConfig } from "../config/index.ts"
 import type { ConfigInputs } from "../config/index.ts"
-import { Native } from "../native/index.ts"
+import type { Native } from "../native/index.ts"
 import type { ChatlmError, TrainEvent, VerifyResumeReport } from "../native/index.ts"
 import { savedCheckpoints } from "../checkpoint/saved.ts"
 import type { SavedCheckpoint } from "../checkpoint/saved.ts"

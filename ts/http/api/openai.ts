@@ -57,7 +57,7 @@ const shared = {
 
 export const ChatRequest = Schema.Struct({
   ...shared,
-  messages: Schema.NonEmptyArray(Message),
+  messages: Schema.Array(Message).check(Schema.isMinLength(1)),
   max_completion_tokens: optional(count),
   top_logprobs: optional(Schema.Unknown),
   tools: optional(Schema.Unknown),
