@@ -163,6 +163,22 @@ describe("OpenAI's calls", () => {
     }
   })
 
+  it("what is no JSON, or too much of it, is refused in OpenAI's form too", async () => {
+    const url = await start()
+    for (const [body, type, status] of [
+      ["{", "application/json", 400],
+      ["[".repeat(100_000), "application/json", 400],
+      [JSON.stringify(chat), "text/plain", 400],
+      [JSON.stringify({ ...chat, pad: "x".repeat(1024 * 1024) }), "application/json", 413]
+    ] as const) {
+      const response = await post(url, chatPath, body, { "content-type": type })
+      const { error } = (await response.json()) as any
+      expect([response.status, error.type]).toEqual([status, "invalid_request_error"])
+    }
+    const text = await (await fetch(`${url}/metrics`)).text()
+    expect(text).toMatch(/chatlm_http_responses_total\{status="413"\} \d/)
+  })
+
   it("more requests than may wait are 429, with a time to come back", async () => {
     const url = await start({ limits: { waiting: 0 } })
     const response = await post(url, chatPath, chat)

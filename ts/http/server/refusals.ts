@@ -1,15 +1,30 @@
-/** Refusals that come before any handler, in the same form as the handlers' own: `{"detail": …}`. */
+/**
+ * Refusals that come before any handler, in the form that the caller reads: OpenAI's under `/v1`, `{"detail": …}`
+ * elsewhere. Every response of a route is counted here.
+ */
 import * as Effect from "effect/Effect"
 import * as HttpRouter from "effect/http/HttpRouter"
 import * as HttpServerRequest from "effect/http/HttpServerRequest"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
 
+import { responded } from "./metrics.ts"
+import { refuse as refuseOpenAi } from "./openai.ts"
+
 /** The largest body; a prompt has no use for more. */
 export const bodyLimitMiB = 1
 
-const refuse = (status: number, detail: string) => HttpServerResponse.jsonUnsafe({ detail }, { status })
+const refuse = (url: string, status: number, detail: string) =>
+  url.startsWith("/v1/")
+    ? refuseOpenAi(status, detail)
+    : HttpServerResponse.jsonUnsafe({ detail }, { status })
 
-const tooLarge = refuse(413, `the body is larger than ${bodyLimitMiB} MiB`)
+const tooLarge = (url: string) => refuse(url, 413, `the body is larger than ${bodyLimitMiB} MiB`)
+
+/** Another content type cannot have the right shape. */
+const notJson = (url: string) =>
+  url.startsWith("/v1/")
+    ? refuse(url, 400, "the body must be JSON, with content-type application/json")
+    : refuse(url, 422, 'the body must be JSON like {"input_txt": "…"}, with content-type application/json')
 
 /** Whether a defect says that a chunked body went over the limit while it was read. */
 const saysTooLarge = (defect: unknown): boolean =>
@@ -19,15 +34,17 @@ const saysTooLarge = (defect: unknown): boolean =>
 export const refusals = HttpRouter.middleware(
   (app) =>
     Effect.gen(function* () {
-      const request = yield* HttpServerRequest.HttpServerRequest
-      if (Number(request.headers["content-length"] ?? 0) > bodyLimitMiB * 1024 * 1024) return tooLarge
-      const response = yield* app
-      // Another content type cannot have the right shape.
-      return response.status === 415
-        ? refuse(422, 'the body must be JSON like {"input_txt": "…"}, with content-type application/json')
-        : response
-    }).pipe(
-      Effect.catchDefect((defect) => (saysTooLarge(defect) ? Effect.succeed(tooLarge) : Effect.die(defect)))
-    ),
+      const { headers, url } = yield* HttpServerRequest.HttpServerRequest
+      const checked =
+        Number(headers["content-length"] ?? 0) > bodyLimitMiB * 1024 * 1024
+          ? Effect.succeed(tooLarge(url))
+          : app.pipe(
+              Effect.map((response) => (response.status === 415 ? notJson(url) : response)),
+              Effect.catchDefect((defect) =>
+                saysTooLarge(defect) ? Effect.succeed(tooLarge(url)) : Effect.die(defect)
+              )
+            )
+      return yield* Effect.tap(checked, ({ status }) => responded(status))
+    }),
   { global: true }
 )
