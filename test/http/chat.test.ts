@@ -64,6 +64,37 @@ const ask = (url: string, body: string, headers: Record<string, string> = {}) =>
   })
 
 describe("POST /api/chat", () => {
+  it("clients take turns: by key where keys are asked for, else by address", async () => {
+    const clients: Array<string | null | undefined> = []
+    const border: Partial<Border> = {
+      Serving: {
+        load: async (options, limits) => {
+          const serving = await memoryBorder().Serving.load(options, limits)
+          return {
+            info: serving.info,
+            stats: () => serving.stats(),
+            close: () => {},
+            ask: (prompt, settings, asked) => {
+              clients.push(asked.client)
+              return serving.ask(prompt, settings, asked)
+            }
+          }
+        }
+      }
+    }
+    const open = await start({}, border)
+    for (const key of ["a", "b"]) {
+      await ask(open.url, '{"input_txt":"你好"}', { authorization: `Bearer ${key}` })
+    }
+    const closed = await start({ apiKeys: ["a", "b"] }, border)
+    for (const key of ["a", "b", "a"]) {
+      await ask(closed.url, '{"input_txt":"你好"}', { authorization: `Bearer ${key}` })
+    }
+    const [first, second, a, b, again] = clients
+    expect([first, second]).toEqual(["127.0.0.1", "127.0.0.1"])
+    expect([a === again, a === b, a?.length]).toEqual([true, false, 64])
+  })
+
   it("answers", async () => {
     const { url } = await start()
     const response = await ask(url, '{"input_txt":"你好"}')

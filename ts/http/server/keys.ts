@@ -1,4 +1,4 @@
-/** Whether a bearer key is one of those that are asked for. */
+/** Whether a bearer key is one of those that are asked for, and whose a request is. */
 import { createHash, timingSafeEqual } from "node:crypto"
 
 const digest = (text: string) => createHash("sha256").update(text).digest()
@@ -16,3 +16,16 @@ export const keyCheck = (keys: ReadonlyArray<string>): ((credential: string) => 
     return found
   }
 }
+
+/**
+ * Who asks, for taking turns: the key's hash where keys are asked for, else the address. A key that nobody checks is
+ * not looked at: a client could make up another each time.
+ */
+export const clientOf = (
+  keys: ReadonlyArray<string>,
+  authorization: string | undefined,
+  address: string | undefined
+): string =>
+  keys.length > 0 && authorization !== undefined
+    ? digest(authorization.replace(/^bearer\s+/i, "")).toString("hex")
+    : (address ?? "")

@@ -14,7 +14,9 @@ import * as Exit from "effect/Exit"
 import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
 import * as HttpRouter from "effect/http/HttpRouter"
 import * as HttpServer from "effect/http/HttpServer"
+import * as HttpServerRequest from "effect/http/HttpServerRequest"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import * as Scope from "effect/Scope"
 
@@ -26,6 +28,7 @@ import { page } from "../page/page.ts"
 import { Answering, ApiKeys } from "./answering.ts"
 import type { ServerState } from "./answering.ts"
 import { routes } from "./handlers.ts"
+import { clientOf } from "./keys.ts"
 import { bodyLimitMiB, refusals } from "./refusals.ts"
 
 export interface ServeOptions {
@@ -74,7 +77,12 @@ export const serve = (options: ServeOptions): Effect.Effect<never, ChatlmError, 
             const serving = yield* Deferred.await(model)
             // Who draws without a seed gets another answer each time.
             const seed = yield* Random.nextIntBetween(0, 2 ** 31)
-            return yield* serving.ask(prompt, { seed, ...options.settings, ...given }, { timeout })
+            const request = Option.getOrUndefined(
+              yield* Effect.serviceOption(HttpServerRequest.HttpServerRequest)
+            )
+            const address = Option.getOrUndefined(request?.remoteAddress ?? Option.none<string>())
+            const client = clientOf(options.apiKeys, request?.headers.authorization, address)
+            return yield* serving.ask(prompt, { seed, ...options.settings, ...given }, { timeout, client })
           })
       })
       const makeServer = () => {
