@@ -54,6 +54,13 @@ export interface Generator {
   readonly stream: (prompt: string, settings: B.GenerationSettings) => Stream.Stream<B.TextPiece, ChatlmError>
 }
 
+/** A request that was taken in. */
+export interface Asked {
+  readonly pieces: Stream.Stream<B.AnswerPiece, ChatlmError>
+  /** Gives it up; for requests whose pieces nobody will read. */
+  readonly close: Effect.Effect<void>
+}
+
 /** A loaded model that answers many requests at once. */
 export interface Serving {
   readonly info: B.GeneratorInfo
@@ -66,7 +73,7 @@ export interface Serving {
     prompt: string,
     settings: B.GenerationSettings,
     options?: B.AskOptions
-  ) => Effect.Effect<Stream.Stream<B.AnswerPiece, ChatlmError>, ChatlmError>
+  ) => Effect.Effect<Asked, ChatlmError>
   readonly stats: Effect.Effect<B.ServingStats, ChatlmError>
 }
 
@@ -193,9 +200,10 @@ const serving = (raw: B.Serving): Serving => ({
   info: raw.info,
   ask: (prompt, settings, options = {}) =>
     immediate(() => raw.ask(prompt, settings, options)).pipe(
-      Effect.map((stream) =>
-        Stream.fromAsyncIterable(stream, fromBorder).pipe(Stream.ensuring(Effect.sync(() => stream.close())))
-      )
+      Effect.map((stream) => {
+        const close = Effect.sync(() => stream.close())
+        return { pieces: Stream.fromAsyncIterable(stream, fromBorder).pipe(Stream.ensuring(close)), close }
+      })
     ),
   stats: immediate(() => raw.stats())
 })

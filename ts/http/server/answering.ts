@@ -1,10 +1,9 @@
 /** What the handlers need of the program: answers on their way, how the server stands, and who may ask. */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
-import type * as Stream from "effect/Stream"
 
-import type { AnswerPiece, GenerationSettings, ServingStats } from "../../generate/generate.ts"
-import type { ChatlmError } from "../../native/index.ts"
+import type { GenerationSettings, ServingStats } from "../../generate/generate.ts"
+import type { Asked, ChatlmError } from "../../native/index.ts"
 
 export type ServerState = "loading" | "ok" | "draining"
 
@@ -12,10 +11,7 @@ export class Answering extends Context.Service<
   Answering,
   {
     /** Takes a request in, once the model is loaded; what is given beats the server's own settings. */
-    readonly ask: (
-      prompt: string,
-      given: GenerationSettings
-    ) => Effect.Effect<Stream.Stream<AnswerPiece, ChatlmError>, ChatlmError>
+    readonly ask: (prompt: string, given: GenerationSettings) => Effect.Effect<Asked, ChatlmError>
     readonly state: Effect.Effect<ServerState>
     /** The core's numbers; undefined while the model is loading. */
     readonly stats: Effect.Effect<ServingStats | undefined>

@@ -52,7 +52,7 @@ const ChatHandlers = HttpApiBuilder.group(
           if (payload.input_txt.trim() === "") {
             return yield* Effect.fail(new EmptyText({ detail: "input_txt is empty" }))
           }
-          const pieces = yield* answering.ask(payload.input_txt, {})
+          const { pieces } = yield* answering.ask(payload.input_txt, {})
           const last = yield* Stream.runLast(pieces)
           const end = Option.getOrUndefined(last)?.end
           if (!end) return yield* Effect.fail(new Failed({ detail: "the server is about to end" }))

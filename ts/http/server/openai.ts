@@ -41,7 +41,11 @@ const failed = (error: ChatlmError) => {
     return refuse(429, `${error.message}; ${error.help}`, fields, { "retry-after": "1" })
   }
   if (error.code === "USAGE") return refuse(400, `${error.message}; ${error.help}`)
-  return refuse(500, error.message, { type: "server_error", code: error.code })
+  // What the core says may name folders of this machine: it is for the log.
+  return refuse(500, "the model could not answer; the server's log says why", {
+    type: "server_error",
+    code: error.code
+  })
 }
 
 export const OpenAiKeyLayer = Layer.effect(
@@ -96,12 +100,17 @@ const answer = (
 ) =>
   Effect.gen(function* () {
     const answering = yield* Answering
+    const taken: Array<Effect.Effect<void>> = []
     const streams: Array<Stream.Stream<Part, ChatlmError>> = []
     const n = settings.answers ?? 1
     for (const [place, prompt] of prompts.entries()) {
-      const stream = yield* answering.ask(prompt, settings)
+      const { pieces, close } = yield* answering.ask(prompt, settings).pipe(
+        // Where one is refused, those before it would run for nobody.
+        Effect.onError(() => Effect.all(taken, { discard: true }))
+      )
+      taken.push(close)
       streams.push(
-        stream.pipe(
+        pieces.pipe(
           Stream.tap(({ end }) => (end === undefined || end === null ? Effect.void : observe(end))),
           Stream.map((piece) => ({ piece, prompt: place, first: place * n }))
         )
@@ -131,7 +140,14 @@ const answer = (
       { ...head, object: form.object, choices, usage: usageOf(ends.map(({ end }) => end)) },
       cut ? { headers: { "x-chatlm-prompt-cut": "true" } } : {}
     )
-  }).pipe(Effect.catch((error) => Effect.succeed(failed(error))))
+  }).pipe(
+    Effect.catch((error) =>
+      Effect.as(
+        error.code === "QUEUE_FULL" || error.code === "USAGE" ? Effect.void : Effect.logError(error.message),
+        failed(error)
+      )
+    )
+  )
 
 export const OpenAiHandlers = HttpApiBuilder.group(
   Api,

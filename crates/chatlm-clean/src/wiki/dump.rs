@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use quick_xml::Reader;
 use quick_xml::events::{BytesRef, Event};
 
+use super::bounded::Bounded;
 use super::{Article, Fault, LONGEST, extracted::too_long};
 
 /// Which element's text is being read.
@@ -16,7 +17,7 @@ enum Field {
 }
 
 pub(super) struct Dump {
-    reader: Reader<BufReader<Box<dyn Read + Send>>>,
+    reader: Reader<BufReader<Bounded<Box<dyn Read + Send>>>>,
     buffer: Vec<u8>,
     begun: bool,
     over: bool,
@@ -25,7 +26,8 @@ pub(super) struct Dump {
 
 impl Dump {
     pub(super) fn new(source: Box<dyn Read + Send>) -> Self {
-        let mut reader = Reader::from_reader(BufReader::with_capacity(1 << 18, source));
+        let mut reader =
+            Reader::from_reader(BufReader::with_capacity(1 << 18, Bounded::new(source)));
         reader.config_mut().check_end_names = true;
         Self {
             reader,

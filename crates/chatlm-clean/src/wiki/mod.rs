@@ -6,6 +6,7 @@
 //! (`compat`). The rules that articles pass are those of `sources/zhwiki.rs`.
 
 mod articles;
+mod bounded;
 mod bzip;
 pub(crate) mod compat;
 mod corpus;
