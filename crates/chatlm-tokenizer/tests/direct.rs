@@ -35,7 +35,10 @@ impl Both {
     }
 }
 
-const TEXTS: [&str; 14] = [
+const TEXTS: [&str; 17] = [
+    "we're they'll I'd 'tis x's 's ''s 'Re !'s it'll've",
+    "  two   three\n\n x\t\t \u{3000}\u{3000}中 \r\n",
+    "\n a\u{a0} b\u{85}c  ",
     "",
     " ",
     "你好，世界！",
@@ -63,28 +66,28 @@ fn text() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
-fn trained(folder: &Path) -> PathBuf {
+fn trained(folder: &Path, preset: Preset, name: &str) -> PathBuf {
     let texts = [
         "你好世界，的一是在不了有和人这中大为上个国我以要。",
         "hello world, 123 and more 你好世界 (as it is)",
         "我们是中国人；这个世界很大！",
     ];
     let options = TrainOptions {
-        preset: Preset::CharBpe,
+        preset,
         vocab_size: 400,
         min_frequency: 2,
         max_memory: None,
         files: None,
     };
     let texts = texts.iter().map(|text| Ok(text.repeat(30)));
-    let out = folder.join("char");
+    let out = folder.join(name);
     train(texts, &options, &out, false, &Job::quiet()).unwrap();
     out
 }
 
 /// The trained tokenizer with other parts.
-fn variant(folder: &Path, name: &str, change: impl Fn(&mut Value)) -> PathBuf {
-    let from = fs::read(folder.join("char/tokenizer.json")).unwrap();
+fn variant(folder: &Path, base: &str, name: &str, change: impl Fn(&mut Value)) -> PathBuf {
+    let from = fs::read(folder.join(base).join("tokenizer.json")).unwrap();
     let mut value: Value = serde_json::from_slice(&from).unwrap();
     change(&mut value);
     let out = folder.join(name);
@@ -125,12 +128,25 @@ fn variants(folder: &Path) -> Vec<PathBuf> {
         ),
         ("bare", space("first"), false),
     ];
-    let mut made = vec![trained(folder)];
+    let mut made = vec![
+        trained(folder, Preset::CharBpe, "char"),
+        trained(folder, Preset::ByteBpe, "byte"),
+    ];
     for (name, parts, fuse) in sets {
-        made.push(variant(folder, name, |value| {
+        made.push(variant(folder, "char", name, |value| {
             value["pre_tokenizer"] = parts.clone();
             value["normalizer"] = Value::Null;
             value["model"]["fuse_unk"] = json!(fuse);
+        }));
+    }
+    for (name, prefix, cut) in [("prefix", true, true), ("uncut", false, false)] {
+        made.push(variant(folder, "byte", name, |value| {
+            value["pre_tokenizer"]["add_prefix_space"] = json!(prefix);
+            value["pre_tokenizer"]["use_regex"] = json!(cut);
+            // A byte without a token goes.
+            value["model"]["vocab"].as_object_mut().unwrap().remove("Ģ");
+            let merges = value["model"]["merges"].as_array_mut().unwrap();
+            merges.retain(|pair| !pair.to_string().contains('Ģ'));
         }));
     }
     made

@@ -32,8 +32,9 @@ pub(super) struct Merges {
 #[derive(Default)]
 pub(super) struct Room {
     pub(super) symbols: Vec<u32>,
-    /// Of the pair that starts at each symbol: rank and token.
-    pairs: Vec<(u32, u32)>,
+    /// Of the pair that starts at each symbol, apart so that the lowest rank is found fast.
+    ranks: Vec<u32>,
+    tokens: Vec<u32>,
     links: Vec<(u32, u32)>,
     queue: BinaryHeap<Reverse<(u32, u32, u32)>>,
 }
@@ -90,27 +91,33 @@ impl Merges {
     }
 
     fn apply_short(&self, room: &mut Room) {
-        let Room { symbols, pairs, .. } = room;
-        pairs.clear();
-        pairs.extend(symbols.windows(2).map(|two| self.of(two[0], two[1])));
+        let Room {
+            symbols,
+            ranks,
+            tokens,
+            ..
+        } = room;
+        ranks.clear();
+        tokens.clear();
+        for two in symbols.windows(2) {
+            let (rank, token) = self.of(two[0], two[1]);
+            ranks.push(rank);
+            tokens.push(token);
+        }
         loop {
-            let (mut best, mut place) = (NONE, 0);
-            for (at, (rank, _)) in pairs.iter().enumerate() {
-                if *rank < best {
-                    (best, place) = (*rank, at);
-                }
-            }
-            if best == NONE {
+            let best = ranks.iter().copied().fold(NONE, u32::min);
+            let place = ranks.iter().position(|rank| *rank == best);
+            let Some(place) = place.filter(|_| best != NONE) else {
                 return;
-            }
-            symbols[place] = pairs[place].1;
+            };
+            symbols[place] = tokens[place];
             symbols.remove(place + 1);
-            pairs.remove(place);
-            if place < pairs.len() {
-                pairs[place] = self.of(symbols[place], symbols[place + 1]);
-            }
-            if place > 0 {
-                pairs[place - 1] = self.of(symbols[place - 1], symbols[place]);
+            ranks.remove(place);
+            tokens.remove(place);
+            for at in [place.wrapping_sub(1), place] {
+                if at < ranks.len() {
+                    (ranks[at], tokens[at]) = self.of(symbols[at], symbols[at + 1]);
+                }
             }
         }
     }

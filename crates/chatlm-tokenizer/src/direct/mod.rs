@@ -1,10 +1,12 @@
 //! Encoding without the tokenizers crate's bookkeeping: the same ids, no offsets, no copies of words.
 //!
 //! Knows BPE over characters (any of NFKC, `Whitespace`, `WhitespaceSplit`, `Punctuation`, `Digits`,
-//! then `Metaspace`), which is what ChatLM's tokenizer and the preset `char-bpe` are. For other
-//! tokenizers, and for texts with added tokens or the space mark in them, it answers nothing and the
+//! then `Metaspace`), which is what ChatLM's tokenizer and the preset `char-bpe` are, and BPE over bytes
+//! (`ByteLevel` alone) as GPT-2's and the preset `byte-bpe`. For other tokenizers, and for texts with added tokens or the space mark in them, it answers nothing and the
 //! crate encodes. `tests/direct.rs` compares the two.
 
+mod bytes;
+mod cache;
 mod chars;
 mod merges;
 
@@ -15,6 +17,8 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use bytes::Bytes;
+use cache::Cache;
 use chars::{Characters, Cutting};
 use merges::{Merges, Room};
 
@@ -30,8 +34,22 @@ enum Mark {
 }
 
 pub(crate) struct Direct {
-    characters: Characters,
+    cut: Cut,
     merges: Merges,
+    added: Vec<String>,
+    /// Whether an added token starts with this byte.
+    starts: [bool; 256],
+    owner: u64,
+}
+
+/// What the symbols are and how a text is cut before they are merged.
+enum Cut {
+    Words(Words),
+    Bytes(Bytes),
+}
+
+struct Words {
+    characters: Characters,
     /// Ids of the single characters of the vocabulary, up to U+FFFF and above.
     ids: Vec<u32>,
     rare: HashMap<char, u32>,
@@ -39,9 +57,6 @@ pub(crate) struct Direct {
     fuse_unknown: bool,
     /// The space mark, how it is spelled and when it is put.
     mark: (u32, char, Mark),
-    added: Vec<String>,
-    /// Whether an added token starts with this byte.
-    starts: [bool; 256],
 }
 
 #[derive(Deserialize)]
@@ -95,7 +110,8 @@ impl Direct {
             && model.end_of_word_suffix.is_none_or(|s| s.is_empty())
             && !model.byte_fallback
             && !model.ignore_merges
-            && file.post_processor.is_none();
+            // Trims offsets, which are not told here.
+            && parts(file.post_processor.as_ref(), "processors").iter().all(|p| p["type"] == "ByteLevel");
         if !plain {
             return None;
         }
@@ -106,10 +122,6 @@ impl Direct {
                 _ => return None,
             }
         }
-        let mark = cut(
-            &parts(file.pre_tokenizer.as_ref(), "pretokenizers"),
-            &mut cutting,
-        )?;
         let single = |c: char| model.vocab.get(c.to_string().as_str()).copied();
         let merges: Option<Vec<(u32, u32, u32)>> = model
             .merges
@@ -123,18 +135,6 @@ impl Direct {
                 Some((*model.vocab.get(first)?, *model.vocab.get(second)?, *whole))
             })
             .collect();
-        let (mut ids, mut rare) = (vec![NONE; 0x1_0000], HashMap::new());
-        for (token, id) in &model.vocab {
-            let mut chars = token.chars();
-            if let (Some(c), None) = (chars.next(), chars.next()) {
-                match ids.get_mut(c as usize) {
-                    Some(place) => *place = *id,
-                    None => {
-                        rare.insert(c, *id);
-                    }
-                }
-            }
-        }
         let mut starts = [false; 256];
         let added: Vec<String> = file.added_tokens.into_iter().map(|t| t.content).collect();
         for token in &added {
@@ -144,34 +144,105 @@ impl Direct {
             Some(token) => *model.vocab.get(token)?,
             None => NONE,
         };
+        let pre = parts(file.pre_tokenizer.as_ref(), "pretokenizers");
+        let cut = if let [only] = pre[..]
+            && only["type"] == "ByteLevel"
+        {
+            // A byte that the vocabulary lacks goes; with a token for it, the crate knows.
+            if cutting.nfkc || unknown != NONE {
+                return None;
+            }
+            let ids = bytes::spelling().map(|c| single(c).unwrap_or(NONE));
+            let is = |key: &str| only[key].as_bool().unwrap_or(true);
+            Cut::Bytes(Bytes::new(ids, is("add_prefix_space"), is("use_regex")))
+        } else {
+            let mark = cut(&pre, &mut cutting)?;
+            let (mut ids, mut rare) = (vec![NONE; 0x1_0000], HashMap::new());
+            for (token, id) in &model.vocab {
+                let mut chars = token.chars();
+                if let (Some(c), None) = (chars.next(), chars.next()) {
+                    match ids.get_mut(c as usize) {
+                        Some(place) => *place = *id,
+                        None => {
+                            rare.insert(c, *id);
+                        }
+                    }
+                }
+            }
+
+            Cut::Words(Words {
+                ids,
+                rare,
+                unknown,
+                fuse_unknown: model.fuse_unk,
+                mark: (single(mark.0).unwrap_or(unknown), mark.0, mark.1),
+                characters: Characters::new(cutting),
+            })
+        };
         Some(Self {
+            cut,
             merges: Merges::new(&merges?),
-            ids,
-            rare,
-            unknown,
-            fuse_unknown: model.fuse_unk,
-            mark: (single(mark.0).unwrap_or(unknown), mark.0, mark.1),
-            characters: Characters::new(cutting),
             added,
             starts,
+            owner: cache::owner(),
         })
     }
 
     /// The first `longest` ids of a text; `None` where only the crate knows them.
     pub(crate) fn encode(&self, text: &str, longest: usize) -> Option<Vec<u32>> {
         thread_local! {
-            static ROOM: RefCell<Room> = RefCell::default();
+            static ROOM: RefCell<(Room, Cache)> = RefCell::default();
         }
         if self.holds_added(text) {
             return None;
         }
-        let normalized = self
-            .characters
-            .normalized(text, self.mark.2 == Mark::First)?;
-        if matches!(&normalized, Cow::Owned(other) if self.holds_added(other)) {
-            return None;
+        match &self.cut {
+            Cut::Words(words) => {
+                let normalized = words
+                    .characters
+                    .normalized(text, words.mark.2 == Mark::First)?;
+                if matches!(&normalized, Cow::Owned(other) if self.holds_added(other)) {
+                    return None;
+                }
+                ROOM.with_borrow_mut(|(room, _)| {
+                    words.encode(&self.merges, &normalized, longest, room)
+                })
+            }
+            Cut::Bytes(bytes) => ROOM.with_borrow_mut(|(room, cache)| {
+                cache.own(self.owner);
+                Some(self.bytes(bytes, text, longest, room, cache))
+            }),
         }
-        ROOM.with_borrow_mut(|room| self.words(&normalized, longest, room))
+    }
+
+    /// Merges the bytes of each piece; no piece after the `longest`-th id is looked at.
+    fn bytes(
+        &self,
+        bytes: &Bytes,
+        text: &str,
+        longest: usize,
+        room: &mut Room,
+        cache: &mut Cache,
+    ) -> Vec<u32> {
+        let mut out = Vec::with_capacity((text.len() / 3 + 2).min(longest.saturating_add(16)));
+        let spaced: String;
+        let mut left = text;
+        if bytes.prefix && !text.is_empty() && !text.starts_with(' ') {
+            spaced = format!(" {text}");
+            left = &spaced;
+        }
+        while !left.is_empty() && out.len() < longest {
+            let (piece, after) = left.split_at(bytes.piece(left));
+            cache.get(piece.as_bytes(), &mut out, |out| {
+                let ids = piece.bytes().map(|byte| bytes.ids[usize::from(byte)]);
+                room.symbols.clear();
+                room.symbols.extend(ids.filter(|id| *id != NONE));
+                finish(&self.merges, room, out);
+            });
+            left = after;
+        }
+        out.truncate(longest);
+        out
     }
 
     fn holds_added(&self, text: &str) -> bool {
@@ -183,10 +254,18 @@ impl Direct {
         };
         (0..bytes.len()).any(|at| self.starts[usize::from(bytes[at])] && starts(at))
     }
+}
 
+impl Words {
     /// Cuts a text into words and merges each; no word after the `longest`-th id is looked at.
-    fn words(&self, text: &str, longest: usize, room: &mut Room) -> Option<Vec<u32>> {
-        let mut out = Vec::with_capacity((text.len() / 3 + 2).min(longest + 16));
+    fn encode(
+        &self,
+        merges: &Merges,
+        text: &str,
+        longest: usize,
+        room: &mut Room,
+    ) -> Option<Vec<u32>> {
+        let mut out = Vec::with_capacity((text.len() / 3 + 2).min(longest.saturating_add(16)));
         let (mark, mark_char, scheme) = self.mark;
         let mut before = None;
         room.symbols.clear();
@@ -203,7 +282,7 @@ impl Direct {
             let begins =
                 c == ' ' || !before.is_some_and(|before: chars::Class| before.joins(class));
             if begins {
-                self.finish(room, &mut out);
+                finish(merges, room, &mut out);
                 if out.len() >= longest {
                     break;
                 }
@@ -223,7 +302,7 @@ impl Direct {
             self.push(id, room);
             before = Some(class);
         }
-        self.finish(room, &mut out);
+        finish(merges, room, &mut out);
         out.truncate(longest);
         Some(out)
     }
@@ -242,11 +321,11 @@ impl Direct {
             room.symbols.push(id);
         }
     }
+}
 
-    fn finish(&self, room: &mut Room, out: &mut Vec<u32>) {
-        if !room.symbols.is_empty() {
-            self.merges.apply(room, out);
-        }
+fn finish(merges: &Merges, room: &mut Room, out: &mut Vec<u32>) {
+    if !room.symbols.is_empty() {
+        merges.apply(room, out);
     }
 }
 
@@ -313,7 +392,7 @@ mod tests {
         assert_eq!(ours, Some((Some(vec![2, 2]), None)));
         for (place, value) in [
             ("/normalizer", json!({"type": "Lowercase"})),
-            ("/pre_tokenizer", json!({"type": "ByteLevel"})),
+            ("/pre_tokenizer", json!({"type": "Split"})),
             ("/model/type", json!("WordPiece")),
             ("/model/merges", json!(["a a"])),
         ] {
