@@ -403,4 +403,18 @@ mod tests {
             assert!(direct(&other).is_none(), "{place}");
         }
     }
+
+    #[test]
+    fn tokenizers_of_bytes_are_known() {
+        let level = json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
+        });
+        let bytes = json!({
+            "pre_tokenizer": level, "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "Ġ": 3, "Ġab": 4},
+                "merges": [["a", "b"], ["Ġ", "ab"]]},
+        });
+        let ours = Direct::new(bytes.to_string().as_bytes()).map(|d| d.encode("ab aba", 9));
+        assert_eq!(ours, Some(Some(vec![2, 4, 0])));
+    }
 }
