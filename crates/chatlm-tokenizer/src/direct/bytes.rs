@@ -12,7 +12,7 @@ const BLANK: u8 = 4;
 
 pub(super) struct Bytes {
     /// Ids of the single bytes.
-    pub(super) ids: [u32; 256],
+    pub(super) ids: Box<[u32; 256]>,
     pub(super) prefix: bool,
     pub(super) cut: bool,
     /// 0 until a character is met. Threads may both find out the same.
@@ -30,18 +30,17 @@ fn whole(text: &str) -> bool {
 /// The character that `ByteLevel` writes for each byte.
 pub(super) fn spelling() -> [char; 256] {
     let mut next = 256;
-    std::array::from_fn(|byte| match byte as u8 {
-        own @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => char::from(own),
-        _ => {
-            let spelled = char::from_u32(next).unwrap_or_default();
-            next += 1;
-            spelled
+    std::array::from_fn(|byte| {
+        if let own @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) = byte as u8 {
+            return char::from(own);
         }
+        next += 1;
+        char::from_u32(next - 1).unwrap_or_default()
     })
 }
 
 impl Bytes {
-    pub(super) fn new(ids: [u32; 256], prefix: bool, cut: bool) -> Self {
+    pub(super) fn new(ids: Box<[u32; 256]>, prefix: bool, cut: bool) -> Self {
         let mut known = Vec::new();
         known.resize_with(if cut { 0x11_0000 } else { 0 }, AtomicU8::default);
         Self {

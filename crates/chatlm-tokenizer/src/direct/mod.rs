@@ -152,7 +152,7 @@ impl Direct {
             if cutting.nfkc || unknown != NONE {
                 return None;
             }
-            let ids = bytes::spelling().map(|c| single(c).unwrap_or(NONE));
+            let ids = Box::new(bytes::spelling().map(|c| single(c).unwrap_or(NONE)));
             let is = |key: &str| only[key].as_bool().unwrap_or(true);
             Cut::Bytes(Bytes::new(ids, is("add_prefix_space"), is("use_regex")))
         } else {
