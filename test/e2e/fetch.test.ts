@@ -117,9 +117,11 @@ describe("chatlm fetch", () => {
     const ran = await fetched(place.at("model"), "generate", "--model", "hf:owner/name", "--prompt", "一")
     expect(ran.status).toBe(2)
     expect(ran.error).toContain(join("models--owner--name", "snapshots"))
-    expect(hub.contents().map(({ path }) => path).toSorted()).toEqual([
-      "/raw/model/owner/name/config.json",
-      "/raw/model/owner/name/model.safetensors"
-    ])
+    expect(
+      hub
+        .contents()
+        .map(({ path }) => path)
+        .toSorted()
+    ).toEqual(["/raw/model/owner/name/config.json", "/raw/model/owner/name/model.safetensors"])
   })
 })
