@@ -163,7 +163,7 @@ export const trainEvents = (
             over = type === "finished"
           })
         ),
-        // A run that failed has saved what could be saved.
+        // A run that failed is not saved once more.
         Stream.tapError(() =>
           Effect.sync(() => {
             over = true
