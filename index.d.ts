@@ -1000,8 +1000,10 @@ export interface TrainEvent {
 export interface TrainingRunOptions {
   /** Starts over instead of going on from the newest checkpoint. */
   fresh: boolean
-  /** With `fresh`: throws away what is there. */
+  /** With `fresh`: throws away what is there; with `from`: the checkpoints after it. */
   force: boolean
+  /** Goes on from the checkpoint of this step instead of the newest. */
+  from?: number
   /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
   device?: string
   /** Which of several workers this process is. */

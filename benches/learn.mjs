@@ -1,6 +1,6 @@
-// Learning, ours against plain PyTorch: `npm run bench:learn -- --train ROWS --valid ROWS [--steps 752] [--seeds 3] [--equal 200]`.
+// Learning, ours against plain PyTorch: `npm run bench:learn -- --train ROWS --valid ROWS [--steps 752] [--seeds 3] [--equal 200] [--itself]`.
 // Both begin with the same weights and take the same batches of the same ids. Without dropout the losses of `--equal` steps
-// are compared step by step; with dropout, which both draw in their own way, validation loss and BLEU-4 of the models after
+// are compared step by step (and, with `--itself`, PyTorch's with those of its own on one thread); with dropout, which both draw in their own way, validation loss and BLEU-4 of the models after
 // `--steps` steps, as means over seeds. The recipe is docs/recipes.md's `chatlm` on a model of 9 M parameters.
 import { spawnSync } from "node:child_process"
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -11,11 +11,12 @@ import { parseArgs } from "node:util"
 import { node, root } from "../scripts/lib.mjs"
 import { findPython, run, stop } from "./python.mjs"
 
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length
 const text = (value) => ({ type: "string", ...(value === undefined ? {} : { default: value }) })
 const { values: flags } = parseArgs({
   options: {
     train: text(), valid: text(), steps: text("752"), seeds: text("3"), equal: text("200"), rows: text("500"),
-    batch: text("16"), "max-length": text("256"), lr: text("0.02"), warmup: text("40"), threads: text("2"), python: text()
+    batch: text("16"), "max-length": text("256"), lr: text("0.02"), warmup: text("40"), threads: text("2"), python: text(), itself: { type: "boolean" }
   }
 })
 for (const name of ["train", "valid"]) {
@@ -60,17 +61,25 @@ const ours = (name, steps, seed, dropout, extra = []) => {
   const lines = readFileSync(join(out(name), "metrics.jsonl"), "utf8").trim().split("\n")
   return lines.map((line) => JSON.parse(line)).flatMap(({ loss }) => (loss === undefined ? [] : [loss]))
 }
-const theirs = (name, file, dropout, seed) =>
+const theirs = (name, file, dropout, seed, threads = flags.threads) =>
   peer("train", "--model", out("init"), "--batches", file, "--out", out(name), "--lr", flags.lr, "--warmup",
     flags.warmup, "--weight-decay", "0", "--scale-parameter", "--dropout", String(dropout), "--seed", String(seed),
-    "--threads", flags.threads)
+    "--threads", threads)
+
+/** How far two curves are from each other, and from which step on by more than a thousandth. */
+const apart = (a, b) => {
+  const differences = a.map((loss, step) => Math.abs(loss - b[step]))
+  const first = differences.findIndex((difference) => difference > 1e-3)
+  return `the largest difference of a step ${Math.max(...differences).toExponential(1)}, the mean ` +
+    `${mean(differences).toExponential(1)}, ${first < 0 ? "none above 1e-3" : `above 1e-3 from step ${first + 1}`}`
+}
 
 if (Number(flags.equal) > 0) {
   const file = batches(flags.equal, 23_333, "equal.jsonl")
   const [a, b] = [ours("equal", flags.equal, 23_333, 0), theirs("equal-torch", file, 0, 1).loss]
-  const differences = a.map((loss, step) => Math.abs(loss - b[step]))
-  console.log(`without dropout, ${a.length} steps: losses ${a[0].toFixed(4)} to ${a.at(-1).toFixed(4)}, ` +
-    `the largest difference of a step ${Math.max(...differences).toExponential(1)}`)
+  console.log(`without dropout, ${a.length} steps: losses ${a[0].toFixed(4)} to ${a.at(-1).toFixed(4)}; ${apart(a, b)}`)
+  // Sums in another order alone: what PyTorch's own curve is uncertain by.
+  if (flags.itself) console.log(`PyTorch and itself on one thread: ${apart(b, theirs("itself", file, 0, 1, "1").loss)}`)
 }
 
 const measure = (model) => {
@@ -78,7 +87,6 @@ const measure = (model) => {
   const [{ bleu4 }] = chatlm("eval", "bleu", "--model", model, "--in", valid, "--max-new-tokens", "64", "--limit", flags.rows)
   return { loss, bleu4 }
 }
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length
 const spread = (values) => `${mean(values).toFixed(4)} (${values.map((value) => value.toFixed(4)).join(", ")})`
 const found = { chatlm: [], PyTorch: [] }
 for (let seed = 1; seed <= Number(flags.seeds); seed += 1) {

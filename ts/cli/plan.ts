@@ -46,6 +46,7 @@ const table = (report: PlanReport): string => {
     ["  optimizer", bytes(report.optimizerBytes)],
     ["  activations", or(report.activationBytes, bytes)],
     ["  the rest", bytes(report.baseBytes)],
+    ["  while saving", `${bytes(report.saveBytes)} more, where they are free`],
     ["disk", `${bytes(report.diskBytes)}${free}, ${bytes(report.checkpointBytes)} a checkpoint`],
     ["batch", `${round(report.batchSize)}${report.fits ? "" : ": does not fit"}`],
     ["largest batch", largest]

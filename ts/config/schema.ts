@@ -101,6 +101,11 @@ const common = (defaults: Defaults) => ({
   saveEvery: key(count(1), 1000),
   /** Checkpoints that stay. */
   keep: key(count(1), 3),
+  /**
+   * Copies what a checkpoint holds (as much memory as weights and optimizer state) and writes it while training goes
+   * on; where memory is short, and with `false`, training waits.
+   */
+  saveInBackground: key(Schema.Boolean, true),
   /** Steps between evaluations; 0 evaluates at the end of each epoch. */
   evalEvery: key(count(0), 0),
   /** Rows of `valid` that an evaluation reads. */

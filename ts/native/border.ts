@@ -194,6 +194,8 @@ export interface TrainEvent {
   trainable?: number
   resumedFrom?: string
   skipped?: Array<string>
+  /** In what this machine differs from that which wrote the checkpoint: the run is not the same to the bit. */
+  inexact?: Array<string>
   epoch?: number
   loss?: number
   learningRate?: number

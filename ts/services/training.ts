@@ -24,7 +24,7 @@ import { train, trainEvents, verifyResume } from "../train/train.ts"
 import type { RunKind, TrainOptions, TrainReport } from "../train/train.ts"
 
 /** How a run begins. */
-export type StartOptions = Pick<TrainOptions, "fresh" | "force" | "device">
+export type StartOptions = Pick<TrainOptions, "fresh" | "from" | "force" | "device">
 
 /** One way of training. Configurations are as a user writes them: every key has a default. */
 export interface Training<Kind extends RunKind> {

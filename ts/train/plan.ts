@@ -53,6 +53,8 @@ export interface PlanReport {
   readonly memoryBytes: number | null
   readonly longestMemoryBytes: number | null
   readonly limitBytes: number
+  /** The copy that is written while training goes on; where there is no room for it training waits instead. */
+  readonly saveBytes: number
   readonly checkpointBytes: number
   /** `keep` checkpoints, one that is being written, `best/` and `last/`. */
   readonly diskBytes: number
@@ -71,6 +73,7 @@ interface Config {
   readonly batchSize: number
   readonly gradientAccumulation: number
   readonly keep: number
+  readonly saveInBackground: boolean
   readonly out: string
   readonly valid: string | null
   readonly loss?: string
@@ -231,6 +234,7 @@ export const plan = (options: PlanOptions): Effect.Effect<PlanReport, ChatlmErro
         real === undefined || steps.length === 0 || !onProcessor ? null : most(real.stepsPeakBytes),
       longestMemoryBytes: measured === undefined || !onProcessor ? null : most(measured.peakBytes),
       limitBytes: limit,
+      saveBytes: config.saveInBackground ? source.checkpointBytes : 0,
       checkpointBytes: source.checkpointBytes,
       diskBytes: source.checkpointBytes * (config.keep + 1) + source.exportBytes * 2,
       diskFreeBytes: yield* freeBytes(config.out),

@@ -29,7 +29,9 @@ export interface TrainOptions {
   readonly config: object
   /** Starts over instead of going on from the newest checkpoint. */
   readonly fresh?: boolean
-  /** With `fresh`: throws away what is there. */
+  /** Goes on from the checkpoint of this step instead of the newest. */
+  readonly from?: number | undefined
+  /** With `fresh`: throws away what is there; with `from`: the checkpoints after it. */
   readonly force?: boolean
   /** `cpu`, `cuda:N` or `metal`; where left out the chosen one, or the best there is. */
   readonly device?: string
@@ -65,11 +67,12 @@ const eventsOf = (run: TrainingRun): Stream.Stream<TrainEvent, ChatlmError> =>
     })
   )
 
-const open = ({ kind, config, fresh = false, force = false, device, worker }: TrainOptions) =>
+const open = ({ kind, config, fresh = false, from, force = false, device, worker }: TrainOptions) =>
   Effect.flatMap(Native, (native) =>
     native.trainingRun(kind, config, {
       fresh,
       force,
+      ...(from === undefined ? {} : { from }),
       ...(device === undefined ? {} : { device }),
       ...(worker === undefined ? {} : { worker })
     })

@@ -24,6 +24,7 @@ export type ToWorker =
       readonly kind: RunKind
       readonly config: object
       readonly fresh: boolean
+      readonly from?: number
       readonly force: boolean
       readonly device?: string
       readonly worker: { readonly rank: number; readonly folder: string }
@@ -72,7 +73,7 @@ export const trainTogether = (
 ): Effect.Effect<TrainReport, ChatlmError> =>
   Effect.scoped(
     Effect.gen(function* () {
-      const { kind, config, fresh = false, force = false, onEvent = () => Effect.void } = options
+      const { kind, config, fresh = false, from, force = false, onEvent = () => Effect.void } = options
       const report = yield* ProgressReporter
       const device = options.device ?? (yield* ChosenDevice)
       const folder = yield* Effect.acquireRelease(
@@ -124,6 +125,7 @@ export const trainTogether = (
           config,
           fresh,
           force,
+          ...(from === undefined ? {} : { from }),
           worker: { rank, folder },
           ...(device === undefined ? {} : { device })
         })

@@ -14,5 +14,7 @@ mod tensors;
 pub use adapter::{load_adapter, merge, remove, save_adapter, unmerge};
 pub use inference::{InferenceFolder, find_not_finite, load_weights, save_int8};
 pub use model::{ModelFolder, SaveOptions, load_model, save_model};
-pub use store::{Checkpoints, Loaded};
-pub use tensors::{AsPiece, Piece, read_safetensors, to_safetensors, write_safetensors};
+pub use store::{Checkpoints, Files, Loaded, Snapshot, size_of};
+pub use tensors::{
+    AsPiece, Piece, TensorFile, read_safetensors, to_safetensors, write_safetensors,
+};

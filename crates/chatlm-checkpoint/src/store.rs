@@ -9,16 +9,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
-use chatlm_job::{AtomicDir, Code, Error, Result, sha256_file};
+use candle_core::Tensor;
+use chatlm_job::{AtomicDir, Code, Error, Result, require_room, sha256_bytes, sha256_file, tidy};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::tensors::{AsPiece, read_safetensors, write_safetensors};
+use crate::tensors::{AsPiece, Piece, TensorFile, write_hashed};
 
 const FORMAT: u32 = 1;
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
+/// Headers, `state.json`, the manifest and the file system's own needs.
+const MARGIN: u64 = 4 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
@@ -33,23 +36,54 @@ struct Entry {
     sha256: String,
 }
 
+/// The tensors of a checkpoint by file name, then by tensor name.
+pub type Files<'a> = [(&'static str, BTreeMap<String, Piece<'a>>)];
+
 /// The folder of a run's checkpoints.
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     folder: PathBuf,
 }
 
-/// A whole checkpoint, read.
+/// A checkpoint that was found whole. Its tensors stay on the disk until they are asked for.
 #[derive(Debug)]
 pub struct Loaded {
     pub path: PathBuf,
     pub step: u64,
-    /// By file name, then by tensor name.
-    pub tensors: BTreeMap<String, BTreeMap<String, Tensor>>,
     /// What `state.json` holds.
     pub state: Value,
     /// Newer checkpoints that were passed over, each with the reason.
     pub skipped: Vec<String>,
+}
+
+impl Loaded {
+    /// One of its files of tensors.
+    pub fn tensors(&self, name: &str) -> Result<TensorFile> {
+        TensorFile::open(&self.path.join(name), Code::CheckpointInvalid)
+    }
+}
+
+/// Files of tensors in memory of their own, to be written while training goes on.
+pub struct Snapshot(Vec<(&'static str, BTreeMap<String, Tensor>)>);
+
+impl Snapshot {
+    /// Copies all that a checkpoint holds, by all threads: it is as large as weights and optimizer state.
+    pub fn of(files: &Files<'_>) -> Result<Self> {
+        let copied = files.iter().map(|(name, pieces)| {
+            let copies: Result<BTreeMap<String, Tensor>> = pieces
+                .par_iter()
+                .map(|(name, piece)| Ok((name.clone(), piece.copied()?)))
+                .collect();
+            Ok((*name, copies?))
+        });
+        copied.collect::<Result<_>>().map(Self)
+    }
+}
+
+/// Bytes of a checkpoint's tensors.
+pub fn size_of(files: &Files<'_>) -> u64 {
+    let pieces = files.iter().flat_map(|(_, pieces)| pieces.values());
+    pieces.map(|piece| piece.size() as u64).sum()
 }
 
 impl Checkpoints {
@@ -73,33 +107,34 @@ impl Checkpoints {
         self.folder.join(format!("step-{step:08}"))
     }
 
-    /// Writes a checkpoint and answers its folder. One of the same step is replaced.
+    /// Writes a checkpoint and answers its folder. One of the same step is replaced. Fails before anything
+    /// is written where the disk has no room for it.
     pub fn save<P: AsPiece>(
         &self,
         step: u64,
-        tensors: &[(&str, BTreeMap<String, P>)],
+        tensors: &[(&'static str, BTreeMap<String, P>)],
         state: &Value,
     ) -> Result<PathBuf> {
         let target = self.path(step);
+        let pieces = tensors.iter().flat_map(|(_, pieces)| pieces.values());
+        let bytes: u64 = pieces.map(|piece| piece.piece().size() as u64).sum();
+        require_room(
+            &target,
+            bytes + MARGIN,
+            &format!("the checkpoint of step {step}"),
+        )?;
         let dir = AtomicDir::create(&target, true)?;
-        for (name, tensors) in tensors {
-            write_safetensors(&dir.path().join(name), tensors)?;
-        }
-        write_json(&dir.path().join(STATE), state)?;
         let mut files = BTreeMap::new();
-        for name in tensors.iter().map(|(name, _)| *name).chain([STATE]) {
-            let path = dir.path().join(name);
-            let bytes = fs::metadata(&path)
-                .map_err(|e| Error::io(&e, "read", &path))?
-                .len();
-            files.insert(
-                name.to_owned(),
-                Entry {
-                    bytes,
-                    sha256: sha256_file(&path)?,
-                },
-            );
+        for (name, tensors) in tensors {
+            let (bytes, sha256) = write_hashed(&dir.path().join(name), tensors)?;
+            files.insert((*name).to_owned(), Entry { bytes, sha256 });
         }
+        let text = write_json(&dir.path().join(STATE), state)?;
+        let entry = Entry {
+            bytes: text.len() as u64,
+            sha256: sha256_bytes(&text),
+        };
+        files.insert(STATE.to_owned(), entry);
         write_json(
             &dir.path().join(MANIFEST),
             &Manifest {
@@ -112,9 +147,15 @@ impl Checkpoints {
         Ok(target)
     }
 
+    /// [`Self::save`] of a copy.
+    pub fn save_snapshot(&self, step: u64, copy: &Snapshot, state: &Value) -> Result<PathBuf> {
+        self.save(step, &copy.0, state)
+    }
+
     /// The newest checkpoint that is whole; `None` where there is none. Where there are some but
     /// every one is damaged it is an error: going on from nothing would throw the run away unasked.
     pub fn newest(&self) -> Result<Option<Loaded>> {
+        tidy(&self.folder);
         let mut skipped = Vec::new();
         for (step, path) in self.finished()?.into_iter().rev() {
             match load(step, &path) {
@@ -143,17 +184,46 @@ impl Checkpoints {
         }
     }
 
+    /// The checkpoint of `step`, which has to be whole.
+    pub fn at(&self, step: u64) -> Result<Loaded> {
+        tidy(&self.folder);
+        let finished = self.finished()?;
+        let Some(path) = finished.get(&step) else {
+            let there: Vec<String> = finished.keys().map(u64::to_string).collect();
+            let help = if there.is_empty() {
+                "leave --from out to start at step 0".to_owned()
+            } else {
+                format!("there are those of steps {}", there.join(", "))
+            };
+            let what = format!("{} has no checkpoint of step {step}", self.folder.display());
+            return Err(Error::new(Code::InputNotFound, what, help)
+                .with("file", self.path(step).display().to_string()));
+        };
+        load(step, path)
+    }
+
+    /// Steps of the checkpoints that are finished, in order; whether they are whole is not looked at.
+    pub fn steps(&self) -> Result<Vec<u64>> {
+        Ok(self.finished()?.into_keys().collect())
+    }
+
+    /// Removes the checkpoints after `step`.
+    pub fn forget_after(&self, step: u64) -> Result<()> {
+        for (_, path) in self.finished()?.split_off(&(step + 1)) {
+            forget(&path)?;
+        }
+        Ok(())
+    }
+
     /// Removes all but the newest `keep` checkpoints, and what killed saves left behind.
     pub fn retain(&self, keep: usize) -> Result<()> {
         let finished = self.finished()?;
         let old = finished.len().saturating_sub(keep.max(1));
         for path in finished.values().take(old) {
-            // Without its manifest the folder does not count, should this be killed half-way.
-            let manifest = path.join(MANIFEST);
-            fs::remove_file(&manifest).map_err(|e| Error::io(&e, "remove", &manifest))?;
-            fs::remove_dir_all(path).map_err(|e| Error::io(&e, "remove", path))?;
+            forget(path)?;
         }
-        self.remove_leavings();
+        tidy(&self.folder);
+        self.remove_halves();
         Ok(())
     }
 
@@ -182,25 +252,11 @@ impl Checkpoints {
         Ok(found)
     }
 
-    /// Half-written folders of dead processes, and folders half-removed: both without a manifest.
-    fn remove_leavings(&self) {
+    /// Folders that a killed process had begun to remove.
+    fn remove_halves(&self) {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let left = if let Some(rest) = name.strip_prefix(".step-") {
-                // `.step-00000100.PROCESS-COUNT.partial` (or `.old`), as chatlm-job names them.
-                let process = rest
-                    .split('.')
-                    .nth(1)
-                    .and_then(|part| part.split('-').next());
-                process.is_some_and(|process| {
-                    process != std::process::id().to_string()
-                        && Path::new("/proc").is_dir()
-                        && !Path::new("/proc").join(process).exists()
-                })
-            } else {
-                name.starts_with("step-") && !entry.path().join(MANIFEST).exists()
-            };
-            if left {
+            if name.starts_with("step-") && !entry.path().join(MANIFEST).exists() {
                 // Best effort: a leaving that cannot be removed does no harm.
                 let _ = fs::remove_dir_all(entry.path());
             }
@@ -208,9 +264,17 @@ impl Checkpoints {
     }
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+fn forget(path: &Path) -> Result<()> {
+    // Without its manifest the folder does not count, should this be killed half-way.
+    let manifest = path.join(MANIFEST);
+    fs::remove_file(&manifest).map_err(|e| Error::io(&e, "remove", &manifest))?;
+    fs::remove_dir_all(path).map_err(|e| Error::io(&e, "remove", path))
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>> {
     let text = serde_json::to_vec_pretty(value).map_err(Error::internal)?;
-    fs::write(path, text).map_err(|e| Error::io(&e, "write", path))
+    fs::write(path, &text).map_err(|e| Error::io(&e, "write", path))?;
+    Ok(text)
 }
 
 fn invalid(path: &Path, what: impl std::fmt::Display) -> Error {
@@ -255,23 +319,12 @@ fn load(step: u64, folder: &Path) -> Result<Loaded> {
             return Err(invalid(&path, "its hash is not the one in manifest.json"));
         }
     }
-    let mut tensors = BTreeMap::new();
-    for name in manifest
-        .files
-        .keys()
-        .filter(|name| name.ends_with(".safetensors"))
-    {
-        let path = folder.join(name);
-        let read = read_safetensors(&path, Code::CheckpointInvalid, &Device::Cpu)?;
-        tensors.insert(name.clone(), read);
-    }
     let path = folder.join(STATE);
     let text = fs::read(&path).map_err(|e| invalid(&path, e))?;
     let state = serde_json::from_slice(&text).map_err(|e| invalid(&path, e))?;
     Ok(Loaded {
         path: folder.to_owned(),
         step,
-        tensors,
         state,
         skipped: Vec::new(),
     })
@@ -280,8 +333,10 @@ fn load(step: u64, folder: &Path) -> Result<Loaded> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use super::*;
+    use candle_core::Device;
     use serde_json::json;
+
+    use super::*;
 
     fn save(store: &Checkpoints, step: u64) -> PathBuf {
         let value = Tensor::new(&[step as f32, 0.5], &Device::Cpu).unwrap();
@@ -312,7 +367,9 @@ mod tests {
         assert_eq!((loaded.step, &loaded.path), (100, &path));
         assert_eq!(loaded.state["at"], 100);
         assert!(loaded.skipped.is_empty());
-        let weights = &loaded.tensors["weights.safetensors"]["w"];
+        let mut file = loaded.tensors("weights.safetensors").unwrap();
+        assert_eq!(file.names(), ["w"]);
+        let weights = file.read_to("w", &Device::Cpu).unwrap();
         assert_eq!(weights.to_vec1::<f32>().unwrap(), [100.0, 0.5]);
     }
 
@@ -327,6 +384,58 @@ mod tests {
                 fs::read(b.join(name)).unwrap()
             );
         }
+    }
+
+    #[test]
+    fn a_copy_is_written_as_it_was() {
+        let (_a, first) = store();
+        let (_b, second) = store();
+        let mut values = vec![1f32, 2.0, 3.0];
+        let name = "optimizer.safetensors";
+        let tensor = Tensor::new(values.as_slice(), &Device::Cpu).unwrap();
+        let expected = first.save(
+            4,
+            &[(name, BTreeMap::from([("a".to_owned(), tensor)]))],
+            &json!({}),
+        );
+        let piece = Piece::Values {
+            shape: vec![3],
+            values: &values,
+        };
+        let files = [(name, BTreeMap::from([("a".to_owned(), piece)]))];
+        assert_eq!(size_of(&files), 12);
+        let copy = Snapshot::of(&files).unwrap();
+        values.fill(0.0);
+        let written = second.save_snapshot(4, &copy, &json!({})).unwrap();
+        let expected = expected.unwrap();
+        for name in [name, "manifest.json"] {
+            let (one, two) = (fs::read(written.join(name)), fs::read(expected.join(name)));
+            assert_eq!(one.unwrap(), two.unwrap(), "{name}");
+        }
+    }
+
+    #[test]
+    fn one_step_is_asked_for_and_those_after_it_forgotten() {
+        let (_folder, store) = store();
+        for step in [1, 2, 10] {
+            save(&store, step);
+        }
+        assert_eq!(store.at(2).unwrap().state["at"], 2);
+        let error = store.at(3).unwrap_err();
+        assert_eq!(error.code(), Code::InputNotFound);
+        assert!(error.help().contains("1, 2, 10"), "{}", error.help());
+        store.forget_after(1).unwrap();
+        assert_eq!(store.steps().unwrap(), [1]);
+    }
+
+    #[test]
+    fn a_replacement_killed_half_way_leaves_the_old_one() {
+        let (_folder, store) = store();
+        let path = save(&store, 5);
+        let aside = store.folder.join(".step-00000005.4000000000-0.old");
+        fs::rename(&path, &aside).unwrap();
+        assert_eq!(store.newest().unwrap().unwrap().step, 5);
+        assert!(path.exists() && !aside.exists());
     }
 
     #[test]

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
-use std::path::Path;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
-use chatlm_job::{Code, Error, Result};
+use chatlm_job::{Code, Error, Hashing, Result};
+use chatlm_optim::Source;
 use safetensors::tensor::Metadata;
 use serde_json::{Map, json};
 
@@ -47,8 +48,23 @@ impl Piece<'_> {
     }
 
     /// Bytes of all elements.
-    fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.shape().iter().product::<usize>() * self.dtype().size_in_bytes()
+    }
+
+    /// The same values in memory of their own, on the processor.
+    pub(crate) fn copied(&self) -> Result<Tensor> {
+        match self {
+            Self::Values { shape, values } => {
+                Tensor::from_slice(values, shape.as_slice(), &Device::Cpu)
+            }
+            Self::Bytes { shape, values } => {
+                Tensor::from_slice(values, shape.as_slice(), &Device::Cpu)
+            }
+            Self::Tensor(tensor) if tensor.device().is_cpu() => tensor.copy(),
+            Self::Tensor(tensor) => tensor.to_device(&Device::Cpu),
+        }
+        .map_err(Error::internal)
     }
 
     /// Writes the elements, little-endian.
@@ -170,18 +186,47 @@ pub fn to_safetensors<P: AsPiece>(tensors: &BTreeMap<String, P>) -> Result<Vec<u
 
 /// Writes a safetensors file; `path` should lie in a folder that is committed whole.
 pub fn write_safetensors<P: AsPiece>(path: &Path, tensors: &BTreeMap<String, P>) -> Result<()> {
+    let file = create(path)?;
+    let writer = stream(file, tensors, path)?;
+    close(writer, path)
+}
+
+/// [`write_safetensors`], hashed on the way: the file's length and SHA-256.
+pub(crate) fn write_hashed<P: AsPiece>(
+    path: &Path,
+    tensors: &BTreeMap<String, P>,
+) -> Result<(u64, String)> {
+    let (writer, bytes, hash) = stream(Hashing::new(create(path)?), tensors, path)?.finish();
+    close(writer, path)?;
+    Ok((bytes, hash))
+}
+
+fn create(path: &Path) -> Result<BufWriter<File>> {
+    let file = File::create(path).map_err(|e| Error::io(&e, "write", path))?;
+    Ok(BufWriter::with_capacity(1 << 20, file))
+}
+
+fn stream<W: Write, P: AsPiece>(
+    mut writer: W,
+    tensors: &BTreeMap<String, P>,
+    path: &Path,
+) -> Result<W> {
     let failed = |error: std::io::Error| Error::io(&error, "write", path);
     let order = in_order(tensors);
-    let mut writer = BufWriter::with_capacity(1 << 20, File::create(path).map_err(failed)?);
     writer.write_all(&header(&order)?).map_err(failed)?;
     for (_, piece) in order {
         piece.write(&mut writer)?.map_err(failed)?;
     }
-    // Synced here, so that a full disk is told as that and not by a hash that differs later.
+    Ok(writer)
+}
+
+/// Synced here, so that a full disk is told as that and not by a hash that differs later.
+fn close(writer: BufWriter<File>, path: &Path) -> Result<()> {
     let file = writer
         .into_inner()
-        .map_err(|error| failed(error.into_error()))?;
-    file.sync_all().map_err(failed)
+        .map_err(std::io::IntoInnerError::into_error);
+    file.and_then(|file| file.sync_all())
+        .map_err(|e| Error::io(&e, "write", path))
 }
 
 /// A safetensors file's header: what is where.
@@ -233,32 +278,76 @@ pub(crate) fn broken(path: &Path, code: Code, what: &dyn std::fmt::Display) -> E
     .with("file", path.display().to_string())
 }
 
-/// Reads every tensor of a safetensors file; `code` says what a broken one means to the caller.
-pub fn read_safetensors(
-    path: &Path,
+/// A safetensors file that is read a tensor at a time.
+pub struct TensorFile {
+    path: PathBuf,
     code: Code,
-    device: &Device,
-) -> Result<BTreeMap<String, Tensor>> {
-    let failed = |error: std::io::Error| Error::io(&error, "read", path);
-    let broken = |what: &dyn std::fmt::Display| broken(path, code, what);
-    let mut file = File::open(path).map_err(failed)?;
-    let metadata = Header::read(&mut file, path, code)?.metadata;
-    let mut reader = BufReader::with_capacity(1 << 20, file);
-    let mut tensors = BTreeMap::new();
-    for name in metadata.offset_keys() {
-        let Some(info) = metadata.info(&name) else {
-            continue;
-        };
+    file: File,
+    header: Header,
+}
+
+impl TensorFile {
+    /// `code` says what a broken file means to the caller.
+    pub fn open(path: &Path, code: Code) -> Result<Self> {
+        let mut file = File::open(path).map_err(|e| Error::io(&e, "read", path))?;
+        let header = Header::read(&mut file, path, code)?;
+        Ok(Self {
+            path: path.to_owned(),
+            code,
+            file,
+            header,
+        })
+    }
+
+    /// In the order in which they lie.
+    pub fn names(&self) -> Vec<String> {
+        self.header.metadata.offset_keys()
+    }
+
+    pub fn read_to(&mut self, name: &str, device: &Device) -> Result<Tensor> {
+        let (path, code) = (&self.path, self.code);
+        let broken = |what: &dyn std::fmt::Display| broken(path, code, what);
+        let failed = |error: std::io::Error| Error::io(&error, "read", path);
+        let info = self.header.metadata.info(name);
+        let info = info.ok_or_else(|| broken(&format!("{name} is missing")))?;
         let dtype = DType::try_from(info.dtype).map_err(|_| {
             broken(&format!(
                 "{name} is {:?}, which is not read here",
                 info.dtype
             ))
         })?;
-        let mut bytes = vec![0; info.data_offsets.1 - info.data_offsets.0];
-        reader.read_exact(&mut bytes).map_err(failed)?;
-        let tensor = Tensor::from_raw_buffer(&bytes, dtype, &info.shape, device)
-            .map_err(|e| broken(&format!("{name}: {e}")))?;
+        let (from, to) = info.data_offsets;
+        let mut bytes = vec![0; to - from];
+        let place = SeekFrom::Start((self.header.data + from) as u64);
+        self.file.seek(place).map_err(failed)?;
+        self.file.read_exact(&mut bytes).map_err(failed)?;
+        Tensor::from_raw_buffer(&bytes, dtype, &info.shape, device)
+            .map_err(|e| broken(&format!("{name}: {e}")))
+    }
+}
+
+impl Source for TensorFile {
+    fn look(&self, name: &str) -> Option<(DType, &[usize])> {
+        let info = self.header.metadata.info(name)?;
+        let dtype = DType::try_from(info.dtype).ok()?;
+        Some((dtype, &info.shape))
+    }
+
+    fn read(&mut self, name: &str) -> Result<Tensor> {
+        self.read_to(name, &Device::Cpu)
+    }
+}
+
+/// Reads every tensor of a safetensors file; `code` says what a broken one means to the caller.
+pub fn read_safetensors(
+    path: &Path,
+    code: Code,
+    device: &Device,
+) -> Result<BTreeMap<String, Tensor>> {
+    let mut file = TensorFile::open(path, code)?;
+    let mut tensors = BTreeMap::new();
+    for name in file.names() {
+        let tensor = file.read_to(&name, device)?;
         tensors.insert(name, tensor);
     }
     Ok(tensors)

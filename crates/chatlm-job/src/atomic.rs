@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use crate::{Code, Error, Result};
 
-const SUFFIX: &str = "partial";
+/// What is being written, and a folder that was moved out of the way of its successor.
+const PARTIAL: &str = "partial";
+const OLD: &str = "old";
 
 /// Refuses an existing target unless `force` is set.
 pub fn check_target(target: &Path, force: bool) -> Result<()> {
@@ -48,27 +50,48 @@ fn temporary(target: &Path) -> Result<PathBuf> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let (folder, name) = (parent(target), name(target)?);
     fs::create_dir_all(&folder).map_err(|e| Error::io(&e, "create", &folder))?;
-    remove_leavings(&folder, &name);
+    tidy_for(&folder, Some(&name));
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    Ok(folder.join(format!(".{name}.{}-{count}.{SUFFIX}", std::process::id())))
+    Ok(folder.join(format!(".{name}.{}-{count}.{PARTIAL}", std::process::id())))
 }
 
-fn remove_leavings(folder: &Path, name: &str) {
-    let prefix = format!(".{name}.");
+/// Clears `folder` of what killed processes left: half-written files and folders go, and a folder that was
+/// moved aside comes back where its successor was not there yet.
+pub fn tidy(folder: &Path) {
+    tidy_for(folder, None);
+}
+
+fn tidy_for(folder: &Path, only: Option<&str>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let file = entry.file_name().to_string_lossy().into_owned();
-        let Some(middle) = file
-            .strip_prefix(&prefix)
-            .and_then(|rest| rest.strip_suffix(&format!(".{SUFFIX}")))
+        // `.NAME.PROCESS-COUNT.partial`, as `temporary` names them.
+        let mut parts = file.strip_prefix('.').unwrap_or_default().rsplitn(3, '.');
+        let (Some(suffix), Some(middle), Some(name)) = (parts.next(), parts.next(), parts.next())
         else {
             continue;
         };
         let process = middle.split('-').next().unwrap_or_default();
-        let ours = process == std::process::id().to_string();
-        if !ours && Path::new("/proc").is_dir() && !Path::new("/proc").join(process).exists() {
-            remove(&entry.path());
+        if only.is_some_and(|only| only != name) || !is_dead(process) {
+            continue;
+        }
+        match suffix {
+            PARTIAL => remove(&entry.path()),
+            OLD if folder.join(name).symlink_metadata().is_ok() => remove(&entry.path()),
+            OLD => {
+                let _ = fs::rename(entry.path(), folder.join(name));
+            }
+            _ => {}
         }
     }
+}
+
+/// Whether `process` is the number of one that has ended; where that cannot be told it has not.
+fn is_dead(process: &str) -> bool {
+    process
+        .parse::<u32>()
+        .is_ok_and(|id| id != std::process::id())
+        && Path::new("/proc").is_dir()
+        && !Path::new("/proc").join(process).exists()
 }
 
 fn remove(path: &Path) {
@@ -86,15 +109,37 @@ fn sync_folder(folder: &Path) -> Result<()> {
         .map_err(|e| Error::io(&e, "sync", folder))
 }
 
-/// Moves `from` over `target`; a folder in the way is moved aside first, so that no reader sees half.
+/// Moves `from` over `target`. A folder in the way changes places with it in one step, so that at no
+/// moment there is none; where the file system cannot do that it is moved aside first, and [`tidy`] brings
+/// it back should this process be killed between the two.
 fn replace(from: &Path, target: &Path) -> Result<()> {
-    let aside = from.with_extension("old");
     if target.is_dir() {
+        if exchange(from, target) {
+            remove(from);
+            return sync_folder(&parent(target));
+        }
+        let aside = from.with_extension(OLD);
         fs::rename(target, &aside).map_err(|e| Error::io(&e, "replace", target))?;
+        if let Err(error) = fs::rename(from, target) {
+            let _ = fs::rename(&aside, target);
+            return Err(Error::io(&error, "write", target));
+        }
+        remove(&aside);
+    } else {
+        fs::rename(from, target).map_err(|e| Error::io(&e, "write", target))?;
     }
-    fs::rename(from, target).map_err(|e| Error::io(&e, "write", target))?;
-    remove(&aside);
     sync_folder(&parent(target))
+}
+
+#[cfg(target_os = "linux")]
+fn exchange(one: &Path, other: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_: &Path, _: &Path) -> bool {
+    false
 }
 
 /// A file being written; dropped without [`AtomicFile::commit`] it leaves nothing behind.
@@ -258,6 +303,26 @@ mod tests {
         }
         assert_eq!(entries(&target), ["new"]);
         assert_eq!(entries(folder.path()), ["model"]);
+    }
+
+    #[test]
+    fn a_folder_moved_aside_comes_back_where_its_successor_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = [
+            ".model.4000000000-0.old",
+            ".best.4000000000-0.old",
+            ".best.4000000000-1.partial",
+            "best",
+        ];
+        for name in names {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join("f"), name).unwrap();
+        }
+        tidy(folder.path());
+        assert_eq!(entries(folder.path()), ["best", "model"]);
+        assert_eq!(fs::read(folder.path().join("best/f")).unwrap(), b"best");
+        let back = fs::read(folder.path().join("model/f")).unwrap();
+        assert_eq!(back, b".model.4000000000-0.old");
     }
 
     #[test]

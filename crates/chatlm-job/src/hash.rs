@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -38,8 +38,57 @@ pub fn sha256_file(path: &Path) -> Result<String> {
     }
 }
 
+/// Hashes what is written through it.
+#[derive(Debug)]
+pub struct Hashing<W> {
+    writer: W,
+    hasher: Sha256,
+    bytes: u64,
+}
+
+impl<W: Write> Hashing<W> {
+    pub fn new(writer: W) -> Self {
+        Self {
+            writer,
+            hasher: Sha256::new(),
+            bytes: 0,
+        }
+    }
+
+    /// The writer, and length and hash of what it was given.
+    pub fn finish(self) -> (W, u64, String) {
+        (self.writer, self.bytes, hex(&self.hasher.finalize()))
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.writer.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
+    #[test]
+    fn what_is_written_is_hashed() -> std::io::Result<()> {
+        let mut writer = super::Hashing::new(Vec::new());
+        writer.write_all(b"a")?;
+        writer.write_all(b"bc")?;
+        let (written, bytes, hash) = writer.finish();
+        assert_eq!((written.as_slice(), bytes), (b"abc".as_slice(), 3));
+        assert_eq!(hash, super::sha256_bytes(b"abc"));
+        Ok(())
+    }
+
     #[test]
     fn known_digest() {
         assert_eq!(

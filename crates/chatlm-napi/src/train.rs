@@ -15,8 +15,10 @@ use crate::job::{CancelHandle, OnProgress, job};
 pub struct TrainingRunOptions {
     /// Starts over instead of going on from the newest checkpoint.
     pub fresh: bool,
-    /// With `fresh`: throws away what is there.
+    /// With `fresh`: throws away what is there; with `from`: the checkpoints after it.
     pub force: bool,
+    /// Goes on from the checkpoint of this step instead of the newest.
+    pub from: Option<u32>,
     /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
     pub device: Option<String>,
     /// Which of several workers this process is.
@@ -83,6 +85,7 @@ impl TrainingRun {
             let options = RunOptions {
                 fresh: options.fresh,
                 force: options.force,
+                from: options.from.map(u64::from),
                 device: options.device,
                 worker: options.worker.map(|place| chatlm_run::WorkerPlace {
                     rank: place.rank as usize,

@@ -20,5 +20,5 @@ mod vector;
 
 pub use clip::{clip_scale, squared_norm};
 pub use device::squared_norm_of;
-pub use optimizer::{Optimizer, OptimizerConfig, Part, STEP};
+pub use optimizer::{Optimizer, OptimizerConfig, Part, STEP, Source};
 pub use schedule::{Schedule, ScheduleKind};

@@ -92,6 +92,25 @@ pub enum Part<'a> {
     Tensor(Tensor),
 }
 
+/// Where a state is read from.
+pub trait Source {
+    /// Type and shape of a tensor; `None` where there is none of that name.
+    fn look(&self, name: &str) -> Option<(DType, &[usize])>;
+    /// A tensor that is there, on any device.
+    fn read(&mut self, name: &str) -> Result<Tensor>;
+}
+
+impl Source for &BTreeMap<String, Tensor> {
+    fn look(&self, name: &str) -> Option<(DType, &[usize])> {
+        let tensor = self.get(name)?;
+        Some((tensor.dtype(), tensor.dims()))
+    }
+
+    fn read(&mut self, name: &str) -> Result<Tensor> {
+        Ok(self[name].clone())
+    }
+}
+
 /// An optimizer and the state of every weight it trains. A step is [`Self::begin_step`] and then
 /// [`Self::update`] for each weight; a weight that is left out is left alone, as PyTorch leaves
 /// weights without a gradient.
@@ -248,9 +267,9 @@ impl Optimizer {
         Ok(state)
     }
 
-    /// Takes a state that [`Self::state`] gave, for the same weights, on any device. Nothing is changed
-    /// where it does not fit.
-    pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+    /// Takes a state that [`Self::state`] gave, for the same weights, on any device, a tensor at a time.
+    /// Nothing is changed where it does not fit.
+    pub fn load_state(&mut self, state: &mut impl Source) -> Result<()> {
         let missing = |name: &str| {
             Error::new(
                 Code::CheckpointInvalid,
@@ -258,26 +277,31 @@ impl Optimizer {
                 "the checkpoint belongs to another configuration; use --fresh to start over",
             )
         };
-        let step = state
-            .get(STEP)
-            .and_then(|step| step.to_vec1::<i64>().ok())
+        state.look(STEP).ok_or_else(|| missing(STEP))?;
+        let step = state.read(STEP)?;
+        let step = step
+            .to_vec1::<i64>()
+            .ok()
             .and_then(|step| u64::try_from(*step.first()?).ok())
             .ok_or_else(|| missing(STEP))?;
         // Everything is looked at before anything is changed.
-        let mut found = Vec::new();
+        let mut keys = Vec::new();
         for (index, (name, shape)) in self.parameters.iter().enumerate() {
             for (part, shape, _) in self.state.parts(index, shape) {
                 let key = format!("{name}.{part}");
-                let fits = |t: &&Tensor| t.dims() == shape && t.dtype() == DType::F32;
-                let tensor = state.get(&key).filter(fits).ok_or_else(|| missing(&key))?;
-                found.push(tensor);
+                state
+                    .look(&key)
+                    .filter(|found| *found == (DType::F32, shape.as_slice()))
+                    .ok_or_else(|| missing(&key))?;
+                keys.push(key);
             }
         }
-        let mut found = found.into_iter();
+        let mut keys = keys.iter();
         if let State::Tensors(_, kept) = &mut self.state {
-            for (held, tensor) in kept.iter_mut().flat_map(Kept::parts_mut).zip(found) {
+            for (held, key) in kept.iter_mut().flat_map(Kept::parts_mut).zip(keys) {
                 // A copy, as what is held must be nobody else's.
-                *held = tensor
+                *held = state
+                    .read(key)?
                     .to_device(held.device())
                     .and_then(|tensor| tensor.force_contiguous())
                     .map_err(Error::internal)?;
@@ -286,8 +310,9 @@ impl Optimizer {
             return Ok(());
         }
         for index in 0..self.parameters.len() {
-            for (values, tensor) in self.state.parts_mut(index).into_iter().zip(&mut found) {
-                let tensor = tensor
+            for (values, key) in self.state.parts_mut(index).into_iter().zip(&mut keys) {
+                let tensor = state
+                    .read(key)?
                     .flatten_all()
                     .and_then(|tensor| tensor.to_vec1())
                     .map_err(Error::internal)?;

@@ -282,7 +282,7 @@ fn a_state_of_slices_is_one_of_tensors() {
             slices.update(index, golden.gradient(name, 0), run.scale, 1e-2);
         }
         let state = slices.optimizer().state().unwrap();
-        tensors.optimizer().load_state(&state).unwrap();
+        tensors.optimizer().load_state(&mut &state).unwrap();
         assert_eq!(tensors.optimizer().steps(), 1);
         let again = tensors.optimizer().state().unwrap();
         assert!(state.keys().eq(again.keys()));
@@ -295,7 +295,7 @@ fn a_state_of_slices_is_one_of_tensors() {
         }
         let mut broken = state.clone();
         broken.pop_first();
-        assert!(tensors.optimizer().load_state(&broken).is_err());
+        assert!(tensors.optimizer().load_state(&mut &broken).is_err());
     }
 }
 

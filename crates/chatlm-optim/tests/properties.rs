@@ -117,7 +117,7 @@ proptest! {
                 take_step(&mut one, &mut weights, step);
             }
             let mut two = optimizer(config, &shape);
-            two.load_state(&one.state().unwrap()).unwrap();
+            two.load_state(&mut &one.state().unwrap()).unwrap();
             prop_assert_eq!(two.steps(), steps);
             let mut restored = weights.clone();
             take_step(&mut one, &mut weights, steps);
@@ -233,16 +233,16 @@ fn a_state_that_does_not_fit_changes_nothing() {
         for name in good.keys() {
             let mut bad = good.clone();
             bad.remove(name);
-            assert!(fresh.load_state(&bad).is_err());
+            assert!(fresh.load_state(&mut &bad).is_err());
             bad.insert(
                 name.clone(),
                 Tensor::new(&[1.5f64; 7], &Device::Cpu).unwrap(),
             );
-            assert!(fresh.load_state(&bad).is_err());
+            assert!(fresh.load_state(&mut &bad).is_err());
         }
         assert_eq!(fresh.steps(), 0);
         assert!(before == read(&fresh.state().unwrap()));
-        fresh.load_state(&good).unwrap();
+        fresh.load_state(&mut &good).unwrap();
         assert!(read(&good) == read(&fresh.state().unwrap()));
     }
 }

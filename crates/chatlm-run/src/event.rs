@@ -20,6 +20,10 @@ pub enum Event {
         resumed_from: Option<String>,
         /// Broken checkpoints that were passed over, with the reason.
         skipped: Vec<String>,
+        /// In what this machine differs from that which wrote the checkpoint; with any the run goes on
+        /// numerically, not to the bit.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        inexact: Vec<String>,
     },
     Step(StepEvent),
     Evaluated(Evaluated),

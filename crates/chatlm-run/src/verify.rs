@@ -62,6 +62,7 @@ fn compare(
             let options = RunOptions {
                 fresh: false,
                 force: false,
+                from: None,
                 device: device.map(str::to_owned),
                 worker: None,
             };

@@ -78,6 +78,9 @@ pub struct TrainConfig {
     pub group_by_length: bool,
     pub save_every: u64,
     pub keep: usize,
+    /// Copy what a checkpoint holds and write it while training goes on, where there is memory for it.
+    #[serde(default = "yes")]
+    pub save_in_background: bool,
     /// 0: at the end of each epoch.
     pub eval_every: u64,
     pub eval_rows: u64,
@@ -113,6 +116,10 @@ pub struct TrainConfig {
     pub beta: f64,
     #[serde(default)]
     pub loss: PreferenceLoss,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn adam_beta1() -> f64 {

@@ -3,7 +3,7 @@
 //! which is what runs on a card too.
 #![expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests")]
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use chatlm_checkpoint::Checkpoints;
 use chatlm_kernels::testing;
 use serde_json::{Value, json};
@@ -123,7 +123,7 @@ fn preference_steps_on_a_device_are_those_of_the_kernels() {
 fn part(device: &Device, settings: &TrainConfig, folder: &Checkpoints, steps: u64) -> Trainer {
     let mut trainer = trainer_on(device, settings);
     if let Some(loaded) = folder.newest().unwrap() {
-        trainer.restore(loaded).unwrap();
+        trainer.restore(&loaded).unwrap();
     }
     for _ in 0..steps {
         let batch = step_batch_on(device, trainer.steps());
@@ -148,13 +148,15 @@ fn a_checkpoint_of_one_device_goes_on_on_another() {
                     part(&Device::Cpu, &settings, &folder, 5);
                 }
             }
-            let names = |loaded: Loaded| -> Vec<Vec<String>> {
-                let files = loaded.tensors.values();
-                files.map(|file| file.keys().cloned().collect()).collect()
+            let names = |loaded: &Loaded| -> Vec<Vec<String>> {
+                let files = [WEIGHTS, OPTIMIZER];
+                files
+                    .map(|file| loaded.tensors(file).unwrap().names())
+                    .into()
             };
-            let names = names(folder.newest().unwrap().unwrap());
+            let names = names(&folder.newest().unwrap().unwrap());
             let mut last = trainer_on(&Device::Cpu, &settings);
-            last.restore(folder.newest().unwrap().unwrap()).unwrap();
+            last.restore(&folder.newest().unwrap().unwrap()).unwrap();
             let batch = step_batch_on(&Device::Cpu, 10);
             (names, last.step(&[batch]).unwrap().loss)
         };
@@ -233,7 +235,7 @@ fn a_scaled_gradient_beyond_f16_leaves_a_step_out_and_halves_the_scale() {
                 ])
             };
             // Beyond any number of f16.
-            trainer.scaler = LossScale::read(&tensors(2f64.powi(40)));
+            trainer.scaler = LossScale::read(&mut &tensors(2f64.powi(40))).unwrap();
             let before = weights(&trainer);
             let batch = step_batch_on(device, 5);
             let mut scale = 2f64.powi(40);
@@ -270,7 +272,7 @@ fn a_scaled_gradient_beyond_f16_leaves_a_step_out_and_halves_the_scale() {
                 1e-2,
             );
             // A scale that cannot be to blame any more: what stops stops, what skips skips.
-            trainer.scaler = LossScale::read(&tensors(0.5));
+            trainer.scaler = LossScale::read(&mut &tensors(0.5)).unwrap();
             let norm = trainer.parameters.get("encoder.final_layer_norm.weight");
             let norm = norm.unwrap().clone();
             norm.set(&Tensor::full(f32::NAN, norm.dims(), device).unwrap())
@@ -293,7 +295,7 @@ fn an_overflow_is_resumed_from_to_the_bit() {
             for (place, &steps) in parts.iter().enumerate() {
                 let mut trainer = trainer_on(device, &settings);
                 if let Some(loaded) = folder.newest().unwrap() {
-                    trainer.restore(loaded).unwrap();
+                    trainer.restore(&loaded).unwrap();
                 } else {
                     // Scaled by so much that the first steps are left out.
                     let mut scaler = LossScale::default();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use chatlm_checkpoint::Piece;
 use chatlm_job::{Error, Result};
+use chatlm_optim::Source;
 
 /// The constants of `GradScaler`.
 const START: f64 = 65_536.0;
@@ -75,9 +76,17 @@ impl LossScale {
     }
 
     /// What a checkpoint holds; nothing where it was written in another precision.
-    pub(crate) fn read(tensors: &BTreeMap<String, Tensor>) -> Option<Self> {
-        let scale = *tensors.get(SCALE)?.to_vec1::<f64>().ok()?.first()?;
-        let good = *tensors.get(TRACKER)?.to_vec1::<i64>().ok()?.first()?;
+    pub(crate) fn read(source: &mut impl Source) -> Result<Option<Self>> {
+        if source.look(SCALE).is_none() || source.look(TRACKER).is_none() {
+            return Ok(None);
+        }
+        let (scale, good) = (source.read(SCALE)?, source.read(TRACKER)?);
+        Ok(Self::of(&scale, &good))
+    }
+
+    fn of(scale: &Tensor, good: &Tensor) -> Option<Self> {
+        let scale = *scale.to_vec1::<f64>().ok()?.first()?;
+        let good = *good.to_vec1::<i64>().ok()?.first()?;
         Some(Self {
             scale: Some(scale).filter(|scale| scale.is_finite() && *scale > 0.0)?,
             good: u64::try_from(good).ok()?,
@@ -153,7 +162,7 @@ mod tests {
             parts.map(|(name, piece)| (name, tensor(piece))).collect()
         };
         let state = tensors(scale.state().unwrap());
-        assert_eq!(LossScale::read(&state), Some(scale));
-        assert_eq!(LossScale::read(&BTreeMap::new()), None);
+        assert_eq!(LossScale::read(&mut &state).unwrap(), Some(scale));
+        assert_eq!(LossScale::read(&mut &BTreeMap::new()).unwrap(), None);
     }
 }

@@ -10,10 +10,10 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Var};
 use chatlm_checkpoint::{Loaded, Piece};
 use chatlm_job::{Code, Error, Result};
-use chatlm_optim::{Optimizer, Part, STEP, Schedule, clip_scale, squared_norm};
+use chatlm_optim::{Optimizer, Part, STEP, Schedule, Source, clip_scale, squared_norm};
 use chatlm_t5::{Config, Gradients, LoraConfig, Model, Parameters, Sink, has_kernels, write};
 
 use crate::batch::{PreferenceBatch, SequenceBatch};
@@ -74,8 +74,8 @@ pub struct Trainer {
     /// Whether gradients and moments are plain memory, for kernels of the processor.
     plain: bool,
     step: u64,
-    /// Whether the weights are those after `step` steps; a fused update that met a gradient that is
-    /// not finite leaves them between two.
+    /// Whether the weights are those after `step` steps; an update that failed on its way leaves them
+    /// between two.
     whole: bool,
 }
 
@@ -393,12 +393,14 @@ impl Trainer {
             }
             found
         };
+        // Until the step is over its updates may have reached some weights and not others.
+        self.whole = !updated;
         failed.map_err(Error::internal)?;
         let found = found?;
         if !(found.measured.is_finite() && square.is_finite()) {
-            self.whole = !updated;
             return Err(self.not_finite(found.measured));
         }
+        self.whole = true;
         self.step += 1;
         Ok(StepReport {
             loss: found.measured,
@@ -466,6 +468,7 @@ impl Trainer {
                 Some(scaler) => (f64::from(clipped) / scaler.scale()) as f32,
                 None => clipped,
             };
+            self.whole = false;
             self.optimizer.begin_step();
             let (optimizer, rate) = (&mut self.optimizer, report.learning_rate);
             match &mut self.team {
@@ -479,6 +482,7 @@ impl Trainer {
             self.gradients = Some(gradients);
             // Devices work behind this thread's back: a step is over when they are done.
             self.device.synchronize().map_err(Error::internal)?;
+            self.whole = true;
         }
         self.step += 1;
         report.update_seconds = since.elapsed().as_secs_f64();
@@ -544,8 +548,8 @@ impl Trainer {
             .filter(move |(name, _)| lora.is_none_or(|lora| lora.trains(name)))
     }
 
-    /// Goes on from a checkpoint, to the bit.
-    pub fn restore(&mut self, loaded: Loaded) -> Result<()> {
+    /// Goes on from a checkpoint, to the bit. It is read a tensor at a time.
+    pub fn restore(&mut self, loaded: &Loaded) -> Result<()> {
         let folder = loaded.path.display().to_string();
         let invalid = |what: String| {
             Error::new(
@@ -555,42 +559,42 @@ impl Trainer {
             )
             .with("file", folder.clone())
         };
-        let file = |name: &str| {
-            loaded
-                .tensors
-                .get(name)
-                .ok_or_else(|| invalid(format!("{name} is missing")))
-        };
-        let weights = file(WEIGHTS)?;
+        let mut weights = loaded.tensors(WEIGHTS)?;
         let mut count = 0;
         // Everything is looked at before anything is changed.
         for (name, var) in self.saved() {
-            let fits = |t: &Tensor| t.dims() == var.dims() && t.dtype() == DType::F32;
-            if !weights.get(name).is_some_and(fits) {
+            if weights.look(name) != Some((DType::F32, var.dims())) {
                 return Err(invalid(format!(
                     "weight {name} is missing or has another shape"
                 )));
             }
             count += 1;
         }
-        if weights.len() != count {
-            return Err(invalid(format!("{} weights, not {count}", weights.len())));
+        let there = weights.names().len();
+        if there != count {
+            return Err(invalid(format!("{there} weights, not {count}")));
         }
-        let optimizer = file(OPTIMIZER)?;
-        self.optimizer.load_state(optimizer)?;
+        let mut optimizer = loaded.tensors(OPTIMIZER)?;
+        self.optimizer.load_state(&mut optimizer)?;
         if let Some(scaler) = &mut self.scaler {
-            *scaler = LossScale::read(optimizer).unwrap_or_default();
+            *scaler = LossScale::read(&mut optimizer)?.unwrap_or_default();
         }
         for (name, var) in self.saved() {
-            if let Some(tensor) = weights.get(name) {
-                let tensor = tensor.to_device(var.device());
-                tensor
-                    .and_then(|tensor| var.set(&tensor))
-                    .map_err(Error::internal)?;
-            }
+            let tensor = weights.read_to(name, var.device())?;
+            var.set(&tensor).map_err(Error::internal)?;
         }
         self.step = loaded.step;
         Ok(())
+    }
+
+    /// About the bytes of a checkpoint that this process has to give to it.
+    pub fn checkpoint_bytes(&self) -> Result<u64> {
+        let weights: usize = self.saved().map(|(_, var)| var.elem_count() * 4).sum();
+        let (_, parts) = self.optimizer.parts()?;
+        let values = |shape: &[usize]| shape.iter().product::<usize>() * 4;
+        let optimizer: usize = parts.iter().map(|(_, shape, _)| values(shape)).sum();
+        let workers = self.team.as_ref().map_or(1, |team| team.talk().world());
+        Ok((weights + optimizer * workers) as u64)
     }
 }
 

@@ -1,6 +1,6 @@
 #![expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests")]
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use chatlm_checkpoint::Checkpoints;
 use chatlm_job::{Random, mix};
 use chatlm_kernels::testing::device;
@@ -225,7 +225,7 @@ fn a_run_in_two_parts_is_a_run_in_one_to_the_bit() {
             store.save(3, &first.state().unwrap(), &json!({})).unwrap();
             drop(first);
             let mut second = trainer(&settings);
-            second.restore(store.newest().unwrap().unwrap()).unwrap();
+            second.restore(&store.newest().unwrap().unwrap()).unwrap();
             assert_eq!(second.steps(), 3);
             for step in 3..6 {
                 second
@@ -253,7 +253,7 @@ fn a_checkpoint_of_another_shape_changes_nothing() {
     let mut trainer = trainer(&settings);
     let before = weights(&trainer);
     let error = trainer
-        .restore(store.newest().unwrap().unwrap())
+        .restore(&store.newest().unwrap().unwrap())
         .unwrap_err();
     assert_eq!(error.code(), Code::CheckpointInvalid);
     assert_eq!(before, weights(&trainer));

@@ -61,6 +61,7 @@ const eventLines = (event: TrainEvent): ReadonlyArray<string> => {
       const size = `${number(event.parameters ?? 0)} parameters, ${number(event.trainable ?? 0)} of them trained`
       return [
         ...(event.skipped ?? []).map((reason) => `passed over a broken checkpoint: ${reason}`),
+        ...(event.inexact ?? []).map((what) => `not to the bit as it would have gone on: another ${what}`),
         event.resumedFrom === undefined
           ? `start: ${number(event.totalSteps ?? 0)} steps, ${size}`
           : `go on from ${event.resumedFrom}: step ${event.step} of ${number(event.totalSteps ?? 0)}, ${size}`
@@ -96,7 +97,13 @@ export const trainingVerb = (kind: RunKind, description: string) =>
       ),
       printConfig: Flags.boolean("print-config", "Print the whole configuration and stop"),
       fresh: Flags.boolean("fresh", "Start over instead of going on from the newest checkpoint"),
-      force: Flags.boolean("force", "With --fresh: throw away what is there")
+      from: Flags.integer("from", "Go on from the checkpoint of this step instead of the newest", 1).pipe(
+        Flag.optional
+      ),
+      force: Flags.boolean(
+        "force",
+        "With --fresh: throw away what is there; with --from: the checkpoints after that step"
+      )
     },
     (flags, common) =>
       Effect.gen(function* () {
@@ -116,10 +123,11 @@ export const trainingVerb = (kind: RunKind, description: string) =>
         })
         if (flags.printConfig) return yield* output.result(written, JSON.stringify(written, null, 2))
         const config = yield* configWithLocalPaths<typeof kind>(written)
+        const from = Option.getOrUndefined(flags.from)
 
         // Of those that mpirun starts the first speaks.
         if ((host.env["OMPI_COMM_WORLD_RANK"] ?? "0") !== "0") {
-          yield* train({ kind, config, fresh: flags.fresh, force: flags.force })
+          yield* train({ kind, config, fresh: flags.fresh, from, force: flags.force })
           return
         }
         let total: number | undefined
@@ -144,7 +152,7 @@ export const trainingVerb = (kind: RunKind, description: string) =>
             }
             for (const line of eventLines(event)) yield* output.note(line)
           })
-        const report = yield* train({ kind, config, fresh: flags.fresh, force: flags.force, onEvent })
+        const report = yield* train({ kind, config, fresh: flags.fresh, from, force: flags.force, onEvent })
         yield* output.note(`${kind} is done: ${number(report.step)} steps in ${clock(report.seconds)}`)
         // With --json the last event says it all.
         if (output.json) return

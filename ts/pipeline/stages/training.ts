@@ -44,7 +44,7 @@ const spelled = <Table extends Pairs | PreferencePairs>(train: Weighted<Table>) 
   )
 
 /** Threads and the rhythm of notes change no result. */
-const idle = new Set(["threads", "logEvery", "saveEvery", "keep"])
+const idle = new Set(["threads", "logEvery", "saveEvery", "saveInBackground", "keep"])
 
 const bestOrLast = (folder: string) =>
   Effect.map(Files.exists(join(folder, "best")), (best) => join(folder, best ? "best" : "last"))

@@ -84,6 +84,11 @@ impl TrainingRun {
                 .sum();
             sum / rows as f64
         });
+        let best = self.state.best.is_none_or(|before| loss < before);
+        // Before anything tells of it: an evaluation that cannot keep its model is made again.
+        if best {
+            self.export("best")?;
+        }
         for ((prompt, label), answer) in shown
             .into_iter()
             .zip(answers)
@@ -100,7 +105,6 @@ impl TrainingRun {
                 label,
             });
         }
-        let best = self.state.best.is_none_or(|before| loss < before);
         let event = Evaluated {
             step,
             epoch,
@@ -115,7 +119,6 @@ impl TrainingRun {
         if best {
             self.state.best = Some(loss);
             self.state.worse = 0;
-            self.export("best")?;
         } else {
             self.state.worse += 1;
         }

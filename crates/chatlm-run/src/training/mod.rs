@@ -5,6 +5,7 @@
 //! `s + 1`, and remembered in the checkpoint, so that a run killed anywhere repeats exactly what
 //! was lost.
 
+mod background;
 mod evaluation;
 mod not_finite;
 mod saving;
@@ -30,6 +31,7 @@ use crate::reference::ReferenceScores;
 use crate::setup::{Prepared, RunKind, identity, open_rows, prepare, read_config, train_sets};
 use crate::worker::compute;
 use crate::workers::{Crew, WorkerPlace};
+use background::Writing;
 use not_finite::not_finite;
 use saving::make_room;
 use state::State;
@@ -39,8 +41,10 @@ use state::State;
 pub struct RunOptions {
     /// Start over instead of going on.
     pub fresh: bool,
-    /// With `fresh`: throw away what is there.
+    /// With `fresh`: throw away what is there; with `from`: the checkpoints after it.
     pub force: bool,
+    /// Go on from the checkpoint of this step instead of the newest.
+    pub from: Option<u64>,
     /// `cpu`, `cuda:N` or `metal`; where left out the best there is. A run may go on on another one.
     pub device: Option<String>,
     /// Which of several workers this process is.
@@ -63,7 +67,10 @@ pub struct TrainingRun {
     identity: Value,
     journals: Journals,
     state: State,
+    /// The step of the newest checkpoint on the disk.
     saved: Option<u64>,
+    /// A newer one on its way there.
+    writing: Option<Writing>,
     total: u64,
     pending: Vec<Event>,
     crew: Crew,
@@ -182,10 +189,12 @@ impl TrainingRun {
             identity,
             state: State::new(),
             saved: None,
+            writing: None,
             total,
             pending: Vec::new(),
         };
-        run.resume()?;
+        run.resume(&options)?;
+        run.require_room()?;
         let text = serde_json::to_vec_pretty(&resolved).map_err(Error::internal)?;
         if run.crew.leads() {
             AtomicFile::write_all(&run.out.join("config.json"), true, &text)?;
@@ -216,7 +225,8 @@ impl TrainingRun {
                     self.stop(&mut events)?;
                     break;
                 }
-                result => result?,
+                Err(error) => return Err(self.save_before(error, &mut events)),
+                Ok(()) => {}
             }
             if self.state.finished {
                 let reason = if self.state.step < self.total {
@@ -236,7 +246,8 @@ impl TrainingRun {
             }
             let share = match self.next_batches() {
                 Err(error) if error.code() == Code::Cancelled => None,
-                share => Some(share?),
+                Err(error) => return Err(self.save_before(error, &mut events)),
+                Ok(share) => Some(share),
             };
             // Where one stops all of them do, at the same step.
             let stops = self.crew.any(cancelled || share.is_none())?;
@@ -246,13 +257,7 @@ impl TrainingRun {
             };
             match self.one_step(share, &mut events) {
                 Err(error) if error.code() == Code::Cancelled => break,
-                Err(error) => {
-                    // Where the state before the failed step is whole, it is kept for the next start.
-                    if error.code() == Code::NotFinite {
-                        self.save_if_new(&mut events)?;
-                    }
-                    return Err(error);
-                }
+                Err(error) => return Err(self.save_before(error, &mut events)),
                 Ok(()) => done += 1,
             }
         }
@@ -276,6 +281,7 @@ impl TrainingRun {
 
     /// Whatever is due at the current step and not done yet.
     fn settle(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        self.look_after_writing(events)?;
         let step = self.state.step;
         let last = step >= self.total;
         let due = if self.config.eval_every > 0 {
@@ -296,8 +302,8 @@ impl TrainingRun {
             self.state.finished = true;
             self.export("last")?;
             self.save(events)?;
-        } else if save && step > 0 && self.saved != Some(step) {
-            self.save(events)?;
+        } else if save && step > 0 && !self.is_saved(step) {
+            self.save_beside(events)?;
         }
         Ok(())
     }

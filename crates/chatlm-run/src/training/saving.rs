@@ -3,21 +3,28 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use chatlm_checkpoint::{Loaded, SaveOptions, save_adapter, save_model};
-use chatlm_job::{AtomicDir, Code, Error, Result};
+use candle_core::DeviceLocation;
+use chatlm_checkpoint::{Files, Loaded, SaveOptions, Snapshot, save_adapter, save_model, size_of};
+use chatlm_job::{AtomicDir, Code, Error, Result, require_room};
 use serde_json::{Value, json};
 
+use super::background::Writing;
 use super::{RunOptions, TrainingRun};
 use crate::event::Event;
 use crate::journal::Journals;
+use crate::machine::available_bytes;
 use crate::setup::check_identity;
 use crate::tensorboard::is_event_file;
 
 impl TrainingRun {
-    /// Restores the newest whole checkpoint, if there is one, and tells how the run starts.
-    pub(super) fn resume(&mut self) -> Result<()> {
-        let loaded = self.checkpoints.newest()?;
-        let mut skipped = Vec::new();
+    /// Restores the newest whole checkpoint, if there is one, or the one asked for, and tells how the run
+    /// starts.
+    pub(super) fn resume(&mut self, options: &RunOptions) -> Result<()> {
+        let loaded = match options.from {
+            Some(step) => Some(self.older(step, options)?),
+            None => self.checkpoints.newest()?,
+        };
+        let (mut skipped, mut inexact) = (Vec::new(), Vec::new());
         let mut resumed_from = None;
         if let Some(Loaded {
             path,
@@ -35,9 +42,10 @@ impl TrainingRun {
                 )
             })?;
             skipped.clone_from(broken);
+            inexact = self.differences(&state["machine"]);
             resumed_from = Some(path.display().to_string());
         }
-        if let Some(loaded) = loaded {
+        if let Some(loaded) = &loaded {
             self.saved = Some(self.state.step);
             self.trainer.restore(loaded)?;
             self.rows.seek(self.state.cursor);
@@ -52,6 +60,9 @@ impl TrainingRun {
                 "all workers need the same files at the same path",
             )
             .with("file", self.out.display().to_string()));
+        }
+        if let (Some(step), true) = (options.from, self.crew.leads()) {
+            self.checkpoints.forget_after(step)?;
         }
         self.count_steps();
         // What a dead run wrote after its last checkpoint will be written again.
@@ -70,8 +81,70 @@ impl TrainingRun {
             trainable,
             resumed_from,
             skipped,
+            inexact,
         });
         Ok(())
+    }
+
+    /// The checkpoint of `step`; those after it would be lost, which has to be said.
+    fn older(&self, step: u64, options: &RunOptions) -> Result<Loaded> {
+        let loaded = self.checkpoints.at(step)?;
+        let later = self.checkpoints.steps()?.into_iter().find(|&s| s > step);
+        match later {
+            Some(later) if !options.force => Err(Error::new(
+                Code::TargetExists,
+                format!(
+                    "going on from step {step} would throw away what came after it ({})",
+                    self.checkpoints.path(later).display()
+                ),
+                "copy the run folder first, or add --force to throw the later checkpoints away",
+            )
+            .with("file", self.checkpoints.path(later).display().to_string())),
+            _ => Ok(loaded),
+        }
+    }
+
+    /// What the last bits of a run depend on.
+    fn machine(&self) -> Value {
+        let device = self.trainer.device();
+        let kind = match device.location() {
+            DeviceLocation::Cpu => "cpu",
+            DeviceLocation::Cuda { .. } => "cuda",
+            DeviceLocation::Metal { .. } => "metal",
+        };
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "architecture": std::env::consts::ARCH,
+            "device": kind,
+            "cpu": device.is_cpu().then(|| chatlm_t5::cpu::cpu().name()),
+            "workers": self.crew.world(),
+        })
+    }
+
+    /// In what this machine is another one than that which wrote a checkpoint: `cpu (avx512, now avx2)`.
+    fn differences(&self, before: &Value) -> Vec<String> {
+        let now = self.machine();
+        let fields = before.as_object().into_iter().flatten();
+        fields
+            .filter(|(name, value)| now.get(name) != Some(value))
+            .map(|(name, value)| {
+                let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
+                format!("{name} ({}, now {})", text(value), text(&now[name]))
+            })
+            .collect()
+    }
+
+    /// Refuses to begin hours of training whose first checkpoint has no room.
+    pub(super) fn require_room(&self) -> Result<()> {
+        if !self.crew.leads() || self.state.finished {
+            return Ok(());
+        }
+        let bytes = self.trainer.checkpoint_bytes()?;
+        require_room(
+            &self.checkpoints.path(self.state.step),
+            bytes,
+            "a checkpoint",
+        )
     }
 
     /// Saves at the current step unless that is done; answers the newest checkpoint's folder.
@@ -80,16 +153,43 @@ impl TrainingRun {
             self.job.cancel.cancel();
             self.advance(0)?;
         }
-        self.save_if_new(&mut Vec::new())?;
+        let mut events = std::mem::take(&mut self.pending);
+        let saved = self.finish_writing(&mut events);
+        let saved = saved.and_then(|()| self.save_if_new(&mut events));
+        self.pending = events;
+        saved?;
         Ok(self.saved.map(|step| self.checkpoints.path(step)))
     }
 
     /// Saves at the current step unless that is done, or a failed step has left no whole weights.
     pub(super) fn save_if_new(&mut self, events: &mut Vec<Event>) -> Result<()> {
-        if self.trainer.is_whole() && self.saved != Some(self.state.step) {
+        if self.trainer.is_whole() && !self.is_saved(self.state.step) {
             self.save(events)?;
         }
         Ok(())
+    }
+
+    /// Before a run ends by `error`: what was done is saved, where it is whole and saving is not what
+    /// failed. Of several workers only those errors that all of them meet are followed by a save.
+    pub(super) fn save_before(&mut self, error: Error, events: &mut Vec<Event>) -> Error {
+        let met_by_all = self.crew.is_alone() || error.code() == Code::NotFinite;
+        if met_by_all && !matches!(error.code(), Code::DiskFull | Code::PermissionDenied) {
+            // What ended the run is told, not what hindered this.
+            let _ = self.save_if_new(events);
+        }
+        let _ = self.finish_writing(events);
+        match self.saved {
+            Some(step) => error.with(
+                "checkpoint",
+                self.checkpoints.path(step).display().to_string(),
+            ),
+            None => error,
+        }
+    }
+
+    /// Whether the checkpoint of `step` is on the disk or on its way there.
+    pub(super) fn is_saved(&self, step: u64) -> bool {
+        self.saved == Some(step) || self.writing.as_ref().is_some_and(|w| w.step() == step)
     }
 
     /// Writes `best/` or `last/`: a model folder, or an adapter folder where LoRA is trained.
@@ -117,25 +217,82 @@ impl TrainingRun {
         dir.commit()
     }
 
+    /// Saves at the current step, and comes back when that is done.
     pub(super) fn save(&mut self, events: &mut Vec<Event>) -> Result<()> {
-        (self.state.metrics_bytes, self.state.samples_bytes) = self.journals.lengths();
-        let run = serde_json::to_value(&self.state).map_err(Error::internal)?;
-        let state = json!({ "identity": self.identity, "run": run });
-        let step = self.state.step;
+        self.finish_writing(events)?;
+        let (step, state) = (self.state.step, self.remembered()?);
         // All workers give what they have to it; the leader writes.
         let tensors = self.trainer.state()?;
-        let mut path = self.checkpoints.path(step);
         if self.crew.leads() {
-            path = self.checkpoints.save(step, &tensors, &state)?;
+            self.checkpoints.save(step, &tensors, &state)?;
             self.checkpoints.retain(self.config.keep)?;
         }
-        self.saved = Some(step);
-        events.push(Event::Saved {
-            step,
-            path: path.display().to_string(),
-        });
+        drop(tensors);
+        self.told_saved(step, events);
         Ok(())
     }
+
+    /// Copies what a checkpoint holds, and writes the copy while training goes on; where there is no
+    /// memory for a copy, as [`Self::save`] does.
+    pub(super) fn save_beside(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        let (step, state) = (self.state.step, self.remembered()?);
+        if !self.crew.leads() {
+            self.trainer.state()?;
+            self.told_saved(step, events);
+            return Ok(());
+        }
+        // One at a time: the earlier one's memory is free again before this one's is asked for.
+        self.finish_writing(events)?;
+        let tensors = self.trainer.state()?;
+        if !(self.config.save_in_background && fits(&tensors)) {
+            self.checkpoints.save(step, &tensors, &state)?;
+            self.checkpoints.retain(self.config.keep)?;
+            drop(tensors);
+            self.told_saved(step, events);
+            return Ok(());
+        }
+        let copy = Snapshot::of(&tensors)?;
+        let keep = self.config.keep;
+        self.writing = Some(Writing::start(&self.checkpoints, step, copy, state, keep)?);
+        Ok(())
+    }
+
+    /// What goes into `state.json`.
+    fn remembered(&mut self) -> Result<Value> {
+        (self.state.metrics_bytes, self.state.samples_bytes) = self.journals.lengths();
+        let run = serde_json::to_value(&self.state).map_err(Error::internal)?;
+        Ok(json!({ "identity": self.identity, "run": run, "machine": self.machine() }))
+    }
+
+    fn told_saved(&mut self, step: u64, events: &mut Vec<Event>) {
+        self.saved = Some(step);
+        let path = self.checkpoints.path(step).display().to_string();
+        events.push(Event::Saved { step, path });
+    }
+
+    /// Tells of a checkpoint that has reached the disk since the last call.
+    pub(super) fn look_after_writing(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        if self.writing.as_ref().is_some_and(Writing::is_over) {
+            self.finish_writing(events)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a checkpoint that is being written.
+    fn finish_writing(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        if let Some(writing) = self.writing.take() {
+            let step = writing.step();
+            writing.finish()?;
+            self.told_saved(step, events);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a copy of `files` fits into the memory that is left, with a quarter more for what else grows.
+fn fits(files: &Files<'_>) -> bool {
+    let bytes = size_of(files);
+    available_bytes() > bytes + bytes / 4
 }
 
 /// With `fresh`, clears the run folder of an earlier run; refuses to lose one without `force`.
@@ -150,6 +307,13 @@ pub(super) fn make_room(out: &Path, options: &RunOptions) -> Result<()> {
     ];
     if !options.fresh {
         return Ok(());
+    }
+    if options.from.is_some() {
+        return Err(Error::new(
+            Code::Usage,
+            "--fresh starts at step 0 and --from at a checkpoint",
+            "leave out one of them",
+        ));
     }
     let mut there: Vec<PathBuf> = OWN
         .iter()

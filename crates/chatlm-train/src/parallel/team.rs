@@ -45,7 +45,7 @@ impl Team {
         &self.own
     }
 
-    fn talk(&self) -> MutexGuard<'_, Communicator> {
+    pub(crate) fn talk(&self) -> MutexGuard<'_, Communicator> {
         self.talk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

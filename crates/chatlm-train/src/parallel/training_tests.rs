@@ -121,7 +121,7 @@ fn a_checkpoint_goes_on_with_another_number_of_workers() {
                 let rank = talk.rank();
                 let mut trainer = alone(&settings).join(Arc::new(Mutex::new(talk))).unwrap();
                 if let Some(loaded) = store.newest().unwrap() {
-                    trainer.restore(loaded).unwrap();
+                    trainer.restore(&loaded).unwrap();
                 }
                 assert_eq!(trainer.steps(), from);
                 let losses: Vec<f64> = (from..to)
@@ -146,7 +146,7 @@ fn a_checkpoint_goes_on_with_another_number_of_workers() {
         }
         let kept = store.newest().unwrap().unwrap();
         let mut back = alone(&settings);
-        back.restore(kept).unwrap();
+        back.restore(&kept).unwrap();
         assert_eq!(bytes(&back).len(), bytes(&one).len());
     }
 }
