@@ -5,6 +5,7 @@
 //! This crate knows neither tensors nor tables; all other crates may depend on it.
 
 mod atomic;
+mod cache;
 mod error;
 mod hash;
 mod job;
@@ -13,6 +14,7 @@ mod random;
 mod work;
 
 pub use atomic::{AtomicDir, AtomicFile, check_target};
+pub use cache::cache_folder;
 pub use error::{Code, Error, Kind, Result};
 pub use hash::{sha256_bytes, sha256_file};
 pub use job::{Cancel, Job, Progress, Reporter};
