@@ -2,6 +2,7 @@
 //! sessions, measuring, rejects and merging. The border calls this crate and nothing below it for
 //! anything that needs a model.
 
+mod answers;
 mod batches;
 mod bench;
 mod bench_encode;
