@@ -100,6 +100,9 @@ if (only.includes("people")) {
     say(`fold ${fold}: ${seen.length} seen, ${found.accuracy.toFixed(3)} of ${held.length}`)
   }
   tell("people's choices", right, people.length, margin / people.length)
+  // What knowing nothing but the lengths would give.
+  const longer = people.filter(({ chosen, rejected }) => chosen.length > rejected.length).length
+  say(`for comparison, the longer answer: ${longer} of ${people.length}, ${(longer / people.length).toFixed(3)}`)
 }
 if (only.includes("rejects")) {
   const half = (from, name, count) => {

@@ -1,5 +1,5 @@
 /** Rejected answers, reference scores and evaluation rows in the training set, by the real program. */
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import { setTimeout } from "node:timers/promises"
 
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -18,9 +18,15 @@ const lines = (path: string): ReadonlyArray<any> =>
 
 const train = (kind: string, out: string, more: Record<string, unknown>) => [
   kind,
-  ...Object.entries({ out, batchSize: 8, maxLength: 48, logEvery: 1, samples: 0, bleuRows: 0, ...more }).flatMap(
-    ([key, value]) => ["--set", `${key}=${JSON.stringify(value)}`]
-  )
+  ...Object.entries({
+    out,
+    batchSize: 8,
+    maxLength: 48,
+    logEvery: 1,
+    samples: 0,
+    bleuRows: 0,
+    ...more
+  }).flatMap(([key, value]) => ["--set", `${key}=${JSON.stringify(value)}`])
 ]
 
 /** The events of a run. */
@@ -37,7 +43,7 @@ const pairs = (count: number) =>
   rows(count).map(({ prompt, response }, n) => ({
     prompt: `${prompt}第${n}问`,
     chosen: response,
-    rejected: n % 7 === 0 ? "" : `不是${n}`
+    rejected: n % 7 === 0 ? "不" : `不是${n}`
   }))
 
 beforeAll(async () => {
@@ -120,7 +126,8 @@ describe("reject", () => {
   it("leaves out pairs that prefer nothing, by rules of their own", async () => {
     const asked = rows(6)
     const answer = async (prompt: string) =>
-      (await ok("generate", "--model", dir.at("base/last"), "--prompt", prompt, "--max-new-tokens", "12")).response
+      (await ok("generate", "--model", dir.at("base/last"), "--prompt", prompt, "--max-new-tokens", "12"))
+        .response
     const answers = await Promise.all(asked.map(({ prompt }) => answer(prompt)))
     const [same = "", alike = ""] = answers
     const given = [
@@ -131,19 +138,38 @@ describe("reject", () => {
     ]
     writeJsonl(dir.at("given.jsonl"), given)
     const run = (out: string, ...more: ReadonlyArray<string>) =>
-      ok("reject", "--model", dir.at("base/last"), "--in", dir.at("given.jsonl"), "--out", dir.at(out),
-        "--max-new-tokens", "12", ...more)
+      ok(
+        "reject",
+        "--model",
+        dir.at("base/last"),
+        "--in",
+        dir.at("given.jsonl"),
+        "--out",
+        dir.at(out),
+        "--max-new-tokens",
+        "12",
+        ...more
+      )
     expect(await run("plain.jsonl")).toMatchObject({ rows: 4, kept: 2, same: 1, empty: 1, similar: 0 })
     expect(lines(dir.at("plain.jsonl"))[1]).toEqual({ ...given[3], rejected: answers[3] })
     expect(await run("unlike.jsonl", "--max-similarity", "0.5")).toMatchObject({ kept: 1, similar: 1 })
     const first = [...(answers[3] ?? "")][0] ?? ""
-    expect(await run("nothing.jsonl", "--stop", first)).toMatchObject({ empty: 4 - Number(!same.startsWith(first)) - Number(!alike.startsWith(first)) })
+    expect(await run("nothing.jsonl", "--stop", first)).toMatchObject({
+      empty: 4 - Number(!same.startsWith(first)) - Number(!alike.startsWith(first))
+    })
   }, 60_000)
 
   it("a row without an answer is told before the model answers any", async () => {
     writeJsonl(dir.at("broken.jsonl"), [...rows(3), { prompt: "没有回答" }])
-    const ran = await chatlm("reject", "--model", dir.at("base/last"), "--in", dir.at("broken.jsonl"), "--out",
-      dir.at("never.jsonl"))
+    const ran = await chatlm(
+      "reject",
+      "--model",
+      dir.at("base/last"),
+      "--in",
+      dir.at("broken.jsonl"),
+      "--out",
+      dir.at("never.jsonl")
+    )
     expect(ran.status).toBe(2)
     expect(ran.error).toContain("row 3")
     expect(existsSync(dir.at(".never.jsonl.work"))).toBe(false)
@@ -164,8 +190,15 @@ describe("dpo", () => {
       lora,
       ...more
     })
-  const measures = ["rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
-    "logps/rejected", "nll_loss"]
+  const measures = [
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "nll_loss"
+  ]
 
   it("logs what TRL logs, for steps and evaluations, and learns", async () => {
     const odds = ["log_odds_ratio", "log_odds_chosen"]
@@ -179,7 +212,10 @@ describe("dpo", () => {
       const out = `kinds-${JSON.stringify(more).length}`
       await ok(...dpo(out, more))
       const found = lines(dir.at(out, "metrics.jsonl"))
-      const [steps, evaluations] = [found.filter((line) => "loss" in line), found.filter((line) => "eval_loss" in line)]
+      const [steps, evaluations] = [
+        found.filter((line) => "loss" in line),
+        found.filter((line) => "eval_loss" in line)
+      ]
       const names = more.loss === "orpo" ? [...measures, ...odds] : measures
       for (const name of names) {
         expect(steps.at(-1)).toHaveProperty([name])
@@ -192,7 +228,11 @@ describe("dpo", () => {
   }, 120_000)
 
   it("a key of another loss is refused", async () => {
-    for (const more of [{ loss: "ipo", labelSmoothing: 0.1 }, { cpoAlpha: 1 }, { loss: "orpo", rpoAlpha: 1 }]) {
+    for (const more of [
+      { loss: "ipo", labelSmoothing: 0.1 },
+      { cpoAlpha: 1 },
+      { loss: "orpo", rpoAlpha: 1 }
+    ]) {
       const ran = await chatlm(...dpo("refused", more))
       expect(ran.status).toBe(2)
       expect(ran.error).toMatch(/is no part of the loss/)
@@ -202,17 +242,29 @@ describe("dpo", () => {
   it("reference scores are computed once, found by other runs, and computed again where they are damaged", async () => {
     const reference = (told: ReadonlyArray<any>) =>
       told.filter(({ type }) => type === "reference").map(({ rows, computed }) => ({ rows, computed }))
-    const first = await events(...dpo("first", { maxLength: 40, evalRows: 20 }))
-    // Batches are scored whole: those of 8 rows make 24 of 20.
-    expect(reference(first)).toEqual([{ rows: 120, computed: 120 }, { rows: 20, computed: 20 }])
     const files = () => readdirSync(`${cache}/reference`).filter((name) => name.endsWith(".scores"))
-    const there = files()
+    mkdirSync(`${cache}/reference`, { recursive: true })
+    const others = files()
+    const first = await events(...dpo("first", { maxLength: 40, evalRows: 20 }))
+    expect(reference(first)).toEqual([
+      { rows: 120, computed: 120 },
+      { rows: 20, computed: 20 }
+    ])
+    const there = files().filter((name) => !others.includes(name))
     // Another run, other losses, rates and folders: the same scores.
-    const second = await events(...dpo("second", { maxLength: 40, evalRows: 20, loss: "ipo", beta: 0.3, lora: null }))
-    expect(reference(second)).toEqual([{ rows: 120, computed: 0 }, { rows: 20, computed: 0 }])
+    const second = await events(
+      ...dpo("second", { maxLength: 40, evalRows: 20, loss: "ipo", beta: 0.3, lora: null })
+    )
+    expect(reference(second)).toEqual([
+      { rows: 120, computed: 0 },
+      { rows: 20, computed: 0 }
+    ])
     // Other lengths, another model: others.
-    expect(reference(await events(...dpo("third", { maxLength: 32 })))[0]).toEqual({ rows: 120, computed: 120 })
-    expect(files().length).toBe(there.length + 2)
+    expect(reference(await events(...dpo("third", { maxLength: 32 })))[0]).toEqual({
+      rows: 120,
+      computed: 120
+    })
+    expect(files().length).toBe(others.length + there.length + 2)
 
     // The copy in the run folder is enough, and so is the cache.
     const whole = there.map((name) => readFileSync(`${cache}/reference/${name}`))
@@ -228,14 +280,20 @@ describe("dpo", () => {
     expect(reference(await again()).every(({ computed }) => computed === 0)).toBe(true)
     damaged(dir.at("first"), "reference-")
     const told = await again()
-    expect(told.filter(({ type, reason }) => type === "warned" && /is damaged behind row 0/.test(reason)).length).toBe(2)
-    expect(reference(told)).toEqual([{ rows: 120, computed: 120 }, { rows: 20, computed: 20 }])
+    expect(
+      told.filter(({ type, reason }) => type === "warned" && /is damaged behind row 0/.test(reason)).length
+    ).toBe(2)
+    expect(reference(told)).toEqual([
+      { rows: 120, computed: 120 },
+      { rows: 20, computed: 20 }
+    ])
     expect(there.map((name) => readFileSync(`${cache}/reference/${name}`))).toEqual(whole)
   }, 120_000)
 
   it("scoring that was killed goes on where it was", async () => {
-    writeJsonl(dir.at("many.jsonl"), pairs(12_000))
-    const args = dpo("killed", { train: dir.at("many.jsonl"), valid: null, maxSteps: 1, batchSize: 2 })
+    writeJsonl(dir.at("many.jsonl"), pairs(30_000))
+    const args = dpo("killed", { train: dir.at("many.jsonl"), valid: null, maxSteps: 1, batchSize: 1 })
+    mkdirSync(`${cache}/reference`, { recursive: true })
     const known = new Set(readdirSync(`${cache}/reference`))
     const { child, ran } = startChatlm(...args)
     const size = () =>
@@ -251,15 +309,17 @@ describe("dpo", () => {
     stopped.child.kill("SIGINT")
     expect((await stopped.ran).status).toBe(130)
     const told = (await events(...args)).find(({ type }) => type === "reference")
-    expect(told.rows).toBe(12_000)
+    expect(told.rows).toBe(30_000)
     expect(told.computed).toBeGreaterThan(0)
-    expect(told.computed).toBeLessThan(12_000 - (had - 8) / 8 + 100)
+    expect(told.computed).toBeLessThan(30_000 - (had - 8) / 8 + 100)
   }, 120_000)
 
   it("evaluation rows that are trained on are told, or refused", async () => {
     const found = (told: ReadonlyArray<any>) => told.filter(({ type }) => type === "contamination")
     const told = await events(...dpo("told"))
-    expect(found(told)).toMatchObject([{ rows: 50, exact: 10, same: 10, prompts: 10, first: [0, 1, 2, 3, 4] }])
+    expect(found(told)).toMatchObject([
+      { rows: 50, exact: 10, same: 10, prompts: 10, first: [0, 1, 2, 3, 4] }
+    ])
     // Who goes on has read it.
     expect(found(await events(...dpo("told", { maxSteps: 7 })))).toEqual([])
     expect(found(await events(...dpo("off", { contamination: "off" })))).toEqual([])

@@ -193,7 +193,17 @@ export interface Rewards {
 }
 /** What `advance` tells; `type` says which of the fields are there. */
 export interface TrainEvent {
-  type: "started" | "step" | "evaluated" | "sample" | "saved" | "skipped" | "finished" | "reference" | "contamination" | "warned"
+  type:
+    | "started"
+    | "step"
+    | "evaluated"
+    | "sample"
+    | "saved"
+    | "skipped"
+    | "finished"
+    | "reference"
+    | "contamination"
+    | "warned"
   step: number
   totalSteps?: number
   parameters?: number
