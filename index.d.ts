@@ -691,8 +691,18 @@ export interface RejectOptions {
   /** Rows with `prompt`, `chosen`, `rejected`. */
   output: string
   batch: number
-  maxNewTokens: number
+  /** How answers are looked for; one a row is taken. */
+  settings?: GenerationSettings
+  /** `f32`, `f16`, `bf16` or `int8`; left out, what the folder holds. */
+  dtype?: string
+  /**
+   * Above 0 and at most 1: pairs whose answers are at least so alike (Jaccard similarity of runs of
+   * five characters, as `dedup` measures) are left out.
+   */
+  maxSimilarity?: number
   encoding?: string
+  /** Counts rows that cannot be read instead of stopping; default false. */
+  keepGoing?: boolean
   /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
   device?: string
   force: boolean
@@ -701,8 +711,16 @@ export interface RejectOptions {
 export interface RejectReport {
   rows: number
   kept: number
-  /** Rows left out because the model's answer was the true one. */
+  /** Rows left out because the model's answer was the true one after NFKC and without white space. */
   same: number
+  /** Rows left out because an answer was empty. */
+  empty: number
+  /** Rows left out because the answers were too alike. */
+  similar: number
+  /** Rows that could not be read. */
+  broken: number
+  /** Answers that an earlier call, which did not come to its end, had left. */
+  resumed: number
   seconds: number
 }
 
@@ -953,7 +971,7 @@ export interface TokenizerTrainReport {
 
 /** What `advance` tells. `type` says which of the fields are there. */
 export interface TrainEvent {
-  type: 'started' | 'step' | 'evaluated' | 'sample' | 'saved' | 'skipped' | 'finished'
+  type: 'started' | 'step' | 'evaluated' | 'sample' | 'saved' | 'skipped' | 'reference' | 'contamination' | 'warned' | 'finished'
   step: number
   /** `started` and `step` */
   totalSteps?: number
@@ -982,7 +1000,7 @@ export interface TrainEvent {
   lossScale?: number
   skippedSteps?: number
   /** `step` and `evaluated` of `dpo` */
-  rewards?: { chosen: number; rejected: number; margins: number; accuracies: number }
+  rewards?: { chosen: number; rejected: number; margins: number; accuracies: number; logpsChosen: number; logpsRejected: number; nllLoss: number; logOddsRatio?: number; logOddsChosen?: number }
   /** `evaluated` */
   evalLoss?: number
   evalBleu4?: number
@@ -991,9 +1009,19 @@ export interface TrainEvent {
   prompt?: string
   response?: string
   label?: string
-  /** `saved` */
+  /**
+   * `reference` (rows scored, those of them that were computed now) and `contamination` (evaluation
+   * rows; those in `train` to the byte, after normalization, by prompt; the first of them)
+   */
+  rows?: number
+  computed?: number
+  exact?: number
+  same?: number
+  prompts?: number
+  first?: Array<number>
+  /** `saved`, `reference` */
   path?: string
-  /** `finished` (`steps`, `earlyStop`), `skipped` */
+  /** `finished` (`steps`, `earlyStop`), `skipped`, `warned` */
   reason?: string
 }
 

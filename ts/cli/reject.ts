@@ -1,9 +1,11 @@
 /** `chatlm reject`: the model's own answers as the rejected ones. */
 import * as Flag from "effect/cli/Flag"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 
-import { defaultBatch, defaultMaxNewTokens, reject } from "../generate/generate.ts"
+import { defaultBatch, reject } from "../generate/generate.ts"
 import * as Flags from "./core/flags.ts"
+import { generationFlags, settingsOf } from "./core/generation.ts"
 import { columns, Output, snakeCase } from "./core/output.ts"
 import { verb } from "./core/verb.ts"
 
@@ -16,13 +18,20 @@ export const command = verb(
     inputs: Flags.inputs,
     output: Flags.output,
     batch: Flags.integer("batch", "Prompts answered together", 1).pipe(Flag.withDefault(defaultBatch)),
-    maxNewTokens: Flags.integer("max-new-tokens", "The longest answer in tokens", 1).pipe(
-      Flag.withDefault(defaultMaxNewTokens)
+    dtype: Flags.dtype,
+    maxSimilarity: Flag.Finite("max-similarity").pipe(
+      Flag.withDescription(
+        "Leave out pairs whose answers are at least so alike, as dedup measures (default: only the same)"
+      ),
+      Flag.withMetavar("X"),
+      Flag.optional
     ),
     encoding: Flags.encoding,
-    force: Flags.force
+    keepGoing: Flags.keepGoing,
+    force: Flags.force,
+    ...generationFlags
   },
-  (flags) =>
+  (flags, common) =>
     Effect.gen(function* () {
       const output = yield* Output
       const value = snakeCase(
@@ -31,12 +40,21 @@ export const command = verb(
           inputs: [...flags.inputs],
           output: flags.output,
           batch: flags.batch,
-          maxNewTokens: flags.maxNewTokens,
+          settings: settingsOf(flags, Option.some(Option.getOrElse(common.seed, () => Flags.defaultSeed))),
+          keepGoing: flags.keepGoing,
           force: flags.force,
           ...Flags.given("adapter", flags.adapter),
+          ...Flags.given("dtype", flags.dtype),
+          ...Flags.given("maxSimilarity", flags.maxSimilarity),
           ...Flags.given("encoding", flags.encoding)
         })
       )
       yield* output.result(value, columns(Object.entries(value)))
-    })
+    }),
+  [
+    {
+      command: "chatlm reject --model sft/best --in pairs.parquet --out dpo.parquet",
+      description: "Pairs for dpo; the same command goes on after an interruption"
+    }
+  ]
 )

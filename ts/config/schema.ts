@@ -58,6 +58,7 @@ interface Defaults {
   readonly schedule: "constant" | "linear" | "cosine" | "inverse-sqrt"
   readonly warmupSteps: number
   readonly maxLength: number
+  readonly dropout?: number
 }
 
 /** The keys of all three kinds, in the order in which they are printed. */
@@ -112,7 +113,7 @@ const common = (defaults: Defaults) => ({
   evalRows: key(count(1), 1000),
   logEvery: key(count(1), 10),
   maxSteps: key(Schema.NullOr(count(1)), null),
-  dropout: key(share, 0.1),
+  dropout: key(share, defaults.dropout ?? 0.1),
   /** The largest gradient norm; 0 clips nothing, and updates each weight as soon as its gradient is complete. */
   clip: key(notNegative, 1),
   /** Compute activations again in the backward pass instead of keeping them: less memory, more time. */
@@ -129,6 +130,8 @@ const common = (defaults: Defaults) => ({
   samples: key(count(0), 3),
   /** Rows of `valid` that are answered at each evaluation for `eval_bleu4`; 0: none. */
   bleuRows: key(count(0), 32),
+  /** Rows of `valid` that are in `train` too: told (`warn`), refused (`stop`) or not looked for (`off`). */
+  contamination: key(Schema.Literals(["warn", "stop", "off"]), "warn"),
   /** Null: all. */
   threads: key(Schema.NullOr(count(1)), null)
 })
@@ -180,11 +183,19 @@ export const DpoConfig = Schema.Struct({
     learningRate: 1e-5,
     schedule: "linear",
     warmupSteps: 100,
-    maxLength: 512
+    maxLength: 512,
+    // TRL's `disable_dropout`: policy and reference are compared without noise.
+    dropout: 0
   }),
   /** How hard the policy is held to the reference. */
   beta: key(above(0), 0.1),
   loss: key(Schema.Literals(["sigmoid", "ipo", "simpo", "orpo"]), "sigmoid"),
+  /** Of `simpo`: the margin it asks for. */
+  simpoGamma: key(notNegative, 0.5),
+  /** Of `simpo`: the weight of the chosen answers' cross-entropy, which is added. TRL's CPOConfig has 1. */
+  cpoAlpha: key(notNegative, 0),
+  /** Of `sigmoid` and `ipo`: the same; null adds none. */
+  rpoAlpha: key(Schema.NullOr(notNegative), null),
   lora: key(Schema.NullOr(Lora), null)
 })
 

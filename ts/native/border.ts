@@ -184,10 +184,26 @@ export interface Rewards {
   rejected: number
   margins: number
   accuracies: number
+  logpsChosen: number
+  logpsRejected: number
+  nllLoss: number
+  /** Of ORPO alone. */
+  logOddsRatio?: number
+  logOddsChosen?: number
 }
 /** What `advance` tells; `type` says which of the fields are there. */
 export interface TrainEvent {
-  type: "started" | "step" | "evaluated" | "sample" | "saved" | "skipped" | "finished"
+  type:
+    | "started"
+    | "step"
+    | "evaluated"
+    | "sample"
+    | "saved"
+    | "skipped"
+    | "finished"
+    | "reference"
+    | "contamination"
+    | "warned"
   step: number
   totalSteps?: number
   parameters?: number
@@ -215,6 +231,12 @@ export interface TrainEvent {
   prompt?: string
   response?: string
   label?: string
+  rows?: number
+  computed?: number
+  exact?: number
+  same?: number
+  prompts?: number
+  first?: Array<number>
   path?: string
   reason?: string
 }

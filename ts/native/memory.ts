@@ -400,7 +400,16 @@ export const memoryBorder = (): B.Border => ({
   }),
   Generator: { load: async (options) => new MemoryGenerator(options) },
   Serving: { load: async (options, limits) => new MemoryServing(options, limits) },
-  reject: later("generate", () => ({ rows: 3, kept: 2, same: 1, seconds: 0.5 })),
+  reject: later("generate", () => ({
+    rows: 3,
+    kept: 2,
+    same: 1,
+    empty: 0,
+    similar: 0,
+    broken: 0,
+    resumed: 0,
+    seconds: 0.5
+  })),
   unmergeLora: later("merge", () => ({ maxLogitDifference: 1e-6, merged: 4 })),
   mergeLora: later("merge", () => ({ maxLogitDifference: 1e-6, merged: 4 })),
   exportModel: later("export", ({ dtype }) => ({ dtype, bytes: 1000, seconds: 0.1 })),

@@ -5,6 +5,7 @@
 //! This crate knows neither tensors nor tables; all other crates may depend on it.
 
 mod atomic;
+mod cache;
 mod disk;
 mod error;
 mod hash;
@@ -14,6 +15,7 @@ mod random;
 mod work;
 
 pub use atomic::{AtomicDir, AtomicFile, check_target, tidy};
+pub use cache::cache_folder;
 pub use disk::{free_bytes, require_room};
 pub use error::{Code, Error, Kind, Result};
 pub use hash::{Hashing, sha256_bytes, sha256_file};

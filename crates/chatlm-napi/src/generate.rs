@@ -371,8 +371,16 @@ pub struct RejectOptions {
     /// Rows with `prompt`, `chosen`, `rejected`.
     pub output: String,
     pub batch: u32,
-    pub max_new_tokens: u32,
+    /// How answers are looked for; one a row is taken.
+    pub settings: Option<GenerationSettings>,
+    /// `f32`, `f16`, `bf16` or `int8`; left out, what the folder holds.
+    pub dtype: Option<String>,
+    /// Above 0 and at most 1: pairs whose answers are at least so alike (Jaccard similarity of runs of
+    /// five characters, as `dedup` measures) are left out.
+    pub max_similarity: Option<f64>,
     pub encoding: Option<String>,
+    /// Counts rows that cannot be read instead of stopping; default false.
+    pub keep_going: Option<bool>,
     /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
     pub device: Option<String>,
     pub force: bool,
@@ -382,8 +390,16 @@ pub struct RejectOptions {
 pub struct RejectReport {
     pub rows: i64,
     pub kept: i64,
-    /// Rows left out because the model's answer was the true one.
+    /// Rows left out because the model's answer was the true one after NFKC and without white space.
     pub same: i64,
+    /// Rows left out because an answer was empty.
+    pub empty: i64,
+    /// Rows left out because the answers were too alike.
+    pub similar: i64,
+    /// Rows that could not be read.
+    pub broken: i64,
+    /// Answers that an earlier call, which did not come to its end, had left.
+    pub resumed: i64,
     pub seconds: f64,
 }
 
@@ -405,8 +421,11 @@ pub async fn reject(
                 inputs: options.inputs,
                 output: options.output.into(),
                 batch: options.batch as usize,
-                max_new_tokens: options.max_new_tokens as usize,
+                settings: options.settings.unwrap_or_default().into(),
+                dtype: options.dtype,
+                max_similarity: options.max_similarity,
                 encoding: options.encoding,
+                keep_going: options.keep_going.unwrap_or_default(),
                 device: options.device,
                 force: options.force,
             },
@@ -416,6 +435,10 @@ pub async fn reject(
             rows: report.rows as i64,
             kept: report.kept as i64,
             same: report.same as i64,
+            empty: report.empty as i64,
+            similar: report.similar as i64,
+            broken: report.broken as i64,
+            resumed: report.resumed as i64,
             seconds: report.seconds,
         })
     })

@@ -169,7 +169,7 @@ pub async fn verify_resume(
 pub struct TrainEvent {
     #[napi(
         js_name = "type",
-        ts_type = "'started' | 'step' | 'evaluated' | 'sample' | 'saved' | 'skipped' | 'finished'"
+        ts_type = "'started' | 'step' | 'evaluated' | 'sample' | 'saved' | 'skipped' | 'reference' | 'contamination' | 'warned' | 'finished'"
     )]
     pub kind: String,
     pub step: i64,
@@ -198,7 +198,9 @@ pub struct TrainEvent {
     pub loss_scale: Option<f64>,
     pub skipped_steps: Option<i64>,
     /// `step` and `evaluated` of `dpo`
-    #[napi(ts_type = "{ chosen: number; rejected: number; margins: number; accuracies: number }")]
+    #[napi(
+        ts_type = "{ chosen: number; rejected: number; margins: number; accuracies: number; logpsChosen: number; logpsRejected: number; nllLoss: number; logOddsRatio?: number; logOddsChosen?: number }"
+    )]
     pub rewards: Option<serde_json::Value>,
     /// `evaluated`
     pub eval_loss: Option<f64>,
@@ -208,8 +210,16 @@ pub struct TrainEvent {
     pub prompt: Option<String>,
     pub response: Option<String>,
     pub label: Option<String>,
-    /// `saved`
+    /// `reference` (rows scored, those of them that were computed now) and `contamination` (evaluation
+    /// rows; those in `train` to the byte, after normalization, by prompt; the first of them)
+    pub rows: Option<i64>,
+    pub computed: Option<i64>,
+    pub exact: Option<i64>,
+    pub same: Option<i64>,
+    pub prompts: Option<i64>,
+    pub first: Option<Vec<i64>>,
+    /// `saved`, `reference`
     pub path: Option<String>,
-    /// `finished` (`steps`, `earlyStop`), `skipped`
+    /// `finished` (`steps`, `earlyStop`), `skipped`, `warned`
     pub reason: Option<String>,
 }

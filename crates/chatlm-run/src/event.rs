@@ -1,5 +1,6 @@
 //! What a training run tells while it goes; the same values are the lines of `metrics.jsonl`.
 
+use chatlm_train::{PreferenceLoss, PreferenceMeasures};
 use serde::Serialize;
 
 /// One thing that happened. Crosses the border as an object with a `type`.
@@ -38,6 +39,32 @@ pub enum Event {
         path: String,
     },
     Skipped {
+        step: u64,
+        reason: String,
+    },
+    /// Reference log-probabilities are there.
+    Reference {
+        step: u64,
+        rows: u64,
+        /// Those that were not found but computed.
+        computed: u64,
+        path: String,
+    },
+    /// Evaluation rows that are trained on too.
+    Contamination {
+        step: u64,
+        /// All evaluation rows.
+        rows: u64,
+        /// Those that are in `train` to the byte.
+        exact: u64,
+        /// Those that are there after NFKC and without white space; the exact ones count.
+        same: u64,
+        /// Those whose prompt is there; the same ones count.
+        prompts: u64,
+        /// The first of the same ones, counted from 0.
+        first: Vec<u64>,
+    },
+    Warned {
         step: u64,
         reason: String,
     },
@@ -100,11 +127,37 @@ pub struct StepEvent {
 
 /// The preference measures, named as TRL names them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Rewards {
     pub chosen: f64,
     pub rejected: f64,
     pub margins: f64,
     pub accuracies: f64,
+    pub logps_chosen: f64,
+    pub logps_rejected: f64,
+    pub nll_loss: f64,
+    /// Of ORPO alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_odds_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_odds_chosen: Option<f64>,
+}
+
+impl Rewards {
+    pub(crate) fn new(loss: PreferenceLoss, measures: &PreferenceMeasures) -> Self {
+        let odds = |value: f64| (loss == PreferenceLoss::Orpo).then_some(value);
+        Self {
+            chosen: measures.chosen,
+            rejected: measures.rejected,
+            margins: measures.margins,
+            accuracies: measures.accuracies,
+            logps_chosen: measures.logps_chosen,
+            logps_rejected: measures.logps_rejected,
+            nll_loss: measures.nll_loss,
+            log_odds_ratio: odds(measures.log_odds_ratio),
+            log_odds_chosen: odds(measures.log_odds_chosen),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]

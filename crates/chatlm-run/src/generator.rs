@@ -218,44 +218,64 @@ impl Generator {
         batch: usize,
         job: &Job,
     ) -> Result<Vec<Answer>> {
-        let mut requests = Vec::with_capacity(prompts.len());
-        for (row, prompt) in (first..).zip(prompts) {
+        let rows: Vec<(u64, &str)> = (first..).zip(prompts.iter().map(String::as_str)).collect();
+        let mut answers: Vec<Vec<Answer>> = vec![Vec::new(); prompts.len()];
+        let mut done = first;
+        let total = first + prompts.len() as u64;
+        self.answer_rows(&rows, settings, batch, &job.cancel, &mut |some| {
+            done += some.len() as u64;
+            for (place, found) in some {
+                answers[place] = found;
+            }
+            job.progress
+                .report("generate", done, Some(total), "answers");
+            Ok(())
+        })?;
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Answers prompts with the numbers that their draws depend on, and hands over each batch as it is
+    /// done: the places of its rows and their answers.
+    pub(crate) fn answer_rows(
+        &self,
+        rows: &[(u64, &str)],
+        settings: &AnswerSettings,
+        batch: usize,
+        cancel: &Cancel,
+        each: &mut dyn FnMut(Vec<(usize, Vec<Answer>)>) -> Result<()>,
+    ) -> Result<()> {
+        let mut requests = Vec::with_capacity(rows.len());
+        for (row, prompt) in rows {
             requests.push(Request {
                 ids: self.encode(prompt)?,
-                key: mix(settings.decoding.seed, row),
+                key: mix(settings.decoding.seed, *row),
             });
         }
         let mut order: Vec<usize> = (0..requests.len()).collect();
-        order.sort_by_key(|&row| std::cmp::Reverse(requests[row].ids.len()));
-        let mut answers: Vec<Vec<Answer>> = vec![Vec::new(); prompts.len()];
-        let mut done = first;
+        order.sort_by_key(|&place| std::cmp::Reverse(requests[place].ids.len()));
         let mut decoder = self.decoder();
         let stops = Stops::new(&settings.stop);
-        for rows in order.chunks(batch.max(1)) {
-            job.cancel.check()?;
-            let group: Vec<Request> = rows.iter().map(|&row| requests[row].clone()).collect();
+        for places in order.chunks(batch.max(1)) {
+            cancel.check()?;
+            let group: Vec<Request> = places.iter().map(|&at| requests[at].clone()).collect();
             let mut watch = Watch::new(&self.tokenizer, &stops);
             let found = generate(
                 decoder.as_mut(),
                 &group,
                 &settings.decoding,
-                &job.cancel,
+                cancel,
                 &mut watch,
             )
             .map_err(|error| self.blame(error))?;
             watch.result?;
-            for (&row, found) in rows.iter().zip(found) {
-                answers[row] = found
-                    .into_iter()
-                    .map(|answer| self.spell(&prompts[row], answer, &stops))
-                    .collect::<Result<_>>()?;
-            }
-            done += rows.len() as u64;
-            let total = first + prompts.len() as u64;
-            job.progress
-                .report("generate", done, Some(total), "answers");
+            let spelled = places.iter().zip(found).map(|(&place, found)| {
+                let answers = found.into_iter();
+                let spell = |answer| self.spell(rows[place].1, answer, &stops);
+                Ok((place, answers.map(spell).collect::<Result<Vec<_>>>()?))
+            });
+            each(spelled.collect::<Result<_>>()?)?;
         }
-        Ok(answers.into_iter().flatten().collect())
+        Ok(())
     }
 
     fn spell(

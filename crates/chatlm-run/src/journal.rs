@@ -188,12 +188,19 @@ fn thousandths(seconds: f64) -> f64 {
 fn add_rewards(line: &mut Map<String, Value>, rewards: Option<Rewards>, prefix: &str) {
     if let Some(rewards) = rewards {
         for (name, value) in [
-            ("chosen", rewards.chosen),
-            ("rejected", rewards.rejected),
-            ("margins", rewards.margins),
-            ("accuracies", rewards.accuracies),
+            ("rewards/chosen", Some(rewards.chosen)),
+            ("rewards/rejected", Some(rewards.rejected)),
+            ("rewards/margins", Some(rewards.margins)),
+            ("rewards/accuracies", Some(rewards.accuracies)),
+            ("logps/chosen", Some(rewards.logps_chosen)),
+            ("logps/rejected", Some(rewards.logps_rejected)),
+            ("nll_loss", Some(rewards.nll_loss)),
+            ("log_odds_ratio", rewards.log_odds_ratio),
+            ("log_odds_chosen", rewards.log_odds_chosen),
         ] {
-            line.insert(format!("{prefix}rewards/{name}"), json!(value));
+            if let Some(value) = value {
+                line.insert(format!("{prefix}{name}"), json!(value));
+            }
         }
     }
 }

@@ -2,11 +2,13 @@
 //! sessions, measuring, rejects and merging. The border calls this crate and nothing below it for
 //! anything that needs a model.
 
+mod answers;
 mod batches;
 mod bench;
 mod bench_encode;
 mod bench_generate;
 mod bench_load;
+mod contamination;
 mod device;
 mod evaluate;
 mod event;
@@ -16,11 +18,13 @@ mod forced;
 mod generator;
 mod given;
 mod journal;
+mod likeness;
 mod machine;
 mod merge;
 mod plan;
 mod reference;
 mod reject;
+mod scores;
 mod serving;
 mod settings;
 mod setup;

@@ -3,13 +3,14 @@
 use chatlm_dataset::{Cursor, InputOptions, Loader, Rows};
 use chatlm_job::{Error, Job, Result};
 use chatlm_t5::Model;
-use chatlm_train::{TrainConfig, preference_measures};
+use chatlm_train::{Objective, PreferenceSums, TrainConfig};
 
 use crate::batches::preference_batch;
 use crate::evaluate::mean_loss;
 use crate::event::Rewards;
 use crate::reference::ReferenceScores;
 use crate::setup::RunKind;
+use crate::worker::compute;
 
 /// What an evaluation found.
 pub(crate) struct Measured {
@@ -50,30 +51,21 @@ pub(crate) fn measure_preferences(
     valid.seek(Cursor { epoch: 0, row: 0 });
     let total = valid.rows().min(config.eval_rows);
     let pad = model.config().pad_token_id;
-    let mut sums = [0.0; 5];
+    let mut sums = PreferenceSums::new(Objective::of(config));
     let mut seen = 0;
     while seen < total {
         job.cancel.check()?;
         let batch = valid.next_batch()?;
         let keep = batch.keys.len().min((total - seen) as usize);
         let batch = preference_batch(&batch, keep, pad, reference, model.device())?;
-        let m = preference_measures(model, &batch, config)?;
-        let values = [m.loss, m.chosen, m.rejected, m.margins, m.accuracies];
-        for (sum, value) in sums.iter_mut().zip(values) {
-            *sum += value * keep as f64;
-        }
+        compute(|| sums.add_batch(model, &batch))?;
         seen += keep as u64;
         job.progress.report("evaluate", seen, Some(total), "rows");
     }
-    let [loss, chosen, rejected, margins, accuracies] = sums.map(|sum| sum / seen.max(1) as f64);
+    let means = sums.means();
     Ok(Measured {
-        loss,
-        rewards: Some(Rewards {
-            chosen,
-            rejected,
-            margins,
-            accuracies,
-        }),
+        loss: means.loss,
+        rewards: Some(Rewards::new(config.loss, &means)),
     })
 }
 

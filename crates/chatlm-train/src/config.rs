@@ -116,6 +116,29 @@ pub struct TrainConfig {
     pub beta: f64,
     #[serde(default)]
     pub loss: PreferenceLoss,
+    /// The margin that SimPO asks for.
+    #[serde(default = "simpo_gamma")]
+    pub simpo_gamma: f64,
+    /// Of `simpo`: the weight of the chosen answers' cross-entropy.
+    #[serde(default)]
+    pub cpo_alpha: f64,
+    /// Of `sigmoid` and `ipo`: the same.
+    #[serde(default)]
+    pub rpo_alpha: Option<f64>,
+    /// What to do about rows of `valid` that are trained on.
+    #[serde(default)]
+    pub contamination: Contamination,
+}
+
+/// What to do about rows of `valid` that are in `train` too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Contamination {
+    Stop,
+    Warn,
+    /// Not to look.
+    #[default]
+    Off,
 }
 
 fn yes() -> bool {
@@ -136,6 +159,10 @@ fn adam_epsilon() -> f64 {
 
 fn beta() -> f64 {
     0.1
+}
+
+fn simpo_gamma() -> f64 {
+    0.5
 }
 
 impl TrainConfig {
@@ -239,11 +266,46 @@ impl TrainConfig {
                 "it must be above 0",
             );
         }
+        self.check_preferences()?;
         if let Some(lora) = &self.lora
             && !((0.0..1.0).contains(&lora.dropout) && lora.alpha > 0.0 && lora.r > 0)
         {
             let help = "r and alpha must be above 0, dropout at least 0 and below 1";
             return refuse("lora", "lora makes no sense".to_owned(), help);
+        }
+        Ok(())
+    }
+
+    /// Refuses a key that the preference loss does not know, so that nobody believes it counts.
+    fn check_preferences(&self) -> Result<()> {
+        let refuse = |field: &str, what: String, help: &str| {
+            Err(Error::new(Code::ConfigInvalid, what, help).with("field", field))
+        };
+        let alpha = self.rpo_alpha.unwrap_or(0.0);
+        for (field, value) in [
+            ("simpoGamma", self.simpo_gamma),
+            ("cpoAlpha", self.cpo_alpha),
+            ("rpoAlpha", alpha),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                let what = format!("{field} is {value}");
+                return refuse(field, what, "it must be at least 0");
+            }
+        }
+        let (loss, name) = (self.loss, format!("{:?}", self.loss).to_lowercase());
+        if self.label_smoothing > 0.0 && !loss.smooths() {
+            let what = format!("labelSmoothing is no part of the loss {name}");
+            return refuse("labelSmoothing", what, "it belongs to sigmoid and simpo");
+        }
+        if alpha > 0.0 && !loss.needs_reference() {
+            let what = format!("rpoAlpha is no part of the loss {name}");
+            let help = "simpo has cpoAlpha, orpo has the term in any case";
+            return refuse("rpoAlpha", what, help);
+        }
+        if self.cpo_alpha > 0.0 && loss != PreferenceLoss::Simpo {
+            let what = format!("cpoAlpha is no part of the loss {name}");
+            let help = "it belongs to simpo; sigmoid and ipo have rpoAlpha";
+            return refuse("cpoAlpha", what, help);
         }
         Ok(())
     }
@@ -311,6 +373,8 @@ pub(crate) mod tests {
             ("batchSize", json!(0), Code::ConfigInvalid),
             ("learningRate", json!(-1.0), Code::ConfigInvalid),
             ("dropout", json!(1.0), Code::ConfigInvalid),
+            ("cpoAlpha", json!(1.0), Code::ConfigInvalid),
+            ("rpoAlpha", json!(-1.0), Code::ConfigInvalid),
         ] {
             let mut config = tiny();
             config[field] = value;

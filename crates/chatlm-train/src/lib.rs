@@ -19,9 +19,10 @@ mod update;
 pub use batch::{PreferenceBatch, ReferenceBatch, SequenceBatch};
 pub use bleu::bleu4;
 pub use chatlm_t5::{LoraBias, LoraConfig};
-pub use config::{OnNan, OptimizerKind, TrainConfig, TrainSet};
+pub use config::{Contamination, OnNan, OptimizerKind, TrainConfig, TrainSet};
 pub use loss::{sequence_log_probabilities, sequence_loss};
 pub use preference::{
-    Pair, PairLoss, PreferenceLoss, PreferenceMeasures, Score, preference_measures,
+    Objective, Pair, PairLoss, PreferenceLoss, PreferenceMeasures, PreferenceSums, Score,
+    preference_measures,
 };
 pub use trainer::{StepReport, Trainer};

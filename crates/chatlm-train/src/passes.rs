@@ -12,7 +12,7 @@ use chatlm_t5::{
 use crate::batch::{PreferenceBatch, SequenceBatch};
 use crate::config::TrainConfig;
 use crate::loss::{NOTHING, target_log_probabilities};
-use crate::preference::{Sums, pairs};
+use crate::preference::{Objective, PreferenceSums, pairs};
 
 /// What the passes of a step have found.
 #[derive(Debug, Clone, Copy, Default)]
@@ -136,15 +136,11 @@ impl Passes<'_> {
         totals: Totals,
         gradients: &mut Gradients<'g>,
         watch: Option<Sink<'g>>,
-    ) -> Result<Found<Sums>> {
-        let kind = self.settings.loss;
+    ) -> Result<Found<PreferenceSums>> {
+        let objective = Objective::of(self.settings);
         let count = totals.pairs.max(1.0);
-        let cross_entropy = if kind.adds_cross_entropy() {
-            1.0 / totals.tokens.max(1.0)
-        } else {
-            0.0
-        };
-        let (mut sums, mut forward_seconds) = (Sums::default(), 0.0);
+        let cross_entropy = objective.nll / totals.tokens.max(1.0);
+        let (mut sums, mut forward_seconds) = (PreferenceSums::new(objective), 0.0);
         for batch in micro {
             let started = Instant::now();
             let (model, precision) = (self.model, self.precision());
@@ -158,12 +154,11 @@ impl Passes<'_> {
             forward_seconds += started.elapsed().as_secs_f64();
             // A row's derivative is that of each of its tokens.
             let (mut by_chosen, mut by_rejected) = (Vec::new(), Vec::new());
-            for (row, pair) in pairs(batch, kind, &chosen, &rejected)?
+            for (row, pair) in pairs(batch, objective.kind, &chosen, &rejected)?
                 .into_iter()
                 .enumerate()
             {
-                let loss = kind.pair(self.settings.beta, &pair);
-                sums.add(kind, &pair, &loss);
+                let loss = sums.add(&pair);
                 let spread = |by: &mut Vec<f32>, side: &SequenceBatch, value: f64| {
                     by.resize(by.len() + side.target.rows.length(row), value as f32);
                 };

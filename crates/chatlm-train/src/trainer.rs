@@ -21,7 +21,7 @@ use crate::config::{OnNan, TrainConfig};
 use crate::freeze::trainable;
 use crate::parallel::{Talk, Team};
 use crate::passes::{Found, Passes, Totals};
-use crate::preference::{PreferenceMeasures, Sums};
+use crate::preference::PreferenceMeasures;
 use crate::scaler::LossScale;
 use crate::update::{apply, norm};
 
@@ -282,12 +282,11 @@ impl Trainer {
             .sum();
         let (totals, tokens) = self.of_all(Totals::of_pairs(micro), tokens)?;
         let mut gradients = self.take_gradients();
-        let found = self.gather(&mut gradients, |passes, gradients, watch| {
+        let mut found = self.gather(&mut gradients, |passes, gradients, watch| {
             passes.preference_gradients(micro, totals, gradients, watch)
         })?;
-        let mut numbers = found.measured.numbers();
-        self.sum(&mut numbers)?;
-        let measured = Sums::of_numbers(numbers).means();
+        found.measured.share(|numbers| self.sum(numbers))?;
+        let measured = found.measured.means();
         let report = StepReport {
             loss: measured.loss,
             tokens,
@@ -601,6 +600,9 @@ impl Trainer {
 #[cfg(test)]
 #[path = "device_tests.rs"]
 mod device_tests;
+#[cfg(test)]
+#[path = "preference_tests.rs"]
+mod preference_tests;
 #[cfg(test)]
 #[path = "trainer_tests.rs"]
 pub(crate) mod tests;

@@ -105,7 +105,7 @@ pub(crate) fn bytes(trainer: &Trainer) -> Vec<Vec<u8>> {
         .collect()
 }
 
-type Gathered = BTreeMap<String, Vec<f32>>;
+pub(super) type Gathered = BTreeMap<String, Vec<f32>>;
 
 /// The gradients of a step by name.
 fn gathered(trainer: &Trainer, gradients: &Gradients<'_>) -> Gathered {
@@ -126,7 +126,10 @@ fn passed(trainer: &Trainer, micro: &[SequenceBatch]) -> (f64, Gathered) {
     (found.measured, gathered(trainer, &gradients))
 }
 
-fn preferred(trainer: &Trainer, micro: &[PreferenceBatch]) -> (PreferenceMeasures, Gathered) {
+pub(super) fn preferred(
+    trainer: &Trainer,
+    micro: &[PreferenceBatch],
+) -> (PreferenceMeasures, Gathered) {
     let mut gradients = Gradients::new(trainer.sizes());
     let found = trainer
         .passes()
@@ -139,7 +142,7 @@ fn square(values: &[f32]) -> f64 {
     values.iter().map(|&v| f64::from(v) * f64::from(v)).sum()
 }
 
-fn distance(a: &Gathered, b: &Gathered) -> f64 {
+pub(super) fn distance(a: &Gathered, b: &Gathered) -> f64 {
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     let worst = a.iter().map(|(name, x)| {
         let difference: Vec<f32> = x.iter().zip(&b[name]).map(|(x, y)| x - y).collect();

@@ -54,6 +54,24 @@ export const terminalText = (
     .join(", ")
 }
 
+/** Nothing where no evaluation row is trained on. */
+const contaminationLines = ({
+  rows = 0,
+  exact = 0,
+  same = 0,
+  prompts = 0,
+  first = []
+}: TrainEvent): ReadonlyArray<string> => {
+  const also = prompts > same ? `; ${number(prompts - same)} more share only their prompt` : ""
+  if (same === 0) {
+    return prompts === 0 ? [] : [`note: ${number(prompts)} of ${number(rows)} prompts of valid are in train`]
+  }
+  return [
+    `warning: ${number(same)} of ${number(rows)} rows of valid are in train (${number(exact)} to the byte), ` +
+      `such as row ${first.join(", ")}${also}; chatlm dedup --against finds the merely alike, too`
+  ]
+}
+
 /** An event as a line for people; nothing for steps, which have their own rhythm. */
 const eventLines = (event: TrainEvent): ReadonlyArray<string> => {
   switch (event.type) {
@@ -79,6 +97,16 @@ const eventLines = (event: TrainEvent): ReadonlyArray<string> => {
       return [`step ${event.step}: saved ${event.path ?? ""}`]
     case "skipped":
       return [`step ${event.step}: skipped, ${event.reason ?? ""}`]
+    case "reference":
+      return [
+        event.computed === 0
+          ? `reference: ${number(event.rows ?? 0)} rows found`
+          : `reference: ${number(event.computed ?? 0)} of ${number(event.rows ?? 0)} rows computed`
+      ]
+    case "contamination":
+      return contaminationLines(event)
+    case "warned":
+      return [`warning: ${event.reason ?? ""}`]
     case "step":
     case "finished":
       return []

@@ -19,7 +19,7 @@ export const reject = (options: RejectOptions): PreferencePairs => {
   const { maxNewTokens = defaultMaxNewTokens } = options
   return stage({
     name,
-    version: 1,
+    version: 2,
     // Rows answered together change no answer.
     settings: { maxNewTokens },
     inputs: { model, adapter, from },
@@ -32,10 +32,10 @@ export const reject = (options: RejectOptions): PreferencePairs => {
           inputs: [only(inputs.from)],
           output: outputs.rows,
           batch,
-          maxNewTokens,
+          settings: { search: "greedy", maxNewTokens },
           force: true
         }),
-        ({ rows, kept, same }) => ({ rows: { read: rows, kept, same } })
+        ({ rows, kept, same, empty }) => ({ rows: { read: rows, kept, same, empty } })
       )
   }).rows
 }

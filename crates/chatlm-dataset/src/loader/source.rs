@@ -5,10 +5,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chatlm_job::{Job, Result};
+use chatlm_job::{Job, Result, cache_folder};
 
 use super::SetSpec;
-use super::store::{Store, Texts, Writer, place, place_once, users_folder};
+use super::store::{Store, Texts, Writer, place, place_once};
 use crate::input::{InputOptions, Opened, expand, open};
 use crate::parquet::ParquetTable;
 use crate::rows::{Rows, row_error};
@@ -75,7 +75,7 @@ impl Source {
         let mut source = Self {
             files: Vec::new(),
             columns: columns.to_vec(),
-            cache: cache.unwrap_or_else(users_folder),
+            cache: cache.unwrap_or_else(|| cache_folder("rows")),
             sets: Vec::new(),
         };
         let (mut first, mut held) = (0, HELD);

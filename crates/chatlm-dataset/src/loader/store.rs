@@ -31,21 +31,6 @@ const NULL: u32 = u32::MAX;
 /// The texts of a row by column.
 pub(super) type Texts = Vec<Option<String>>;
 
-/// `$CHATLM_CACHE/rows`, else `chatlm/rows` in the user's cache.
-pub(super) fn users_folder() -> PathBuf {
-    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let users = || {
-        let cache = named("XDG_CACHE_HOME").or_else(|| named("LOCALAPPDATA"));
-        let cache = cache.map(PathBuf::from);
-        cache
-            .or_else(|| named("HOME").map(|home| Path::new(&home).join(".cache")))
-            .unwrap_or_else(std::env::temp_dir)
-            .join("chatlm")
-    };
-    let base = named("CHATLM_CACHE").map_or_else(users, PathBuf::from);
-    base.join("rows")
-}
-
 /// Where the rows of an input are kept; `None` where the input cannot be told again.
 pub(super) fn place(folder: &Path, input: &Path, columns: &[String]) -> Option<PathBuf> {
     let path = fs::canonicalize(input).ok()?;

@@ -23,11 +23,12 @@ use chatlm_train::{StepReport, TrainConfig, Trainer};
 use serde_json::Value;
 
 use crate::batches::{preference_batch, sequence_batch};
+use crate::contamination;
 use crate::device::open_device;
 use crate::event::{Event, FinishReason, Rewards, StepEvent};
 use crate::journal::Journals;
 use crate::machine::rss_bytes;
-use crate::reference::ReferenceScores;
+use crate::reference::{ReferenceScores, Source};
 use crate::setup::{Prepared, RunKind, identity, open_rows, prepare, read_config, train_sets};
 use crate::worker::compute;
 use crate::workers::{Crew, WorkerPlace};
@@ -98,6 +99,11 @@ impl TrainingRun {
             make_room(&out, &options)?;
         }
         crew.barrier()?;
+        // Told once: a run that goes on has told it.
+        let mut told = Vec::new();
+        if crew.leads() && !out.join("checkpoints").exists() {
+            told.extend(contamination::check(kind, &config, &job)?);
+        }
         let prepared = prepare(kind, &config, &device)?;
         let rows = open_rows(
             kind,
@@ -149,17 +155,25 @@ impl TrainingRun {
                 crew.barrier()?;
             }
             // Before anything is restored: the weights are still those of the reference.
-            let model = trainer.model()?;
-            let scores = |paths: Vec<SetSpec>| -> Result<ReferenceScores> {
-                ReferenceScores::open(&out, &config, &model, &model_hash, paths, &tokenizer, &job)
+            let source = Source {
+                config: &config,
+                model: &trainer.model()?,
+                model_hash: &model_hash,
+                tokenizer: &tokenizer,
+                out: &out,
             };
-            reference = Some(scores(train_sets(&config))?);
+            let mut scores = |sets: Vec<SetSpec>, most: u64| -> Result<ReferenceScores> {
+                let (scores, events) = ReferenceScores::open(&source, sets, most, &job)?;
+                told.extend(events);
+                Ok(scores)
+            };
+            reference = Some(scores(train_sets(&config), u64::MAX)?);
             if let Some(path) = &config.valid {
                 let set = SetSpec {
                     paths: vec![path.clone()],
                     weight: 1.0,
                 };
-                valid_reference = Some(scores(vec![set])?);
+                valid_reference = Some(scores(vec![set], config.eval_rows)?);
             }
             if crew.leads() {
                 crew.barrier()?;
@@ -195,6 +209,7 @@ impl TrainingRun {
         };
         run.resume(&options)?;
         run.require_room()?;
+        run.pending.extend(told);
         let text = serde_json::to_vec_pretty(&resolved).map_err(Error::internal)?;
         if run.crew.leads() {
             AtomicFile::write_all(&run.out.join("config.json"), true, &text)?;
@@ -435,15 +450,9 @@ impl TrainingRun {
             stamp: self.journals.stamp(window.tokens),
             loss_scale: report.loss_scale,
             skipped_steps: report.loss_scale.map(|_| window.overflows),
-            rewards: window.rewards.map(|sum| {
-                let [chosen, rejected, margins, accuracies] = sum.map(|value| value / steps);
-                Rewards {
-                    chosen,
-                    rejected,
-                    margins,
-                    accuracies,
-                }
-            }),
+            rewards: window
+                .preferences()
+                .map(|measures| Rewards::new(self.config.loss, &measures)),
         }
     }
 

@@ -1,11 +1,11 @@
 //! What a run remembers between its steps.
 
 use chatlm_dataset::Cursor;
-use chatlm_train::StepReport;
+use chatlm_train::{PreferenceMeasures, StepReport};
 use serde::{Deserialize, Serialize};
 
 /// Sums since the last `step` event.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Window {
     pub(super) steps: u64,
@@ -13,7 +13,8 @@ pub(super) struct Window {
     pub(super) grad_norm: f64,
     pub(super) tokens: u64,
     pub(super) seconds: f64,
-    pub(super) rewards: Option<[f64; 4]>,
+    /// Sums of [`PreferenceMeasures::values`].
+    pub(super) rewards: Option<Vec<f64>>,
     /// Steps left out since a gradient was too large for f16.
     #[serde(default, skip_serializing_if = "none")]
     pub(super) overflows: u64,
@@ -66,14 +67,22 @@ impl Window {
         self.grad_norm += report.grad_norm;
         self.tokens += report.tokens as u64;
         self.seconds += seconds;
-        if let Some(r) = &report.rewards {
-            let sum = self.rewards.get_or_insert([0.0; 4]);
-            for (sum, value) in sum
-                .iter_mut()
-                .zip([r.chosen, r.rejected, r.margins, r.accuracies])
-            {
+        if let Some(measures) = &report.rewards {
+            let sums = self.rewards.get_or_insert_default();
+            sums.resize(PreferenceMeasures::COUNT, 0.0);
+            for (sum, value) in sums.iter_mut().zip(measures.values()) {
                 *sum += value;
             }
         }
+    }
+
+    /// The means of the preference measures over the steps.
+    pub(super) fn preferences(&self) -> Option<PreferenceMeasures> {
+        let sums = self.rewards.as_ref()?;
+        let mut means = [0.0; PreferenceMeasures::COUNT];
+        for (mean, sum) in means.iter_mut().zip(sums) {
+            *mean = sum / self.steps as f64;
+        }
+        Some(PreferenceMeasures::of_values(means))
     }
 }
