@@ -3,6 +3,8 @@
 //! which is what runs on a card too.
 #![expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests")]
 
+use std::sync::{Arc, Mutex};
+
 use candle_core::{Device, Tensor};
 use chatlm_checkpoint::Checkpoints;
 use chatlm_kernels::testing;
@@ -11,6 +13,7 @@ use serde_json::{Value, json};
 use super::tests::{bytes, rows, settings, shape, step_batch_on, trainer_of, trainer_on, weights};
 use super::*;
 use crate::ReferenceBatch;
+use crate::parallel::tests::together;
 
 /// The share by which a loss in f32 may be off, in the course of twenty steps.
 const NEAR: f64 = 1e-4;
@@ -281,6 +284,59 @@ fn a_scaled_gradient_beyond_f16_leaves_a_step_out_and_halves_the_scale() {
             assert_eq!(result.is_err(), choice == "stop");
             assert_eq!(trainer.scaler.unwrap().scale(), 0.5);
         });
+    }
+}
+
+/// The rows that overflow are one worker's; both leave the step out, halve the scale, and go on as one
+/// worker with all rows does.
+#[test]
+fn workers_agree_on_the_scale_of_f16_and_on_the_steps_left_out() {
+    let settings = settings(json!({
+        "precision": "f16", "dropout": 0.0, "schedule": "constant", "warmupSteps": 0,
+    }));
+    let scale = Tensor::new(&[2f64.powi(40)], &Device::Cpu).unwrap();
+    let good = Tensor::new(&[3i64], &Device::Cpu).unwrap();
+    let scaler = LossScale::read(
+        &mut &BTreeMap::from([
+            ("scaler.scale".to_owned(), scale),
+            ("scaler.growth_tracker".to_owned(), good),
+        ]),
+    )
+    .unwrap();
+    let run = |mut trainer: Trainer, rank: usize, world: usize| -> Vec<StepReport> {
+        trainer.scaler = scaler;
+        let steps = (0..44u64).map(|step| {
+            // The second worker has rows at the end alone.
+            let own = rank == 0 && (step < 40 || world == 1 || step % 2 == 0);
+            let own = own || (rank == 1 && step >= 40 && step % 2 == 1);
+            let batch = step_batch_on(&Device::Cpu, step);
+            let before = (weights(&trainer), trainer.scale());
+            let report = trainer.step(if own { std::slice::from_ref(&batch) } else { &[] });
+            let report = report.unwrap();
+            if report.skipped {
+                assert_eq!((weights(&trainer), trainer.scale()), (before.0, before.1 / 2.0));
+            }
+            report
+        });
+        steps.collect()
+    };
+    let _twins = testing::twins_only();
+    let one = run(trainer_on(&Device::Cpu, &settings), 0, 1);
+    let both = together(2, |talk| {
+        let _twins = testing::twins_only();
+        let rank = talk.rank();
+        let talk = Arc::new(Mutex::new(talk));
+        let trainer = trainer_on(&Device::Cpu, &settings).join(talk).unwrap();
+        run(trainer, rank, 2)
+    });
+    let skipped = one.iter().filter(|report| report.skipped).count();
+    assert!((15..40).contains(&skipped), "{skipped}");
+    for reports in both {
+        for (ours, theirs) in reports.iter().zip(&one) {
+            assert_eq!(ours.skipped, theirs.skipped);
+            assert_eq!(ours.loss_scale, theirs.loss_scale);
+            near("loss", &[ours.loss], &[theirs.loss], 1e-3);
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use chatlm_t5::{Config, Gradients, LoraConfig, Model, Parameters, Sink, has_kern
 use crate::batch::{PreferenceBatch, SequenceBatch};
 use crate::config::{OnNan, TrainConfig};
 use crate::freeze::trainable;
-use crate::parallel::{Talk, Team};
+use crate::parallel::{Chosen, Communicator, Talk, Team, carrier};
 use crate::passes::{Found, Passes, Totals};
 use crate::preference::PreferenceMeasures;
 use crate::scaler::LossScale;
@@ -27,6 +27,19 @@ use crate::update::{apply, norm};
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// An optimizer of weights that lie in plain memory or on a device.
+fn optimizer(
+    settings: &TrainConfig,
+    shapes: &[(String, Vec<usize>)],
+    device: &Device,
+    plain: bool,
+) -> Result<Optimizer> {
+    if plain {
+        return Ok(Optimizer::new(settings.optimizer(), shapes));
+    }
+    Optimizer::on_device(settings.optimizer(), shapes, device)
+}
 
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -111,14 +124,9 @@ impl Trainer {
             warmup: settings.warmup_steps,
             total,
         };
-        let optimizer = if plain {
-            Optimizer::new(settings.optimizer(), &shapes)
-        } else {
-            Optimizer::on_device(settings.optimizer(), &shapes, &device)?
-        };
         Ok(Self {
+            optimizer: optimizer(settings, &shapes, &device, plain)?,
             settings: settings.clone(),
-            optimizer,
             scaler: (settings.precision == "f16").then(LossScale::default),
             team: None,
             device,
@@ -137,25 +145,31 @@ impl Trainer {
 
     /// Trains as one of several workers from here on: each has rows of its own and the same weights,
     /// and keeps the optimizer's state of a share of them.
-    pub fn join(mut self, talk: Talk) -> Result<Self> {
-        if !self.plain {
-            return Err(Error::new(
-                Code::ConfigInvalid,
-                "several workers train on the processor alone in this build",
-                "set workers to 1, or choose --device cpu",
-            )
-            .with("field", "workers"));
-        }
-        let team = Team::new(talk, self.sizes());
+    pub fn join(self, talk: Talk) -> Result<Self> {
+        self.join_by(talk, carrier)
+    }
+
+    /// The same, and how tensors of a device travel.
+    pub(crate) fn join_by(
+        mut self,
+        talk: Talk,
+        choose: impl FnOnce(&mut Communicator, &Device) -> Result<Chosen>,
+    ) -> Result<Self> {
+        let team = Team::new(talk, &self.trained, &self.device, self.plain, choose)?;
         let shapes: Vec<(String, Vec<usize>)> = team
             .own()
             .iter()
             .map(|&index| &self.trained[index])
             .map(|(name, var)| (name.clone(), var.dims().to_vec()))
             .collect();
-        self.optimizer = Optimizer::new(self.settings.optimizer(), &shapes);
+        self.optimizer = optimizer(&self.settings, &shapes, &self.device, self.plain)?;
         self.team = Some(team);
         Ok(self)
+    }
+
+    /// Of several workers on GPUs: why their gradients go through the processor's memory and not by NCCL.
+    pub fn without_nccl(&self) -> Option<&str> {
+        self.team.as_ref().and_then(Team::note)
     }
 
     /// The number of steps that the schedule spans, where a run finds another one than it began with.

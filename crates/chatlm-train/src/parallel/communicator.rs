@@ -48,7 +48,7 @@ impl Communicator {
     }
 
     /// Everybody's bytes by rank; all of the same length.
-    fn gather_all(&mut self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+    pub(crate) fn gather_all(&mut self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut all = vec![vec![0; own.len()]; self.world()];
         all[self.rank()].copy_from_slice(own);
         self.meet(|link, other, first| {

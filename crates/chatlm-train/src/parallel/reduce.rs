@@ -120,20 +120,7 @@ impl Reducer {
     }
 
     fn buckets(&self) -> Vec<Vec<usize>> {
-        let mut buckets = Vec::new();
-        let (mut bucket, mut size) = (Vec::new(), 0);
-        for &index in &self.order {
-            bucket.push(index);
-            size += self.sizes[index];
-            if size >= BUCKET {
-                buckets.push(std::mem::take(&mut bucket));
-                size = 0;
-            }
-        }
-        if !bucket.is_empty() {
-            buckets.push(bucket);
-        }
-        buckets
+        buckets(&self.order, |index| self.sizes[index], BUCKET)
     }
 
     /// Hands each owner its weights' gradients and sums this worker's; answers the emptied buffers.
@@ -174,4 +161,26 @@ impl Reducer {
         }
         Ok(filled)
     }
+}
+
+/// Cuts a list of weights where a bucket has `full` values.
+pub(super) fn buckets(
+    indices: &[usize],
+    size: impl Fn(usize) -> usize,
+    full: usize,
+) -> Vec<Vec<usize>> {
+    let mut buckets = Vec::new();
+    let (mut bucket, mut held) = (Vec::new(), 0);
+    for &index in indices {
+        bucket.push(index);
+        held += size(index);
+        if held >= full {
+            buckets.push(std::mem::take(&mut bucket));
+            held = 0;
+        }
+    }
+    if !bucket.is_empty() {
+        buckets.push(bucket);
+    }
+    buckets
 }

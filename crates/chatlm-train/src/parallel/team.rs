@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Tensor, Var};
 use chatlm_checkpoint::{Piece, to_safetensors};
-use chatlm_job::{Error, Result};
+use chatlm_job::{Code, Error, Result};
 use chatlm_optim::{Optimizer, squared_norm};
 use chatlm_t5::{Gradients, Sink, write};
 
+use super::carrier::Chosen;
+use super::tensors::TensorSums;
 use super::{Communicator, Reducer, Shares};
 
 /// Complete gradients that wait for the thread that sums them.
@@ -21,23 +23,55 @@ pub type Talk = Arc<Mutex<Communicator>>;
 
 pub(crate) struct Team {
     talk: Talk,
-    reducer: Reducer,
     /// This worker's weights, in the order of its optimizer.
     own: Vec<usize>,
+    sums: Sums,
+    /// Why tensors do not travel by NCCL, where they could have.
+    note: Option<String>,
+}
+
+/// Where this worker's gradients are summed.
+enum Sums {
+    /// In plain memory, while the backward goes on.
+    Plain(Reducer),
+    /// On a device, after it.
+    Tensors(TensorSums),
 }
 
 impl Team {
-    pub(crate) fn new(talk: Talk, sizes: Vec<usize>) -> Self {
-        let (rank, world) = {
-            let talk = talk.lock().unwrap_or_else(PoisonError::into_inner);
-            (talk.rank(), talk.world())
+    /// `plain`: gradients lie in plain memory; else `choose` says how tensors travel.
+    pub(crate) fn new(
+        talk: Talk,
+        trained: &[(String, Var)],
+        device: &Device,
+        plain: bool,
+        choose: impl FnOnce(&mut Communicator, &Device) -> Result<Chosen>,
+    ) -> Result<Self> {
+        let sizes: Vec<usize> = trained.iter().map(|(_, var)| var.elem_count()).collect();
+        let (own, sums, note) = {
+            let mut talk = talk.lock().unwrap_or_else(PoisonError::into_inner);
+            same_kind(&mut talk, device, plain)?;
+            let shares = Shares::new(&sizes, talk.world());
+            let own = shares.of(talk.rank());
+            if plain {
+                (own, Sums::Plain(Reducer::new(shares, sizes)), None)
+            } else {
+                let (carrier, note) = choose(&mut talk, device)?;
+                let shapes = trained.iter().map(|(_, var)| var.dims().to_vec());
+                let sums = TensorSums::new(carrier, shares, device, shapes.collect());
+                (own, Sums::Tensors(sums), note)
+            }
         };
-        let shares = Shares::new(&sizes, world);
-        Self {
-            own: shares.of(rank),
-            reducer: Reducer::new(shares, sizes),
+        Ok(Self {
             talk,
-        }
+            own,
+            sums,
+            note,
+        })
+    }
+
+    pub(crate) fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// The weights that this worker updates.
@@ -53,15 +87,29 @@ impl Team {
         self.talk().sum(values)
     }
 
-    /// Runs the passes of a step with a watch to give to the gradients, and sums what it sees on a thread
-    /// beside them.
+    /// Runs the passes of a step and sums their gradients: in plain memory what a watch sees, on a thread
+    /// beside the passes.
     pub(crate) fn gather<F>(
         &mut self,
         gradients: &mut Gradients<'static>,
         work: impl FnOnce(&mut Gradients<'static>, Option<Sink<'static>>) -> Result<F>,
     ) -> Result<F> {
         let mut talk = self.talk.lock().unwrap_or_else(PoisonError::into_inner);
-        let (talk, reducer) = (&mut *talk, &mut self.reducer);
+        let talk = &mut *talk;
+        let reducer = match &mut self.sums {
+            Sums::Plain(reducer) => reducer,
+            Sums::Tensors(sums) => {
+                let found = work(gradients, None);
+                // NCCL waits for ever for one who does not come.
+                let failed = talk.any(found.is_err())?;
+                let found = found?;
+                if failed {
+                    return Err(failed_elsewhere());
+                }
+                sums.reduce(talk, gradients)?;
+                return Ok(found);
+            }
+        };
         if !reducer.is_ordered() {
             let (seen, order) = channel();
             let found = work(
@@ -106,24 +154,36 @@ impl Team {
         })
     }
 
-    /// The sum of squares of all summed gradients, added up as one worker would; and which weights have
-    /// one anywhere.
+    /// The sum of squares of all summed gradients, in plain memory added up as one worker would; and which
+    /// weights have one anywhere.
     pub(crate) fn squares(&self, gradients: &Gradients<'_>) -> Result<(f64, Vec<bool>)> {
         let count = gradients.len();
         let mut numbers = vec![0.0; 2 * count];
-        for &index in &self.own {
-            numbers[index] = squared_norm(self.reducer.sum(index));
+        match &self.sums {
+            Sums::Plain(reducer) => {
+                for &index in &self.own {
+                    numbers[index] = squared_norm(reducer.sum(index));
+                }
+            }
+            // One number comes from the device.
+            Sums::Tensors(sums) => {
+                if let Some(&first) = self.own.first() {
+                    numbers[first] = sums.squares()?;
+                }
+            }
         }
         for (index, flag) in numbers[count..].iter_mut().enumerate() {
-            *flag = f64::from(u8::from(gradients.get(index).is_some()));
+            let there = if gradients.are_tensors() {
+                gradients.tensor(index).is_some()
+            } else {
+                gradients.get(index).is_some()
+            };
+            *flag = f64::from(u8::from(there));
         }
         self.sum(&mut numbers)?;
-        let there: Vec<bool> = numbers[count..].iter().map(|&flag| flag > 0.0).collect();
-        let squares = numbers.iter().zip(&there);
-        Ok((
-            squares.filter(|(_, there)| **there).map(|(n, _)| n).sum(),
-            there,
-        ))
+        // What nobody has a gradient of was summed from zeros.
+        let there = numbers[count..].iter().map(|&flag| flag > 0.0).collect();
+        Ok((numbers[..count].iter().sum(), there))
     }
 
     /// Updates this worker's weights and hands them round.
@@ -135,15 +195,28 @@ impl Team {
         (scale, rate): (f32, f64),
     ) -> Result<()> {
         for (place, &index) in self.own.iter().enumerate() {
-            if there[index] {
-                write(&trained[index].1, |weights| {
-                    optimizer.update(place, weights, self.reducer.sum(index), scale, rate);
+            if !there[index] {
+                continue;
+            }
+            let var = &trained[index].1;
+            match &self.sums {
+                Sums::Plain(reducer) => write(var, |weights| {
+                    optimizer.update(place, weights, reducer.sum(index), scale, rate);
                 })
-                .map_err(Error::internal)?;
+                .map_err(Error::internal)?,
+                Sums::Tensors(sums) => {
+                    optimizer.update_tensor(place, var, sums.sum(index), scale, rate)?;
+                }
             }
         }
-        let shares = self.reducer.shares();
-        let mut talk = self.talk();
+        let mut talk = self.talk.lock().unwrap_or_else(PoisonError::into_inner);
+        let shares = match &mut self.sums {
+            Sums::Plain(reducer) => reducer.shares(),
+            Sums::Tensors(sums) => {
+                let indices: Vec<usize> = (0..there.len()).filter(|&n| there[n]).collect();
+                return sums.hand_round(&mut talk, trained, &indices);
+            }
+        };
         let rank = talk.rank();
         talk.meet(|link, other, first| {
             // The lower rank speaks first, then the other.
@@ -183,4 +256,43 @@ impl Team {
         }
         Ok(())
     }
+}
+
+/// Refuses workers whose tensors are of different kinds: their sums would be made in different ways.
+fn same_kind(talk: &mut Communicator, device: &Device, plain: bool) -> Result<()> {
+    let names = [
+        "the processor",
+        "the processor without its kernels (CHATLM_CPU=twin)",
+        "an NVIDIA GPU",
+        "a GPU by Metal",
+    ];
+    let own = match device {
+        Device::Cpu => u8::from(!plain),
+        Device::Cuda(_) => 2,
+        Device::Metal(_) => 3,
+    };
+    let kinds = talk.gather_all(&[own])?;
+    let name = |rank: usize| names[usize::from(kinds[rank][0]).min(names.len() - 1)];
+    match (0..kinds.len()).find(|&rank| kinds[rank] != kinds[0]) {
+        None => Ok(()),
+        Some(other) => Err(Error::new(
+            Code::ConfigInvalid,
+            format!(
+                "worker 0 trains on {}, worker {other} on {}",
+                name(0),
+                name(other)
+            ),
+            "all workers need the same kind of device: name it with --device",
+        )
+        .with("field", "workers")),
+    }
+}
+
+/// What is told by workers that had no error of their own; the command line tells the one who had.
+fn failed_elsewhere() -> Error {
+    Error::new(
+        Code::WorkerLost,
+        "another worker could not finish its step",
+        "see that worker's error; the same command goes on from the last checkpoint",
+    )
 }
