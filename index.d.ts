@@ -1032,7 +1032,10 @@ export interface TrainingRunOptions {
   force: boolean
   /** Goes on from the checkpoint of this step instead of the newest. */
   from?: number
-  /** `cpu`, `cuda:N` or `metal`; where left out the best there is. */
+  /**
+   * `cpu`, `cuda:N` or `metal`; where left out the best there is. Of several workers each has one of its
+   * own: the k-th `cuda:k`, or the k-th of `cuda:N,cuda:M`.
+   */
   device?: string
   /** Which of several workers this process is. */
   worker?: WorkerPlace

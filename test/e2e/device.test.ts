@@ -96,4 +96,33 @@ describe("a device", () => {
       expect(JSON.parse(ran.out)).toMatchObject({ equal: true })
     }
   }, 60_000)
+
+  it("without kernels trains with two workers as with one, and goes on with one and on others", async () => {
+    for (const [precision, tolerance] of [
+      ["f32", 1e-4],
+      ["f16", 2e-3]
+    ] as const) {
+      const run = async (out: string, more: Record<string, unknown>) => {
+        const all = config(out, { precision, schedule: "constant", ...more })
+        expect((await chatlmUnder(twin, "pretrain", "--device", "cpu", ...all)).status).toBe(0)
+      }
+      await run(`one-${precision}`, { gradientAccumulation: 2, maxSteps: 8 })
+      for (const maxSteps of [4, 8]) await run(`two-${precision}`, { workers: 2, maxSteps })
+      near(metrics(`two-${precision}`), metrics(`one-${precision}`), tolerance)
+    }
+    // The same folder by one worker's kernels.
+    const more = config("two-f32", { gradientAccumulation: 2, maxSteps: 10 })
+    expect((await chatlm("pretrain", "--device", "cpu", ...more)).status).toBe(0)
+    expect(metrics("two-f32")).toHaveLength(10)
+  }, 240_000)
+
+  it("for each worker: what is no list of them is refused before any work", async () => {
+    const run = (device: string, workers: number) =>
+      chatlm("pretrain", "--device", device, ...config("refused", { workers }))
+    expect((await run("cpu,toaster", 2)).error).toContain("toaster is no device")
+    expect((await run("cpu,cpu", 1)).error).toContain("--workers")
+    const mixed = await run("cpu,cpu", 2)
+    expect(mixed.error).toContain("CONFIG_INVALID")
+    expect(mixed.status).toBe(2)
+  }, 60_000)
 })

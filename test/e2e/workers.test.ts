@@ -99,6 +99,15 @@ describe("workers", () => {
     expect(apart("two-adamw", "wide")).toBeLessThan(1e-4)
   }, 240_000)
 
+  it("two in bf16 are one with twice the batch, as near as bf16 is", async () => {
+    const bf16 = { precision: "bf16" }
+    await ok(...pretrain("two-bf16", bf16), "--workers", "2")
+    await ok(...pretrain("one-bf16", { ...bf16, gradientAccumulation: 2 }))
+    expect(apart("two-bf16", "one-bf16")).toBeLessThan(2e-3)
+    // And it is bf16 that was trained in.
+    expect(apart("two-bf16", "two-adamw")).toBeGreaterThan(0)
+  }, 240_000)
+
   it("fine-tune an adapter and prefer as one does, evaluations included", async () => {
     const lora = { r: 4, alpha: 8, dropout: 0.1, targets: ["q", "v"] }
     const common = { model: dir.at("two-adamw/last"), lora, maxSteps: 10, dropout: 0 }

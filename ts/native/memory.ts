@@ -461,8 +461,9 @@ export const memoryBorder = (): B.Border => ({
     peakRssBytes: 512
   }),
   checkDevice: (device) => {
-    if (device === "cpu") return
-    if (!/^(cuda(:\d+)?|metal)$/.test(device)) {
+    const names = device.split(",")
+    if (names.every((name) => name === "cpu")) return
+    if (!names.every((name) => /^(cpu|cuda(:\d+)?|metal)$/.test(name))) {
       throw envelope("USAGE", `--device ${device} is no device`, "use cpu, cuda:N or metal", { device })
     }
     throw envelope("DEVICE_UNAVAILABLE", `this build has no device ${device}`, "use --device cpu", { device })

@@ -33,7 +33,10 @@ export interface TrainOptions {
   readonly from?: number | undefined
   /** With `fresh`: throws away what is there; with `from`: the checkpoints after it. */
   readonly force?: boolean
-  /** `cpu`, `cuda:N` or `metal`; where left out the chosen one, or the best there is. */
+  /**
+   * `cpu`, `cuda:N` or `metal`; where left out the chosen one, or the best there is. Of several workers each has one of
+   * its own: the k-th `cuda:k`, or the k-th of `cuda:N,cuda:M`.
+   */
   readonly device?: string
   /** Which of several workers this process is; those that `workers` asks for are started by `train`. */
   readonly worker?: { readonly rank: number; readonly folder: string }

@@ -19,7 +19,8 @@ pub struct TrainingRunOptions {
     pub force: bool,
     /// Goes on from the checkpoint of this step instead of the newest.
     pub from: Option<u32>,
-    /// `cpu`, `cuda:N` or `metal`; where left out the best there is.
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is. Of several workers each has one of its
+    /// own: the k-th `cuda:k`, or the k-th of `cuda:N,cuda:M`.
     pub device: Option<String>,
     /// Which of several workers this process is.
     pub worker: Option<WorkerPlace>,

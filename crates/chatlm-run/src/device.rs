@@ -99,20 +99,100 @@ impl Name {
     }
 }
 
-/// Refuses a name that is no device, and a device that this build has not.
+/// Refuses a name that is no device, and a device that this build has not; of a list (`cuda:0,cuda:1`)
+/// every name.
 pub fn check_device(name: &str) -> Result<()> {
-    name.parse::<Name>()?.built_in()
+    name.split(',')
+        .try_for_each(|name| name.parse::<Name>()?.built_in())
 }
 
 /// The device of this name: `cpu`, `cuda:N` or `metal`. Without one the best that this build has and this
 /// machine opens.
 pub(crate) fn open_device(name: Option<&str>) -> Result<Device> {
     match name {
+        Some(name) if name.contains(',') => Err(Error::new(
+            Code::Usage,
+            format!("--device {name} names several devices, and one is used here"),
+            "name one; several are for training with as many --workers",
+        )
+        .with("device", name)),
         Some(name) => name.parse::<Name>()?.open(),
         None => [Name::Cuda(0), Name::Metal]
             .into_iter()
             .find_map(|name| name.open().ok())
             .map_or_else(|| Name::Cpu.open(), Ok),
+    }
+}
+
+/// The device of one of several workers on this machine: each trains on one of its own, the k-th on
+/// `cuda:k` or on the k-th that is named. The processor is for all of them.
+pub(crate) fn open_for_worker(
+    name: Option<&str>,
+    (place, workers): (usize, usize),
+) -> Result<Device> {
+    if workers < 2 {
+        return open_device(name);
+    }
+    let names = of_workers(name, workers, cuda_devices())?;
+    names.get(place).copied().unwrap_or(Name::Cpu).open()
+}
+
+/// A device for each worker of a machine with so many graphics cards.
+fn of_workers(text: Option<&str>, workers: usize, cards: usize) -> Result<Vec<Name>> {
+    let names = match text {
+        None if cards > 0 => (0..cards).map(Name::Cuda).take(workers).collect(),
+        None if cfg!(feature = "metal") => vec![Name::Metal],
+        None => vec![Name::Cpu],
+        Some("cuda") => {
+            Name::Cuda(0).built_in()?;
+            (0..cards).map(Name::Cuda).take(workers).collect()
+        }
+        Some(list) => {
+            check_device(list)?;
+            list.split(',')
+                .map(str::parse)
+                .collect::<Result<Vec<Name>>>()?
+        }
+    };
+    if names == [Name::Cpu] {
+        return Ok(vec![Name::Cpu; workers]);
+    }
+    let told = names
+        .iter()
+        .map(Name::to_string)
+        .collect::<Vec<_>>()
+        .join(",");
+    let refuse = |what: String, help: String| {
+        Error::new(Code::ConfigInvalid, what, help).with("field", "workers")
+    };
+    if !names.iter().all(|name| matches!(name, Name::Cuda(_))) && names.len() > 1 {
+        return Err(refuse(
+            format!("--device {told}: a list names NVIDIA GPUs alone"),
+            "all workers train on the processor (cpu), or each on a GPU of its own (cuda:0,cuda:1)"
+                .to_owned(),
+        ));
+    }
+    if let Some(twice) = (1..names.len()).find(|&at| names[..at].contains(&names[at])) {
+        return Err(refuse(
+            format!("--device {told} names {} twice", names[twice]),
+            "each worker trains on a device of its own".to_owned(),
+        ));
+    }
+    match names.len() {
+        count if count == workers => Ok(names),
+        0 => Err(refuse(
+            "this machine has no graphics card that CUDA knows".to_owned(),
+            "use --device cpu".to_owned(),
+        )),
+        count => Err(refuse(
+            format!(
+                "{workers} workers on this machine, and {count} {} for them: {told}",
+                if count == 1 { "device" } else { "devices" }
+            ),
+            format!(
+                "set workers to {count}, name as many devices (--device cuda:0,cuda:1), or use --device cpu"
+            ),
+        )),
     }
 }
 
@@ -160,6 +240,63 @@ mod tests {
             let error = text.parse::<Name>().unwrap_err();
             assert_eq!(error.code(), Code::Usage, "{text}");
         }
+    }
+
+    #[test]
+    fn each_worker_has_a_device_of_its_own() {
+        let names = |text, workers, cards| {
+            let found = of_workers(text, workers, cards);
+            found.map(|names| names.iter().map(Name::to_string).collect::<Vec<_>>())
+        };
+        // Whatever this build has: what a machine without cards does, and what is refused.
+        if !cfg!(feature = "metal") {
+            assert_eq!(names(None, 3, 0).unwrap(), ["cpu"; 3]);
+        }
+        assert_eq!(names(Some("cpu"), 2, 4).unwrap(), ["cpu"; 2]);
+        assert_eq!(names(None, 2, 2).unwrap(), ["cuda:0", "cuda:1"]);
+        assert_eq!(names(None, 2, 8).unwrap(), ["cuda:0", "cuda:1"]);
+        let refused = |text, workers, cards: usize, what: &str| {
+            let error = names(text, workers, cards).unwrap_err();
+            assert_eq!(error.code(), Code::ConfigInvalid, "{error}");
+            assert!(error.message().contains(what), "{error}");
+        };
+        refused(
+            None,
+            3,
+            2,
+            "3 workers on this machine, and 2 devices for them: cuda:0,cuda:1",
+        );
+        refused(Some("cpu,cpu"), 2, 0, "GPUs alone");
+        if cfg!(feature = "cuda") {
+            assert_eq!(names(Some("cuda"), 2, 8).unwrap(), ["cuda:0", "cuda:1"]);
+            assert_eq!(
+                names(Some("cuda:3,cuda:1"), 2, 4).unwrap(),
+                ["cuda:3", "cuda:1"]
+            );
+            refused(Some("cuda"), 2, 0, "no graphics card");
+            refused(Some("cuda"), 2, 1, "1 device for them: cuda:0");
+            refused(Some("cuda:0"), 2, 4, "1 device for them: cuda:0");
+            refused(Some("cuda:0,cuda:1,cuda:2"), 2, 4, "3 devices");
+            refused(Some("cuda:1,cuda:1"), 2, 4, "names cuda:1 twice");
+            refused(Some("cpu,cuda:1"), 2, 4, "GPUs alone");
+        } else {
+            for text in ["cuda", "cuda:0,cuda:1"] {
+                let error = names(Some(text), 2, 4).unwrap_err();
+                assert_eq!(error.code(), Code::DeviceUnavailable, "{error}");
+            }
+        }
+        assert_eq!(
+            names(Some("cpu,toaster"), 2, 0).unwrap_err().code(),
+            Code::Usage
+        );
+    }
+
+    #[test]
+    fn several_devices_are_for_several_workers() {
+        let error = open_for_worker(Some("cuda:0,cuda:1"), (0, 1)).unwrap_err();
+        assert_eq!(error.code(), Code::Usage);
+        assert!(error.help().contains("--workers"), "{error}");
+        assert!(open_for_worker(Some("cpu"), (1, 2)).unwrap().is_cpu());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use chatlm_job::{Cancel, Code, Error, Result};
 use chatlm_train::TrainConfig;
 use chatlm_train::parallel::{Communicator, SocketLink, Talk};
+use serde_json::Value;
 
 use crate::machine::set_threads;
 
@@ -148,6 +149,22 @@ impl Crew {
             Ok(bytes)
         })
     }
+}
+
+/// This process's place among the workers of its machine, and how many they are; known before they meet.
+pub(crate) fn on_this_machine(config: &Value, place: Option<&WorkerPlace>) -> (usize, usize) {
+    #[cfg(feature = "mpi")]
+    {
+        let number = |name: &str| -> Option<usize> { std::env::var(name).ok()?.parse().ok() };
+        let (rank, size) = ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE");
+        if let (Some(rank), Some(size)) = (number(rank), number(size)) {
+            return (rank, size);
+        }
+    }
+    place.map_or((0, 1), |place| {
+        let workers = config["workers"].as_u64().unwrap_or(1);
+        (place.rank, workers as usize)
+    })
 }
 
 /// Threads of each of so many workers on this machine.

@@ -296,12 +296,10 @@ fn workers_agree_on_the_scale_of_f16_and_on_the_steps_left_out() {
     }));
     let scale = Tensor::new(&[2f64.powi(40)], &Device::Cpu).unwrap();
     let good = Tensor::new(&[3i64], &Device::Cpu).unwrap();
-    let scaler = LossScale::read(
-        &mut &BTreeMap::from([
-            ("scaler.scale".to_owned(), scale),
-            ("scaler.growth_tracker".to_owned(), good),
-        ]),
-    )
+    let scaler = LossScale::read(&mut &BTreeMap::from([
+        ("scaler.scale".to_owned(), scale),
+        ("scaler.growth_tracker".to_owned(), good),
+    ]))
     .unwrap();
     let run = |mut trainer: Trainer, rank: usize, world: usize| -> Vec<StepReport> {
         trainer.scaler = scaler;
@@ -311,10 +309,17 @@ fn workers_agree_on_the_scale_of_f16_and_on_the_steps_left_out() {
             let own = own || (rank == 1 && step >= 40 && step % 2 == 1);
             let batch = step_batch_on(&Device::Cpu, step);
             let before = (weights(&trainer), trainer.scale());
-            let report = trainer.step(if own { std::slice::from_ref(&batch) } else { &[] });
+            let report = trainer.step(if own {
+                std::slice::from_ref(&batch)
+            } else {
+                &[]
+            });
             let report = report.unwrap();
             if report.skipped {
-                assert_eq!((weights(&trainer), trainer.scale()), (before.0, before.1 / 2.0));
+                assert_eq!(
+                    (weights(&trainer), trainer.scale()),
+                    (before.0, before.1 / 2.0)
+                );
             }
             report
         });

@@ -35,7 +35,9 @@ export const Seed = GlobalFlag.Setting("seed")({
 export const Device = GlobalFlag.Setting("device")({
   flag: Flag.String("device").pipe(
     Flag.withMetavar("DEVICE"),
-    Flag.withDescription("cpu, cuda:N or metal (default: the best one built in)"),
+    Flag.withDescription(
+      "cpu, cuda:N or metal (default: the best one built in); cuda:0,cuda:1 for as many --workers"
+    ),
     Flag.optional
   )
 })

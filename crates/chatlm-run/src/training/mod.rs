@@ -24,14 +24,14 @@ use serde_json::Value;
 
 use crate::batches::{preference_batch, sequence_batch};
 use crate::contamination;
-use crate::device::open_device;
+use crate::device::open_for_worker;
 use crate::event::{Event, FinishReason, Rewards, StepEvent};
 use crate::journal::Journals;
 use crate::machine::rss_bytes;
 use crate::reference::{ReferenceScores, Source};
 use crate::setup::{Prepared, RunKind, identity, open_rows, prepare, read_config, train_sets};
 use crate::worker::compute;
-use crate::workers::{Crew, WorkerPlace};
+use crate::workers::{Crew, WorkerPlace, on_this_machine};
 use background::Writing;
 use not_finite::not_finite;
 use saving::make_room;
@@ -46,7 +46,8 @@ pub struct RunOptions {
     pub force: bool,
     /// Go on from the checkpoint of this step instead of the newest.
     pub from: Option<u64>,
-    /// `cpu`, `cuda:N` or `metal`; where left out the best there is. A run may go on on another one.
+    /// `cpu`, `cuda:N` or `metal`; where left out the best there is. A run may go on on another one. Of
+    /// several workers each has a device of its own: the k-th `cuda:k`, or the k-th of `cuda:N,cuda:M`.
     pub device: Option<String>,
     /// Which of several workers this process is.
     pub worker: Option<WorkerPlace>,
@@ -91,7 +92,8 @@ struct Share {
 impl TrainingRun {
     pub fn open(kind: RunKind, config: Value, options: RunOptions, job: Job) -> Result<Self> {
         let resolved = config.clone();
-        let device = open_device(options.device.as_deref())?;
+        let place = on_this_machine(&config, options.worker.as_ref());
+        let device = open_for_worker(options.device.as_deref(), place)?;
         let config = read_config(config, &device)?;
         let crew = Crew::open(&config, options.worker.as_ref(), &job.cancel)?;
         let out = PathBuf::from(&config.out);
@@ -145,6 +147,14 @@ impl TrainingRun {
         let mut trainer = Trainer::new(&config, model, parameters, lora, total)?;
         if let Some(talk) = crew.talk() {
             trainer = trainer.join(talk)?;
+        }
+        if let Some(why) = trainer.without_nccl().filter(|_| crew.leads()) {
+            told.push(Event::Warned {
+                step: 0,
+                reason: format!(
+                    "gradients go through the processor's memory, not from GPU to GPU by NCCL: {why}"
+                ),
+            });
         }
 
         fs::create_dir_all(&out).map_err(|e| Error::io(&e, "create", &out))?;

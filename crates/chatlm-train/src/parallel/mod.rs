@@ -19,10 +19,10 @@ mod sockets;
 mod team;
 mod tensors;
 
+pub(crate) use carrier::{Chosen, carrier};
 pub use communicator::{Communicator, Link};
 #[cfg(feature = "mpi")]
 pub use mpi::MpiLink;
-pub(crate) use carrier::{Chosen, carrier};
 pub(crate) use reduce::Reducer;
 pub(crate) use share::Shares;
 pub use sockets::SocketLink;

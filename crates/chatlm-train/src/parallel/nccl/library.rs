@@ -85,7 +85,9 @@ impl Functions {
     pub(super) fn unique_id(&self) -> Result<Id, String> {
         let mut id = Id([0; ID_BYTES]);
         // SAFETY: the library writes an id into what is one.
-        self.check("ncclGetUniqueId", unsafe { (self.get_unique_id)(&raw mut id) })?;
+        self.check("ncclGetUniqueId", unsafe {
+            (self.get_unique_id)(&raw mut id)
+        })?;
         Ok(id)
     }
 
@@ -93,9 +95,8 @@ impl Functions {
     pub(super) fn join(&self, id: Id, rank: usize, world: usize) -> Result<Comm, String> {
         let mut comm = std::ptr::null_mut();
         // SAFETY: the library writes a communicator into a place for one.
-        let status = unsafe {
-            (self.comm_init_rank)(&raw mut comm, world as c_int, id, rank as c_int)
-        };
+        let status =
+            unsafe { (self.comm_init_rank)(&raw mut comm, world as c_int, id, rank as c_int) };
         self.check("ncclCommInitRank", status)?;
         Ok(comm)
     }
@@ -110,10 +111,7 @@ impl Functions {
     }
 
     /// What `calls` asks for becomes one piece of work for the device.
-    pub(super) fn group(
-        &self,
-        calls: impl FnOnce() -> Result<(), String>,
-    ) -> Result<(), String> {
+    pub(super) fn group(&self, calls: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
         // SAFETY: no arguments; every start has its end.
         self.check("ncclGroupStart", unsafe { (self.group_start)() })?;
         let called = calls();
@@ -136,9 +134,8 @@ impl Functions {
         stream: Address,
     ) -> Result<(), String> {
         // SAFETY: as above; in place, as nccl.h allows where both addresses are the same.
-        let status = unsafe {
-            (self.reduce)(at, at, count, FLOAT32, SUM, root as c_int, comm, stream)
-        };
+        let status =
+            unsafe { (self.reduce)(at, at, count, FLOAT32, SUM, root as c_int, comm, stream) };
         self.check("ncclReduce", status)
     }
 
@@ -154,9 +151,8 @@ impl Functions {
         stream: Address,
     ) -> Result<(), String> {
         // SAFETY: as above; in place, as nccl.h allows.
-        let status = unsafe {
-            (self.broadcast)(at, at, count, FLOAT32, root as c_int, comm, stream)
-        };
+        let status =
+            unsafe { (self.broadcast)(at, at, count, FLOAT32, root as c_int, comm, stream) };
         self.check("ncclBroadcast", status)
     }
 

@@ -47,7 +47,10 @@ impl Drop for Nccl {
 
 /// Joins the GPUs of all workers by the library of this machine. Everybody gets the same answer: joined, or
 /// the first one's cause why not.
-#[cfg_attr(not(feature = "nccl"), expect(dead_code, reason = "tests bring their own"))]
+#[cfg_attr(
+    not(feature = "nccl"),
+    expect(dead_code, reason = "tests bring their own")
+)]
 pub(crate) fn of_machine(
     talk: &mut Communicator,
     device: &Device,
@@ -80,7 +83,9 @@ fn start(
     }
     let mut bytes = id.map_err(Error::internal)?.0.to_vec();
     talk.broadcast(&mut bytes)?;
-    let id = Id(bytes.try_into().map_err(|_| Error::internal("an id of another size"))?);
+    let id = Id(bytes
+        .try_into()
+        .map_err(|_| Error::internal("an id of another size"))?);
     let joined = bind(device)
         .map_err(|error| error.to_string())
         .and_then(|()| functions.join(id, talk.rank(), talk.world()));
@@ -155,8 +160,8 @@ impl Carrier for Nccl {
     ) -> Result<Vec<Tensor>> {
         let all = tensors.iter().map(|(owner, tensor)| (*owner, tensor));
         self.all(all, |functions, place, owner, stream| {
-            // SAFETY: the communicator is this one's; the tensors live until the step's end, and all that
-            // is done with them is queued on the same stream. All workers have the same list.
+            // SAFETY: the communicator is this one's. All that is done with the tensors is queued on the
+            // same stream, and so is giving their memory back. All workers have the same list.
             unsafe { functions.reduce(self.comm, place, owner, stream) }
         })?;
         let own = tensors.iter().filter(|(owner, _)| *owner == self.rank);
@@ -166,7 +171,7 @@ impl Carrier for Nccl {
     fn hand_round(&mut self, _talk: &mut Communicator, weights: &[(usize, &Var)]) -> Result<()> {
         let all = weights.iter().map(|(owner, var)| (*owner, var.as_tensor()));
         self.all(all, |functions, place, owner, stream| {
-            // SAFETY: as above; the weights live as long as the trainer.
+            // SAFETY: as above.
             unsafe { functions.broadcast(self.comm, place, owner, stream) }
         })
     }

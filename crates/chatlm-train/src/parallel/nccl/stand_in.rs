@@ -110,22 +110,34 @@ unsafe extern "C" fn group_end() -> c_int {
     let own: Vec<Call> = queued.into_iter().map(|(_, call)| call).collect();
     *member.meeting.calls[member.rank].lock().unwrap() = own.clone();
     member.meeting.barrier.wait();
-    let all: Vec<Vec<Call>> = member.meeting.calls.iter().map(|c| c.lock().unwrap().clone()).collect();
-    let shape = |calls: &[Call]| -> Vec<_> { calls.iter().map(|c| (c.count, c.root, c.sums)).collect() };
+    let all: Vec<Vec<Call>> = member
+        .meeting
+        .calls
+        .iter()
+        .map(|c| c.lock().unwrap().clone())
+        .collect();
+    let shape =
+        |calls: &[Call]| -> Vec<_> { calls.iter().map(|c| (c.count, c.root, c.sums)).collect() };
     let alike = all.iter().all(|calls| shape(calls) == shape(&own));
     for place in 0..if alike { own.len() } else { 0 } {
-        let Call { count, root, sums, .. } = own[place];
+        let Call {
+            count, root, sums, ..
+        } = own[place];
         let values = |rank: usize| all[rank][place].at as *mut f32;
         if sums && root as usize == member.rank {
             for at in 0..count {
                 // SAFETY: every worker has said that `count` values are there, and waits.
-                let sum = (0..all.len()).map(|rank| unsafe { *values(rank).add(at) }).sum();
+                let sum = (0..all.len())
+                    .map(|rank| unsafe { *values(rank).add(at) })
+                    .sum();
                 // SAFETY: as above; only the root writes.
                 unsafe { *values(member.rank).add(at) = sum };
             }
         } else if !sums && root as usize != member.rank {
             // SAFETY: as above; the root's are only read, and no memory is two workers'.
-            unsafe { std::ptr::copy_nonoverlapping(values(root as usize), values(member.rank), count) };
+            unsafe {
+                std::ptr::copy_nonoverlapping(values(root as usize), values(member.rank), count)
+            };
         }
     }
     member.meeting.barrier.wait();
@@ -154,7 +166,15 @@ unsafe extern "C" fn reduce(
     if kind != 7 || operation != 0 || from != to.cast_const() {
         return INVALID_USAGE;
     }
-    queue(comm, Call { at: to as usize, count, root, sums: true })
+    queue(
+        comm,
+        Call {
+            at: to as usize,
+            count,
+            root,
+            sums: true,
+        },
+    )
 }
 
 unsafe extern "C" fn broadcast(
@@ -169,7 +189,15 @@ unsafe extern "C" fn broadcast(
     if kind != 7 || from != to.cast_const() {
         return INVALID_USAGE;
     }
-    queue(comm, Call { at: to as usize, count, root, sums: false })
+    queue(
+        comm,
+        Call {
+            at: to as usize,
+            count,
+            root,
+            sums: false,
+        },
+    )
 }
 
 unsafe extern "C" fn get_error_string(_: c_int) -> *const c_char {

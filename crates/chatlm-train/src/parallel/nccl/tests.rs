@@ -72,7 +72,10 @@ fn where_one_has_no_library_nobody_uses_nccl_and_all_are_told_whose_it_is() {
         started.err().unwrap()
     });
     for why in found {
-        assert!(why.starts_with("worker 1: libnccl-that-is-not.so.2: "), "{why}");
+        assert!(
+            why.starts_with("worker 1: libnccl-that-is-not.so.2: "),
+            "{why}"
+        );
     }
 }
 
@@ -105,7 +108,10 @@ fn workers_that_ask_for_different_things_are_told_so() {
     });
     for error in found {
         assert_eq!(error.code(), Code::DeviceUnavailable);
-        assert!(error.message().contains("ncclGroupEnd: invalid usage"), "{error}");
+        assert!(
+            error.message().contains("ncclGroupEnd: invalid usage"),
+            "{error}"
+        );
         assert!(error.help().contains("CHATLM_NCCL=off"), "{error}");
     }
 }
