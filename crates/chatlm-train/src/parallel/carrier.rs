@@ -28,6 +28,10 @@ pub(crate) trait Carrier: Send {
 pub(crate) type Chosen = (Box<dyn Carrier>, Option<String>);
 
 /// The best way between the devices of these workers.
+#[cfg_attr(
+    not(feature = "nccl"),
+    expect(clippy::unnecessary_wraps, reason = "NCCL is agreed on by talking")
+)]
 pub(crate) fn carrier(talk: &mut Communicator, device: &Device) -> Result<Chosen> {
     #[cfg(feature = "nccl")]
     if device.is_cuda() {

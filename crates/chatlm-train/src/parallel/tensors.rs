@@ -49,13 +49,11 @@ impl TensorSums {
             let tensors = bucket
                 .iter()
                 .map(|&index| {
-                    let tensor = match gradients.tensor(index) {
-                        Some(tensor) => tensor.clone(),
-                        None => {
-                            let shape = self.shapes[index].as_slice();
-                            Tensor::zeros(shape, DType::F32, &self.device)?
-                        }
-                    };
+                    let zeros =
+                        || Tensor::zeros(self.shapes[index].as_slice(), DType::F32, &self.device);
+                    let tensor = gradients
+                        .tensor(index)
+                        .map_or_else(zeros, |t| Ok(t.clone()))?;
                     Ok((self.shares.owner(index), tensor))
                 })
                 .collect::<candle_core::Result<Vec<_>>>()

@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, clippy::float_cmp, reason = "tests")]
 
+use candle_core::{Device, Tensor, Var};
 use chatlm_job::{Cancel, Code, Random, Result};
 use proptest::prelude::*;
 
@@ -99,6 +100,46 @@ proptest! {
             let givers = if index == 0 { world - 1 } else { world };
             let want = if givers == 0 { vec![0.0; sizes[0]] } else { expected(givers, sizes[index], seed) };
             prop_assert_eq!(sum, want);
+        }
+    }
+
+    /// Tensors of any shapes and owners, by both ways: owners have the sums, to the bit as they are made in
+    /// the order of ranks, and everybody has the owners' weights.
+    #[test]
+    fn tensors_are_summed_for_their_owners_and_handed_round(
+        world in 1usize..5,
+        shapes in proptest::collection::vec((1usize..7, 1usize..300, 0usize..4), 1..9),
+        stand_in: bool,
+        seed: u64,
+    ) {
+        let tensor = |rank: usize, at: usize| {
+            let (rows, columns, _) = shapes[at];
+            let values = values(rank, rows * columns, seed ^ at as u64);
+            Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
+        };
+        let owner = |at: usize| shapes[at].2 % world;
+        let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let found = together(world, |mut talk| {
+            let rank = talk.rank();
+            let choose = if stand_in { nccl::tests::by_stand_in } else { carrier };
+            let (mut carrier, _) = choose(&mut talk, &Device::Cpu).unwrap();
+            let all = (0..shapes.len()).map(|at| (owner(at), tensor(rank, at))).collect::<Vec<_>>();
+            let sums = carrier.reduce(&mut talk, &all).unwrap();
+            let vars = all.iter().enumerate().map(|(at, (owner, _))| {
+                (*owner, Var::from_tensor(&tensor(rank, at)).unwrap())
+            }).collect::<Vec<_>>();
+            let weights = vars.iter().map(|(owner, var)| (*owner, var)).collect::<Vec<_>>();
+            carrier.hand_round(&mut talk, &weights).unwrap();
+            let dims = sums.iter().map(|sum| sum.dims().to_vec()).collect::<Vec<_>>();
+            (dims, sums.iter().map(flat).collect::<Vec<_>>(), vars.iter().map(|(_, var)| flat(var)).collect::<Vec<_>>())
+        });
+        for (rank, (dims, sums, weights)) in found.into_iter().enumerate() {
+            let own: Vec<usize> = (0..shapes.len()).filter(|&at| owner(at) == rank).collect();
+            let size = |at: &usize| shapes[*at].0 * shapes[*at].1;
+            prop_assert_eq!(dims, own.iter().map(|&at| vec![shapes[at].0, shapes[at].1]).collect::<Vec<_>>());
+            prop_assert_eq!(sums, own.iter().map(|at| expected(world, size(at), seed ^ *at as u64)).collect::<Vec<_>>());
+            let want = (0..shapes.len()).map(|at| values(owner(at), size(&at), seed ^ at as u64));
+            prop_assert_eq!(weights, want.collect::<Vec<_>>());
         }
     }
 }

@@ -64,13 +64,13 @@ fn alone(settings: &TrainConfig) -> Trainer {
 }
 
 /// The micro-batches of a step: `count` of two rows each.
-fn micro(step: u64, count: usize) -> Vec<SequenceBatch> {
+fn micro(step: u64, count: usize, device: &Device) -> Vec<SequenceBatch> {
     let (keys, sources, targets) = rows(step, 2 * count as u64);
     (0..count)
         .map(|n| {
             let part = 2 * n..2 * n + 2;
             let (s, t) = (&sources[part.clone()], &targets[part.clone()]);
-            SequenceBatch::new(&keys[part], s, t, 0, &Device::Cpu).unwrap()
+            SequenceBatch::new(&keys[part], s, t, 0, device).unwrap()
         })
         .collect()
 }
@@ -95,7 +95,7 @@ fn step(
     }
     // At an epoch's end some have fewer, or none.
     let count = if step % 5 == 4 { 1 } else { 4 };
-    let own: Vec<_> = micro(step, count)
+    let own: Vec<_> = micro(step, count, trainer.device())
         .into_iter()
         .skip(rank)
         .step_by(world)
@@ -312,4 +312,47 @@ fn goes_on(ways: [Way; 3], optimizer: &str) {
     let mut back = alone(&settings);
     back.restore(&kept).unwrap();
     assert_eq!(bytes(&back).len(), bytes(&one).len());
+}
+
+/// Where this machine has two graphics cards and `CHATLM_TEST_DEVICE` is `cuda`: by NCCL, and without.
+#[cfg(feature = "cuda")]
+#[test]
+fn two_gpus_are_one_with_twice_the_rows() {
+    use candle_core::cuda_backend::cudarc::driver::CudaContext;
+
+    let asked = std::env::var("CHATLM_TEST_DEVICE").is_ok_and(|device| device == "cuda");
+    if !asked || CudaContext::device_count().unwrap() < 2 {
+        return;
+    }
+    let settings = settings(json!({ "clip": 1.0 }));
+    let on = |number: usize| trainer_of(&Device::new_cuda(number).unwrap(), &settings, shape());
+    let run = |mut trainer: Trainer, rank: usize, world: usize| -> Vec<f64> {
+        let steps = 0..STEPS;
+        steps
+            .map(|n| step(&mut trainer, &settings, n, rank, world).loss)
+            .collect()
+    };
+    let one = run(on(0), 0, 1);
+    for nccl in [true, false] {
+        let found = together(2, |talk| {
+            let rank = talk.rank();
+            let talk: Talk = Arc::new(Mutex::new(talk));
+            let trainer = if nccl {
+                on(rank).join(talk).unwrap()
+            } else {
+                let through_host = |talk: &mut Communicator, device: &Device| {
+                    let host = super::carrier::ThroughHost::new(talk, device);
+                    Ok((Box::new(host) as Box<dyn super::carrier::Carrier>, None))
+                };
+                on(rank).join_by(talk, through_host).unwrap()
+            };
+            assert_eq!(trainer.without_nccl(), None);
+            run(trainer, rank, 2)
+        });
+        for losses in found {
+            for (ours, theirs) in losses.iter().zip(&one) {
+                assert!((ours - theirs).abs() < 1e-4, "{nccl} {ours} {theirs}");
+            }
+        }
+    }
 }

@@ -1,6 +1,5 @@
 //! The functions of NCCL that are called, found in `libnccl.so.2` when they are needed: neither the build nor
-//! the addon's loading needs the library. Types and numbers as in nccl.h of NCCL 2.32; they are the same
-//! since 2.4.
+//! the addon's loading needs the library. Types and numbers are those of nccl.h in NCCL 2.32.
 #![expect(unsafe_code, reason = "functions of a C library")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};

@@ -1,6 +1,6 @@
 //! A library that acts as NCCL does, on the processor's memory, between threads: what is called in a group
 //! is done when the group ends, once everybody is there; who calls something else is told so.
-#![expect(clippy::unwrap_used, clippy::missing_safety_doc, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -136,7 +136,7 @@ unsafe extern "C" fn group_end() -> c_int {
         } else if !sums && root as usize != member.rank {
             // SAFETY: as above; the root's are only read, and no memory is two workers'.
             unsafe {
-                std::ptr::copy_nonoverlapping(values(root as usize), values(member.rank), count)
+                std::ptr::copy_nonoverlapping(values(root as usize), values(member.rank), count);
             };
         }
     }
