@@ -7,7 +7,16 @@ import { folder, ok, rows, startChatlm, tinyModel, writeJsonl } from "../e2e/sup
 export const makeModel = async () => {
   const dir = folder()
   writeJsonl(dir.at("train.jsonl"), rows(100))
-  await ok("tokenizer", "train", "--in", dir.at("train.jsonl"), "--out", dir.at("tokenizer"), "--vocab-size", "300")
+  await ok(
+    "tokenizer",
+    "train",
+    "--in",
+    dir.at("train.jsonl"),
+    "--out",
+    dir.at("tokenizer"),
+    "--vocab-size",
+    "300"
+  )
   const settings = {
     model: tinyModel,
     tokenizer: dir.at("tokenizer"),
