@@ -13,6 +13,9 @@ import { Server } from "./core/server.ts"
 import { sizeFlag } from "./core/size.ts"
 import { verb } from "./core/verb.ts"
 
+/** As browsers write it in `Origin`. */
+const isOrigin = (text: string) => text === "*" || (URL.canParse(text) && new URL(text).origin === text)
+
 export const command = verb(
   "serve",
   "Serve a model over HTTP",
@@ -51,6 +54,42 @@ export const command = verb(
       "Seconds that a request may take, waiting included",
       1
     ).pipe(Flag.withDefault(300)),
+    rateLimit: Flags.integer(
+      "rate-limit",
+      "Requests a minute of one key, or of one address where no keys are asked for (default: any number)",
+      1
+    ).pipe(Flag.optional),
+    maxTokens: Flags.integer(
+      "max-tokens-limit",
+      "Tokens an answer that a request may ask for; more becomes as many (default: what --cache-memory holds)",
+      1
+    ).pipe(Flag.optional),
+    maxBody: sizeFlag("max-body", "The largest body of a request (default: 1MiB)"),
+    maxConnections: Flags.integer(
+      "max-connections",
+      "Connections at once; one more closes the one that has been idle longest",
+      1
+    ).pipe(Flag.withDefault(1024)),
+    clientTimeout: Flags.integer(
+      "client-timeout",
+      "Seconds in which a client must have sent its request, and must go on taking its answer",
+      1
+    ).pipe(Flag.withDefault(30)),
+    corsOrigin: Flags.text(
+      "cors-origin",
+      "An origin whose pages may ask this server, such as https://chat.example.org; * is any; may be given several times",
+      "ORIGIN"
+    ).pipe(Flag.atLeast(0)),
+    allowedHost: Flags.text(
+      "allowed-host",
+      "A name besides the server's own address that requests may have in Host; * is any; may be given several times",
+      "NAME"
+    ).pipe(Flag.atLeast(0)),
+    log: Flag.Literals("log", ["errors", "requests"]).pipe(
+      Flag.withDescription("What is logged: errors alone (default), or a JSON line a request too"),
+      Flag.withDefault("errors")
+    ),
+    logText: Flags.boolean("log-text", "Prompts and answers in the lines of --log requests"),
     ...generationFlags
   },
   (flags, common) =>
@@ -83,6 +122,21 @@ export const command = verb(
           makeError("USAGE", "the key file holds no key", "write one key a line, or leave out --api-key-file")
         )
       }
+      const origin = flags.corsOrigin.find((origin) => !isOrigin(origin))
+      if (origin !== undefined) {
+        return yield* Effect.fail(
+          makeError(
+            "USAGE",
+            `${origin} is no origin`,
+            "write scheme, host and port alone: https://chat.example.org"
+          )
+        )
+      }
+      if (flags.logText && flags.log !== "requests") {
+        return yield* Effect.fail(
+          makeError("USAGE", "--log-text is part of a request's line", "give --log requests too")
+        )
+      }
       yield* server.serve({
         generator: {
           model: flags.model,
@@ -101,6 +155,14 @@ export const command = verb(
         host: flags.host,
         port: flags.port,
         apiKeys,
+        maxConnections: flags.maxConnections,
+        clientSeconds: flags.clientTimeout,
+        corsOrigins: flags.corsOrigin,
+        allowedHosts: flags.allowedHost,
+        ...Flags.given("rateLimit", flags.rateLimit),
+        ...Flags.given("maxTokens", flags.maxTokens),
+        ...Flags.given("maxBody", flags.maxBody),
+        ...(flags.log === "errors" ? {} : { log: flags.logText ? "texts" : "requests" }),
         onReady: (address) => output.warn(`listening on ${address}`)
       })
     })

@@ -22,12 +22,15 @@ export type ErrorBody = typeof ErrorBody.Type
 const failure = (httpApiStatus: number) => ErrorBody.annotate({ httpApiStatus })
 
 /** What a call may end with besides an answer, all in OpenAI's form. */
-export const failures = [400, 401, 404, 413, 429, 500, 503].map(failure)
+export const failures = [400, 401, 403, 404, 413, 429, 500, 503].map(failure)
 
 const optional = <S extends Schema.Top>(schema: S) => Schema.optional(Schema.NullOr(schema))
 const count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(1))
 const between = (minimum: number, maximum: number) =>
   Schema.Finite.check(Schema.isBetween({ minimum, maximum }))
+
+/** A stop text is looked for at each token: longer ones would only cost others their time. */
+const StopText = Schema.String.check(Schema.isMaxLength(1000))
 
 const TextPart = Schema.Struct({ type: Schema.Literal("text"), text: Schema.String })
 
@@ -48,7 +51,7 @@ const shared = {
   seed: optional(Schema.Int),
   /** Answers a prompt, drawn. */
   n: optional(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 32 }))),
-  stop: optional(Schema.Union([Schema.String, Schema.Array(Schema.String).check(Schema.isMaxLength(4))])),
+  stop: optional(Schema.Union([StopText, Schema.Array(StopText).check(Schema.isMaxLength(4))])),
   stream: optional(Schema.Boolean),
   stream_options: optional(Schema.Struct({ include_usage: Schema.optional(Schema.Boolean) })),
   /** Not to be had: given, the call is refused by name. */

@@ -5,15 +5,11 @@
 import { basename, resolve } from "node:path"
 
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
-import * as ByteSize from "effect/ByteSize"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
 import * as HttpRouter from "effect/http/HttpRouter"
-import type { HttpServerError } from "effect/http/HttpServerError"
 import * as HttpServerRequest from "effect/http/HttpServerRequest"
-import type { HttpServerResponse } from "effect/http/HttpServerResponse"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Random from "effect/Random"
@@ -24,11 +20,12 @@ import type { GenerationSettings, GeneratorOptions, Serving, ServingLimits } fro
 import type { ChatlmError, Native } from "../../native/index.ts"
 import { Answering, ApiKeys } from "./answering.ts"
 import type { ServerState } from "./answering.ts"
+import { guarded } from "./guard.ts"
+import type { App, GuardOptions } from "./guard.ts"
 import { routes } from "./handlers.ts"
 import { clientOf } from "./keys.ts"
-import { bodyLimitMiB, refusals } from "./refusals.ts"
 
-export interface ApplicationOptions {
+export interface ApplicationOptions extends GuardOptions {
   readonly generator: GeneratorOptions
   readonly settings: GenerationSettings
   /** How much is taken on at once. */
@@ -39,23 +36,25 @@ export interface ApplicationOptions {
   readonly turns?: number
   /** The longest that a request may take, waiting included. */
   readonly requestSeconds?: number
-  /** None: none is asked for. */
-  readonly apiKeys: ReadonlyArray<string>
+  /** Tokens an answer that a request may ask for; more becomes as many. */
+  readonly maxTokens?: number
 }
 
 export interface Application {
   /** Answers a request; before the model is loaded, and while all drains, by 503. */
-  readonly respond: Effect.Effect<
-    HttpServerResponse,
-    HttpServerError,
-    HttpServerRequest.HttpServerRequest | Scope.Scope
-  >
+  readonly respond: App
   /** Loads the model, which is freed with the application's scope. Whoever has asked by then is answered. */
   readonly load: Effect.Effect<void, ChatlmError, Native>
   readonly state: () => ServerState
   /** From now on whoever asks is told that all is about to end; what runs goes on. */
   readonly drain: Effect.Effect<void>
 }
+
+/** What a request asks for, with no more tokens than it may have. */
+const capped = (given: GenerationSettings, most: number | undefined): GenerationSettings =>
+  most === undefined || given.maxNewTokens === undefined || given.maxNewTokens <= most
+    ? given
+    : { ...given, maxNewTokens: most }
 
 /**
  * `more` are routes beside those of the API. Whatever serves the application is to be made after it in the same
@@ -90,10 +89,11 @@ export const makeApplication = Effect.fnUntraced(function* (
         )
         const address = Option.getOrUndefined(request?.remoteAddress ?? Option.none<string>())
         const client = clientOf(options.apiKeys, request?.headers.authorization, address)
-        return yield* serving.ask(prompt, { seed, ...options.settings, ...given }, { timeout, client })
+        const settings = { seed, ...options.settings, ...capped(given, options.maxTokens) }
+        return yield* serving.ask(prompt, settings, { timeout, client })
       })
   })
-  const respond = yield* HttpRouter.toHttpEffect(Layer.mergeAll(routes, more, refusals)).pipe(
+  const respond = yield* HttpRouter.toHttpEffect(Layer.merge(routes, more)).pipe(
     Effect.provide([
       Layer.succeed(Answering, answering),
       Layer.succeed(ApiKeys, options.apiKeys),
@@ -101,10 +101,7 @@ export const makeApplication = Effect.fnUntraced(function* (
     ])
   )
   return {
-    respond: respond.pipe(
-      Effect.provideService(Answering, answering),
-      Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.mebibytes(bodyLimitMiB))
-    ),
+    respond: guarded(options)(respond.pipe(Effect.provideService(Answering, answering))),
     load: Effect.gen(function* () {
       const exit = yield* loadServing(options.generator, options.limits).pipe(
         Scope.provide(modelScope),

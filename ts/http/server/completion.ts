@@ -97,6 +97,9 @@ export const settingsFor = (
   }
 }
 
+/** What the core says may name folders of this machine: it is for the log. */
+export const couldNotAnswer = "the model could not answer; the server's log says why"
+
 const reasonOf = (reason: string) => (reason === "stop" ? ("stop" as const) : ("length" as const))
 
 /** The choices of requests that have ended. */
@@ -131,8 +134,8 @@ export const events = (
   Stream.suspend(() => {
     const begun = new Set<number>()
     const ends: Array<RequestEnd> = []
-    const chunk = (choices: ReadonlyArray<object>, usage: Usage | null = null) =>
-      event({ ...head, object: form.chunk, choices, ...(asked.usage ? { usage } : {}) })
+    const chunk = (choices: ReadonlyArray<object>, usage: Usage | null = null, more: object = {}) =>
+      event({ ...head, object: form.chunk, choices, ...(asked.usage ? { usage } : {}), ...more })
     const begin = (index: number, prompt: number) => {
       if (begun.has(index)) return ""
       begun.add(index)
@@ -142,10 +145,13 @@ export const events = (
     const said = ({ piece: { answer, text, end }, first, prompt }: Part): string => {
       if (!end) return begin(first + answer, prompt) + chunk([form.more(first + answer, text)])
       ends.push(end)
+      // Headers are long gone: the last chunk of each choice tells it.
+      const cut = end.cut ? { prompt_cut: true } : {}
       const last = end.answers.map(({ finishReason }, place) => {
         const [index, rest] = [first + place, end.rest[place] ?? ""]
         const more = rest === "" ? "" : chunk([form.more(index, rest)])
-        return begin(index, prompt) + more + chunk([form.end(index, reasonOf(finishReason))])
+        const over = chunk([form.end(index, reasonOf(finishReason))], null, cut)
+        return begin(index, prompt) + more + over
       })
       return last.join("")
     }
@@ -159,7 +165,7 @@ export const events = (
         Stream.fromEffect(
           Effect.succeed(
             event({
-              error: { message: error.message, type: "server_error", param: null, code: error.code }
+              error: { message: couldNotAnswer, type: "server_error", param: null, code: error.code }
             })
           )
         )

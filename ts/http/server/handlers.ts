@@ -12,7 +12,9 @@ import * as Stream from "effect/Stream"
 import { isChatlmError } from "../../native/index.ts"
 import { Api, Authorization, EmptyText, Failed, ShapeErrors, Unavailable, WrongShape } from "../api/chat.ts"
 import { Answering, ApiKeys } from "./answering.ts"
+import { couldNotAnswer } from "./completion.ts"
 import { keyCheck } from "./keys.ts"
+import { CurrentRecord, recordEnd } from "./log.ts"
 import { exposition, observe } from "./metrics.ts"
 import { OpenAiHandlers, OpenAiKeyLayer, OpenAiShapeLayer } from "./openai.ts"
 
@@ -57,12 +59,16 @@ const ChatHandlers = HttpApiBuilder.group(
           const end = Option.getOrUndefined(last)?.end
           if (!end) return yield* Effect.fail(new Failed({ detail: "the server is about to end" }))
           yield* observe(end)
+          recordEnd(yield* CurrentRecord, end)
           return { response: end.answers[0]?.response ?? "" }
         },
         Effect.catchIf(isChatlmError, (error) =>
           error.code === "QUEUE_FULL"
             ? Effect.succeed(tooMany(error.message))
-            : Effect.fail(new Failed({ detail: error.message }))
+            : Effect.andThen(
+                Effect.logError(error.message),
+                Effect.fail(new Failed({ detail: couldNotAnswer }))
+              )
         )
       )
     })

@@ -16,10 +16,19 @@ import { Api } from "../api/chat.ts"
 import { OpenAiKey, OpenAiShape } from "../api/openai.ts"
 import type { ChatRequest, CompletionRequest, ErrorBody } from "../api/openai.ts"
 import { Answering, ApiKeys } from "./answering.ts"
-import { chatForm, choicesOf, completionForm, events, settingsFor, usageOf } from "./completion.ts"
+import {
+  chatForm,
+  choicesOf,
+  completionForm,
+  couldNotAnswer,
+  events,
+  settingsFor,
+  usageOf
+} from "./completion.ts"
 import type { Form, Part } from "./completion.ts"
 import { promptOf } from "./conversation.ts"
 import { keyCheck } from "./keys.ts"
+import { CurrentRecord, recordEnd } from "./log.ts"
 import { observe } from "./metrics.ts"
 
 /** An error as OpenAI's clients read it. */
@@ -41,8 +50,7 @@ const failed = (error: ChatlmError) => {
     return refuse(429, `${error.message}; ${error.help}`, fields, { "retry-after": "1" })
   }
   if (error.code === "USAGE") return refuse(400, `${error.message}; ${error.help}`)
-  // What the core says may name folders of this machine: it is for the log.
-  return refuse(500, "the model could not answer; the server's log says why", {
+  return refuse(500, couldNotAnswer, {
     type: "server_error",
     code: error.code
   })
@@ -100,6 +108,8 @@ const answer = (
 ) =>
   Effect.gen(function* () {
     const answering = yield* Answering
+    // Known here alone: a stream is run when the request's own services are gone.
+    const record = yield* CurrentRecord
     const taken: Array<Effect.Effect<void>> = []
     const streams: Array<Stream.Stream<Part, ChatlmError>> = []
     const n = settings.answers ?? 1
@@ -111,7 +121,11 @@ const answer = (
       taken.push(close)
       streams.push(
         pieces.pipe(
-          Stream.tap(({ end }) => (end === undefined || end === null ? Effect.void : observe(end))),
+          Stream.tap(({ end }) => {
+            if (end === undefined || end === null) return Effect.void
+            recordEnd(record, end)
+            return observe(end)
+          }),
           Stream.map((piece) => ({ piece, prompt: place, first: place * n }))
         )
       )
@@ -124,7 +138,12 @@ const answer = (
     }
     if (body.stream === true) {
       const usage = body.stream_options?.include_usage === true
-      const texts = events(form, head, parts, { prompts: prompts.length, usage })
+      const logged = parts.pipe(
+        Stream.tapError((error) =>
+          Effect.annotateLogs(Effect.logError(error.message), "id", record?.id ?? "")
+        )
+      )
+      const texts = events(form, head, logged, { prompts: prompts.length, usage })
       return HttpServerResponse.stream(texts.pipe(Stream.encodeText), {
         contentType: "text/event-stream; charset=utf-8",
         headers: streamHeaders
@@ -156,7 +175,7 @@ export const OpenAiHandlers = HttpApiBuilder.group(
     const { model, created, turns, state } = yield* Answering
     const card = { id: model, object: "model" as const, created, owned_by: "chatlm" }
     const unknown = (name: string) =>
-      refuse(404, `the model "${name}" does not exist; this server has "${model}"`, {
+      refuse(404, `the model "${name.slice(0, 100)}" does not exist; this server has "${model}"`, {
         param: "model",
         code: "model_not_found"
       })

@@ -6,56 +6,71 @@ import { createServer } from "node:http"
 
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as Effect from "effect/Effect"
+import { identity } from "effect/Function"
 import * as HttpServer from "effect/http/HttpServer"
+import * as Logger from "effect/Logger"
 
 import { bindError } from "../../native/index.ts"
 import type { ChatlmError, Native } from "../../native/index.ts"
 import { page } from "../page/page.ts"
 import { makeApplication } from "./application.ts"
-import type { Application, ApplicationOptions } from "./application.ts"
+import type { ApplicationOptions } from "./application.ts"
+import { watchConnections } from "./connections.ts"
+import { hostsOf } from "./hosts.ts"
+import { jsonLines } from "./log.ts"
 
-export interface ServeOptions extends ApplicationOptions {
+export interface ServeOptions extends Omit<ApplicationOptions, "hosts"> {
   readonly host: string
   /** 0 takes any free one. */
   readonly port: number
+  /**
+   * Names under which the server may be asked besides the address it listens on; `*` is any. Where it listens on a
+   * loopback address no others will do, elsewhere none are asked for unless some are given.
+   */
+  readonly allowedHosts?: ReadonlyArray<string>
+  /** Connections at once; one more costs the one that has been idle longest. Default 1024. */
+  readonly maxConnections?: number
+  /** Seconds in which a client must have sent its request, and must go on taking its answer. Default 30. */
+  readonly clientSeconds?: number
   /** How long running answers may take once the server is to end. */
   readonly drainSeconds?: number
   /** Told the address once the model answers. */
   readonly onReady: (address: string) => Effect.Effect<void>
 }
 
-const makeServer = (application: Application) => {
-  // Connections that only listen, or send a header a minute, are closed.
-  const server = createServer({
-    headersTimeout: 10_000,
-    requestTimeout: 30_000,
+/** Connections that only listen, or send a header a minute, are closed. */
+const makeServer = (clientSeconds: number) =>
+  createServer({
+    headersTimeout: Math.min(10, clientSeconds) * 1000,
+    requestTimeout: clientSeconds * 1000,
     keepAliveTimeout: 5_000,
     connectionsCheckingInterval: 1_000
   })
-  // A client that keeps its connection would hold up the end until it times out.
-  server.on("request", (_, response) => {
-    response.on("finish", () => {
-      if (application.state() === "draining") setImmediate(() => server.closeIdleConnections())
-    })
-  })
-  return server
-}
 
 /** Serves until it is interrupted; then running answers end first. */
 export const serve = (options: ServeOptions): Effect.Effect<never, ChatlmError, Native> =>
   Effect.scoped(
     Effect.gen(function* () {
-      const application = yield* makeApplication(options, page)
-      const server = yield* NodeHttpServer.make(() => makeServer(application), {
+      const { clientSeconds = 30, drainSeconds = 20, requestSeconds = 300, maxConnections = 1024 } = options
+      const hosts = hostsOf(options.host, options.allowedHosts ?? [])
+      const application = yield* makeApplication(hosts === undefined ? options : { ...options, hosts }, page)
+      const node = makeServer(clientSeconds)
+      const connections = watchConnections(node, { clientSeconds, maxConnections, requestSeconds })
+      const server = yield* NodeHttpServer.make(() => node, {
         host: options.host,
         port: options.port,
-        gracefulShutdownTimeout: `${options.drainSeconds ?? 20} seconds`
+        gracefulShutdownTimeout: `${drainSeconds} seconds`
       }).pipe(Effect.mapError((error) => bindError(options.host, options.port, error.cause)))
       yield* HttpServer.serveEffect(application.respond).pipe(
         Effect.provideService(HttpServer.HttpServer, server)
       )
       // Registered after the server, so it runs first: whoever asks while it drains is told so.
-      yield* Effect.addFinalizer(() => application.drain)
+      yield* Effect.addFinalizer(() =>
+        Effect.andThen(
+          application.drain,
+          Effect.sync(() => connections.drain(drainSeconds))
+        )
+      )
       yield* application.load
       const { address } = server
       const port = address._tag === "UnixPathAddress" ? options.port : address.port
@@ -63,4 +78,4 @@ export const serve = (options: ServeOptions): Effect.Effect<never, ChatlmError, 
       yield* options.onReady(`http://${host}:${port}`)
       return yield* Effect.never
     })
-  )
+  ).pipe(options.log === undefined ? identity : Effect.provide(Logger.layer([jsonLines])))
