@@ -32,7 +32,9 @@ const notJson = (url: string) =>
 /** No such path, or none with such a method. */
 const missing = (method: string, url: string) => {
   const methods = methodsAt(url)
-  if (methods === undefined) return refuse(url, 404, `there is no ${method} ${url.split("?")[0]}`)
+  // Where the method is right, a part of the path is not: one that cannot be decoded.
+  if (methods === undefined || methods.includes(method))
+    return refuse(url, 404, `there is no ${url.split("?")[0]}`)
   const allow = methods.join(", ")
   return HttpServerResponse.setHeader(
     refuse(url, 405, `${url.split("?")[0]} takes ${allow}, not ${method}`),
