@@ -10,6 +10,7 @@ export * from "./dedup/dedup.ts"
 export * from "./evaluation/evaluation.ts"
 export * from "./fetch/fetch.ts"
 export * from "./generate/generate.ts"
+export * from "./http/embed.ts"
 export {
   BugError,
   CancelledError,

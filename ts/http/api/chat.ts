@@ -39,6 +39,12 @@ export class Failed extends Schema.Error<Failed>("chatlm/Failed")(
   { httpApiStatus: 500 }
 ) {}
 
+/** The server is about to end. */
+export class Ending extends Schema.Error<Ending>("chatlm/Ending")(
+  { detail: Schema.String },
+  { httpApiStatus: 503 }
+) {}
+
 /** The model is not loaded yet, or the server is about to end. */
 export class Unavailable extends Schema.Error<Unavailable>("chatlm/Unavailable")(
   { status: Schema.Literals(["loading", "draining"]) },
@@ -61,7 +67,7 @@ export class ChatGroup extends HttpApiGroup.make("chat", { topLevel: true })
     HttpApiEndpoint.post("chat", "/api/chat", {
       payload: Schema.Struct({ input_txt: Schema.String }),
       success: Schema.Struct({ response: Schema.String }),
-      error: [EmptyText, TooMany, Failed]
+      error: [EmptyText, TooMany, Failed, Ending]
     })
   )
   .middleware(ShapeErrors)

@@ -32,6 +32,13 @@ const between = (minimum: number, maximum: number) =>
 /** A stop text is looked for at each token: longer ones would only cost others their time. */
 const StopText = Schema.String.check(Schema.isMaxLength(1000))
 
+/** Of 64 bits, as its clients may draw them; beyond 2^53 JavaScript reads the number nearby. */
+const wideInteger = Schema.makeFilter((n: number) => Number.isInteger(n) && Math.abs(n) <= 2 ** 63, {
+  expected: "an integer of 64 bits",
+  toJsonSchema: () => ({ type: "integer", minimum: -(2 ** 63), maximum: 2 ** 63 }),
+  arbitraryConstraint: { number: "integer" }
+})
+
 const TextPart = Schema.Struct({ type: Schema.Literal("text"), text: Schema.String })
 
 export const Message = Schema.Struct({
@@ -48,7 +55,7 @@ const shared = {
   /** 0 is greedy; with any other answers are drawn. */
   temperature: optional(between(0, 2)),
   top_p: optional(between(0, 1)),
-  seed: optional(Schema.Int),
+  seed: optional(Schema.Finite.check(wideInteger)),
   /** Answers a prompt, drawn. */
   n: optional(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 32 }))),
   stop: optional(Schema.Union([StopText, Schema.Array(StopText).check(Schema.isMaxLength(4))])),

@@ -22,7 +22,7 @@ import { CurrentRecord, logRequest } from "./log.ts"
 import type { RequestRecord } from "./log.ts"
 import { responded } from "./metrics.ts"
 import { addressGroup, makeRateLimit } from "./rate.ts"
-import { refuse, withBodies } from "./refusals.ts"
+import { refuse, withBodies, withMissing } from "./refusals.ts"
 
 export interface GuardOptions {
   readonly apiKeys: ReadonlyArray<string>
@@ -93,12 +93,15 @@ export const guarded = (options: GuardOptions): ((app: App) => App) => {
   })
 
   return (app) => {
-    const read = withBodies(maxBody)(app)
+    const found = withMissing(app)
+    const read = withBodies(maxBody, found)
     const answered: App = Effect.gen(function* () {
       const request = yield* HttpServerRequest.HttpServerRequest
       const record = yield* CurrentRecord
       const refused = record === undefined ? undefined : yield* overRate(request, record)
-      return refused ?? (yield* read)
+      if (refused !== undefined) return refused
+      // Of strangers no body is read.
+      return yield* apiKeys.length > 0 && record?.key === undefined ? found : read
     })
     const shared = cors === undefined ? answered : cors(answered)
     return Effect.gen(function* () {

@@ -10,13 +10,23 @@ import * as Redacted from "effect/Redacted"
 import * as Stream from "effect/Stream"
 
 import { isChatlmError } from "../../native/index.ts"
-import { Api, Authorization, EmptyText, Failed, ShapeErrors, Unavailable, WrongShape } from "../api/chat.ts"
+import {
+  Api,
+  Authorization,
+  EmptyText,
+  Ending,
+  Failed,
+  ShapeErrors,
+  Unavailable,
+  WrongShape
+} from "../api/chat.ts"
 import { Answering, ApiKeys } from "./answering.ts"
 import { couldNotAnswer } from "./completion.ts"
 import { keyCheck } from "./keys.ts"
 import { CurrentRecord, recordEnd } from "./log.ts"
 import { exposition, observe } from "./metrics.ts"
 import { OpenAiHandlers, OpenAiKeyLayer, OpenAiShapeLayer } from "./openai.ts"
+import { docsPath, schemaPath } from "./paths.ts"
 
 const AuthorizationLayer = Layer.effect(
   Authorization,
@@ -51,13 +61,16 @@ const ChatHandlers = HttpApiBuilder.group(
     return handlers.handleAll({
       chat: Effect.fnUntraced(
         function* ({ payload }) {
+          if ((yield* answering.state) === "draining") {
+            return yield* Effect.fail(new Ending({ detail: "the server is about to end" }))
+          }
           if (payload.input_txt.trim() === "") {
             return yield* Effect.fail(new EmptyText({ detail: "input_txt is empty" }))
           }
           const { pieces } = yield* answering.ask(payload.input_txt, {})
           const last = yield* Stream.runLast(pieces)
           const end = Option.getOrUndefined(last)?.end
-          if (!end) return yield* Effect.fail(new Failed({ detail: "the server is about to end" }))
+          if (!end) return yield* Effect.fail(new Ending({ detail: "the server is about to end" }))
           yield* observe(end)
           recordEnd(yield* CurrentRecord, end)
           return { response: end.answers[0]?.response ?? "" }
@@ -92,8 +105,8 @@ const SystemHandlers = HttpApiBuilder.group(
 
 /** All routes; they want only `Answering` (and `ApiKeys`, which has a default). */
 export const routes = Layer.merge(
-  HttpApiBuilder.layer(Api, { openapiPath: "/openapi.json" }),
-  HttpApiSwagger.layer(Api, { path: "/docs" })
+  HttpApiBuilder.layer(Api, { openapiPath: schemaPath }),
+  HttpApiSwagger.layer(Api, { path: docsPath })
 ).pipe(
   Layer.provide([ChatHandlers, OpenAiHandlers, SystemHandlers]),
   Layer.provide([ShapeErrorsLayer, OpenAiShapeLayer]),
