@@ -10,6 +10,7 @@ import { generationFlags, settingsOf } from "./core/generation.ts"
 import { Host } from "./core/host.ts"
 import { Output } from "./core/output.ts"
 import { Server } from "./core/server.ts"
+import { Signals } from "./core/signals.ts"
 import { sizeFlag } from "./core/size.ts"
 import { verb } from "./core/verb.ts"
 
@@ -97,6 +98,7 @@ export const command = verb(
       const host = yield* Host
       const output = yield* Output
       const server = yield* Server
+      const signals = yield* Signals
       const files = yield* FileSystem.FileSystem
       const fromFile = Option.isNone(flags.apiKeyFile)
         ? undefined
@@ -137,6 +139,7 @@ export const command = verb(
           makeError("USAGE", "--log-text is part of a request's line", "give --log requests too")
         )
       }
+      signals.ending = { stopping: "running answers end first", help: "start it again to go on serving" }
       yield* server.serve({
         generator: {
           model: flags.model,

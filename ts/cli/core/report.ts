@@ -52,8 +52,7 @@ const fromPlatform = (error: PlatformError): ChatlmError => {
   return makeError("IO", firstLine(error.message), "see the message of the operating system", {}, error)
 }
 
-export const cancelled = () =>
-  makeError("CANCELLED", "interrupted", "what was done is saved: run the same command again to go on")
+export const cancelled = (help = "") => makeError("CANCELLED", "interrupted", help)
 
 /** The one error that an exit amounts to; nothing for a good end. */
 export const errorOf = (exit: Exit.Exit<unknown, unknown>): ChatlmError | undefined => {

@@ -69,6 +69,9 @@ export const makeApplication = Effect.fnUntraced(function* (
   const model = yield* Deferred.make<Serving, ChatlmError>()
   let state: ServerState = "loading"
   let loaded: Serving | undefined
+  // A prompt is cut to the model's room, but read whole before: a MiB holds all others up for up to a second. No room
+  // of tokens is filled by more characters than these, but for white space without end.
+  const longest = 128 * (options.generator.maxLength ?? 512)
   const timeout = (options.requestSeconds ?? 300) * 1000
 
   const answering = Answering.of({
@@ -90,7 +93,7 @@ export const makeApplication = Effect.fnUntraced(function* (
         const address = Option.getOrUndefined(request?.remoteAddress ?? Option.none<string>())
         const client = clientOf(options.apiKeys, request?.headers.authorization, address)
         const settings = { seed, ...options.settings, ...capped(given, options.maxTokens) }
-        return yield* serving.ask(prompt, settings, { timeout, client })
+        return yield* serving.ask(prompt.slice(0, longest), settings, { timeout, client })
       })
   })
   const respond = yield* HttpRouter.toHttpEffect(Layer.merge(routes, more)).pipe(

@@ -114,6 +114,8 @@ const answer = (
     const streams: Array<Stream.Stream<Part, ChatlmError>> = []
     const n = settings.answers ?? 1
     for (const [place, prompt] of prompts.entries()) {
+      // Reading a prompt takes this thread: between two of them others have their turn.
+      if (place > 0) yield* Effect.yieldNow
       const { pieces, close } = yield* answering.ask(prompt, settings).pipe(
         // Where one is refused, those before it would run for nobody.
         Effect.onError(() => Effect.all(taken, { discard: true }))
