@@ -45,9 +45,10 @@ export const makeModel = async (learning: object = { maxSteps: 1 }) => {
 
 /** Starts `chatlm serve`; answers its address and process. */
 export const startServer = async (model: string, ...flags: ReadonlyArray<string>) => {
-  const { child, ran } = startChatlm("serve", "--model", model, "--model-name", "m", "--port", "0", ...flags)
+  const name = flags.includes("--model-name") ? [] : ["--model-name", "m"]
+  const { child, ran } = startChatlm("serve", "--model", model, ...name, "--port", "0", ...flags)
+  let said = ""
   const url = await new Promise<string>((done, fail) => {
-    let said = ""
     child.stderr?.on("data", (chunk) => {
       said += chunk
       const address = /listening on (\S+)/.exec(said)?.[1]
@@ -55,7 +56,9 @@ export const startServer = async (model: string, ...flags: ReadonlyArray<string>
     })
     child.on("close", () => fail(new Error(said)))
   })
-  return { url, child, ran, port: Number(new URL(url).port) }
+  /** All that it has said on standard error. */
+  const error = () => said
+  return { url, child, ran, error, port: Number(new URL(url).port) }
 }
 
 /** Memory of a process in MB. */
