@@ -77,14 +77,14 @@ export const neighbour = (
     while (going) {
       const began = performance.now()
       const body = { ...question("一只猫"), max_tokens: 8, temperature: 1 }
-      await post(url, body, { headers, signal: AbortSignal.timeout(20_000) }).then(
-        async (response) => {
-          await response.text()
-          if (response.status === 200) times.push(performance.now() - began)
-          else failures.push(String(response.status))
-        },
-        (error: Error) => failures.push(String(error.cause ?? error))
-      )
+      try {
+        const response = await post(url, body, { headers, signal: AbortSignal.timeout(20_000) })
+        await response.text()
+        if (response.status === 200) times.push(performance.now() - began)
+        else failures.push(String(response.status))
+      } catch (error) {
+        failures.push(String((error as Error).cause ?? error))
+      }
       await setTimeout(pause)
     }
   })()

@@ -100,7 +100,12 @@ describe("a server among strangers", () => {
       Buffer.from('"}]}')
     ])
     const bodies = [
-      ...["{", "", "nul", '{"model":"m","messages":[}', "\u0000", `{"model":"m","messages":${deep}}`],
+      "{",
+      "",
+      "nul",
+      '{"model":"m","messages":[}',
+      "\u0000",
+      `{"model":"m","messages":${deep}}`,
       `{"model":"m","messages":[{"role":"user","content":"a"}],"tools":${deep}}`,
       broken,
       Buffer.from('{"model":"m"}', "utf16le")
