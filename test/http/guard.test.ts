@@ -106,6 +106,18 @@ describe("requests a minute", () => {
     expect(statuses).toEqual([200, 200, 429])
   })
 
+  it("are counted by what a proxy says where that is trusted, and by nobody else's word", async () => {
+    const from = async (url: string, address: string) =>
+      (await post(url, ask, { headers: { "x-forwarded-for": address } })).status
+    const behind = await start({ rateLimit: 1, trustedProxies: ["127.0.0.1/32"] })
+    const statuses = []
+    for (const address of ["1.2.3.4", "5.6.7.8", "9.9.9.9, 1.2.3.4"])
+      statuses.push(await from(behind, address))
+    expect(statuses).toEqual([200, 200, 429])
+    const open = await start({ rateLimit: 1 })
+    expect([await from(open, "1.2.3.4"), await from(open, "5.6.7.8")]).toEqual([200, 429])
+  })
+
   it("keys cannot be guessed faster, by no call", async () => {
     const url = await start({ apiKeys: ["a"], rateLimit: 2 })
     const statuses = []
@@ -197,11 +209,10 @@ describe("other origins", () => {
 })
 
 describe("the Host header", () => {
-  const status = (url: string, host: string | undefined, path = "/health") =>
+  const status = (url: string, host: string, path = "/health", more: Record<string, string> = {}) =>
     new Promise<number>((done, fail) => {
       const { port } = new URL(url)
-      const headers = host === undefined ? {} : { host }
-      request({ port, host: "127.0.0.1", path, headers }, (response) => {
+      request({ port, host: "127.0.0.1", path, headers: { host, ...more } }, (response) => {
         response.resume()
         done(response.statusCode ?? 0)
       })
@@ -232,6 +243,9 @@ describe("the Host header", () => {
       expect([host, await status(url, host)]).toEqual([host, 403])
       expect([host, await status(url, host, "/")]).toEqual([host, 403])
     }
+    const forwarded = await start({ trustedProxies: ["127.0.0.1/32"] })
+    const rebound = { "x-forwarded-host": "localhost", "x-forwarded-for": "127.0.0.1" }
+    expect(await status(forwarded, "evil.example", "/health", rebound)).toBe(403)
     // An absolute target says whose it is.
     expect(await status(url, "localhost", "http://evil.example/health")).toBe(403)
   })

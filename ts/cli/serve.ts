@@ -2,7 +2,9 @@
 import * as Flag from "effect/cli/Flag"
 import * as Effect from "effect/Effect"
 import * as FileSystem from "effect/FileSystem"
+import * as IpNetwork from "effect/net/IpNetwork"
 import * as Option from "effect/Option"
+import * as Result from "effect/Result"
 
 import { makeError } from "../native/index.ts"
 import * as Flags from "./core/flags.ts"
@@ -16,6 +18,9 @@ import { verb } from "./core/verb.ts"
 
 /** As browsers write it in `Origin`. */
 const isOrigin = (text: string) => text === "*" || (URL.canParse(text) && new URL(text).origin === text)
+
+/** An address is the network that holds it alone. */
+const networkOf = (text: string) => (text.includes("/") ? text : `${text}/${text.includes(":") ? 128 : 32}`)
 
 export const command = verb(
   "serve",
@@ -86,6 +91,11 @@ export const command = verb(
       "A name besides the server's own address that requests may have in Host; * is any; may be given several times",
       "NAME"
     ).pipe(Flag.atLeast(0)),
+    trustedProxy: Flags.text(
+      "trusted-proxy",
+      "A proxy, or a network of them (10.0.0.0/8), whose X-Forwarded-For is believed; may be given several times",
+      "ADDRESS"
+    ).pipe(Flag.atLeast(0)),
     log: Flag.Literals("log", ["errors", "requests"]).pipe(
       Flag.withDescription("What is logged: errors alone (default), or a JSON line a request too"),
       Flag.withDefault("errors")
@@ -134,6 +144,12 @@ export const command = verb(
           )
         )
       }
+      const trustedProxies = flags.trustedProxy.map(networkOf)
+      const proxy = trustedProxies.findIndex((network) => Result.isFailure(IpNetwork.fromString(network)))
+      if (proxy >= 0) {
+        const message = `${flags.trustedProxy[proxy]} is no address and no network`
+        return yield* Effect.fail(makeError("USAGE", message, "write 127.0.0.1 or 10.0.0.0/8"))
+      }
       if (flags.logText && flags.log !== "requests") {
         return yield* Effect.fail(
           makeError("USAGE", "--log-text is part of a request's line", "give --log requests too")
@@ -162,6 +178,7 @@ export const command = verb(
         clientSeconds: flags.clientTimeout,
         corsOrigins: flags.corsOrigin,
         allowedHosts: flags.allowedHost,
+        trustedProxies,
         ...Flags.given("rateLimit", flags.rateLimit),
         ...Flags.given("maxTokens", flags.maxTokens),
         ...Flags.given("maxBody", flags.maxBody),

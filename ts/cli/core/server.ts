@@ -25,6 +25,7 @@ export interface ServerOptions {
   readonly clientSeconds: number
   readonly corsOrigins: ReadonlyArray<string>
   readonly allowedHosts: ReadonlyArray<string>
+  readonly trustedProxies: ReadonlyArray<string>
   readonly log?: "requests" | "texts"
   readonly onReady: (address: string) => Effect.Effect<void>
 }

@@ -13,6 +13,7 @@ import * as HttpMiddleware from "effect/http/HttpMiddleware"
 import type { HttpServerError } from "effect/http/HttpServerError"
 import * as HttpServerRequest from "effect/http/HttpServerRequest"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
+import * as IpNetwork from "effect/net/IpNetwork"
 import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 
@@ -32,6 +33,11 @@ export interface GuardOptions {
   readonly maxBody?: number
   /** Origins whose pages may ask; `*` is any. Default: none but the server's own. */
   readonly corsOrigins?: ReadonlyArray<string>
+  /**
+   * Networks of proxies, such as `127.0.0.1/32`, whose word is taken for where a request comes from
+   * (`X-Forwarded-For`). Default: nobody's.
+   */
+  readonly trustedProxies?: ReadonlyArray<string>
   /** Names under which the server may be asked. Default: any. */
   readonly hosts?: ReadonlyArray<string>
   /** Whether each request gets a line in the log (`Effect.logInfo`), and whether that has its texts. */
@@ -64,10 +70,13 @@ const corsFor = (origins: ReadonlyArray<string>) =>
 const isFree = (method: string, triesKey: boolean) => (method === "GET" || method === "HEAD") && !triesKey
 
 export const guarded = (options: GuardOptions): ((app: App) => App) => {
-  const { apiKeys, corsOrigins = [], maxBody = bodyLimit } = options
+  const { apiKeys, corsOrigins = [], maxBody = bodyLimit, trustedProxies = [] } = options
   const keyOf = keyIndex(apiKeys)
   const isKnownHost = options.hosts === undefined ? undefined : hostCheck(options.hosts)
   const limit = options.rateLimit === undefined ? undefined : makeRateLimit(options.rateLimit)
+  const forwarded = HttpMiddleware.xForwardedHeaders({
+    trustedProxies: trustedProxies.map(IpNetwork.fromStringUnsafe)
+  })
   const cors = corsOrigins.length === 0 ? undefined : corsFor(corsOrigins)
 
   /** 429 where a client has had its requests of this minute. */
@@ -104,6 +113,8 @@ export const guarded = (options: GuardOptions): ((app: App) => App) => {
       return yield* apiKeys.length > 0 && record?.key === undefined ? found : read
     })
     const shared = cors === undefined ? answered : cors(answered)
+    // Behind the check of Host: a page with a rebound name can put other names into other headers.
+    const told = trustedProxies.length === 0 ? shared : forwarded(shared)
     return Effect.gen(function* () {
       const request = yield* HttpServerRequest.HttpServerRequest
       const credential = credentialOf(request.headers.authorization)
@@ -140,7 +151,7 @@ export const guarded = (options: GuardOptions): ((app: App) => App) => {
           "the Host header names another server; --allowed-host adds names to those of this one"
         )
       }
-      return yield* shared.pipe(
+      return yield* told.pipe(
         Effect.provideService(CurrentRecord, record),
         Effect.annotateLogs("id", record.id),
         Effect.tapCause((cause) =>
