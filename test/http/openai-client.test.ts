@@ -1,5 +1,6 @@
 /** OpenAI's own client for JavaScript against the real program over a small model. */
 import OpenAI, {
+  APIError,
   APIUserAbortError,
   AuthenticationError,
   BadRequestError,
@@ -50,11 +51,11 @@ const create = (more: More = {}) => client.chat.completions.create({ ...drawn, .
 const contentOf = async (more: More = {}) => (await create(more)).choices[0]?.message.content ?? ""
 
 /** What a call is refused with. */
-const refusal = async (call: PromiseLike<unknown>): Promise<InstanceType<typeof OpenAI.APIError>> => {
+const refusal = async (call: PromiseLike<unknown>): Promise<APIError> => {
   try {
     await call
   } catch (error) {
-    if (error instanceof OpenAI.APIError) return error
+    if (error instanceof APIError) return error
     throw error
   }
   throw new Error("it is not refused")

@@ -9,7 +9,7 @@ import * as HttpApiMiddleware from "effect/http-api/HttpApiMiddleware"
 import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
 import * as HttpApiSecurity from "effect/http-api/HttpApiSecurity"
 
-const ErrorBody = Schema.Struct({
+export const ErrorBody = Schema.Struct({
   error: Schema.Struct({
     message: Schema.String,
     type: Schema.String,
@@ -91,7 +91,7 @@ export type Usage = typeof Usage.Type
 
 const FinishReason = Schema.Literals(["stop", "length"])
 
-const ChatCompletion = Schema.Struct({
+export const ChatCompletion = Schema.Struct({
   id: Schema.String,
   object: Schema.Literal("chat.completion"),
   created: Schema.Int,
@@ -111,7 +111,9 @@ const ChatCompletion = Schema.Struct({
   usage: Usage
 })
 
-const Completion = Schema.Struct({
+export type ChatCompletion = typeof ChatCompletion.Type
+
+export const Completion = Schema.Struct({
   id: Schema.String,
   object: Schema.Literal("text_completion"),
   created: Schema.Int,
@@ -127,12 +129,47 @@ const Completion = Schema.Struct({
   usage: Usage
 })
 
-const Model = Schema.Struct({
+export type Completion = typeof Completion.Type
+
+/** What stands in every chunk; `usage` only where it is asked for, with its numbers in the last one. */
+const chunk = <Name extends string, Choice extends Schema.Struct.Fields>(object: Name, choice: Choice) =>
+  Schema.Struct({
+    id: Schema.String,
+    object: Schema.Literal(object),
+    created: Schema.Int,
+    model: Schema.String,
+    choices: Schema.Array(
+      Schema.Struct({
+        index: Schema.Int,
+        ...choice,
+        logprobs: Schema.Null,
+        finish_reason: Schema.NullOr(FinishReason)
+      })
+    ),
+    usage: optional(Usage)
+  })
+
+/** An event of a streamed chat completion. */
+export const ChatChunk = chunk("chat.completion.chunk", {
+  delta: Schema.Struct({
+    role: Schema.optional(Schema.Literal("assistant")),
+    content: Schema.optional(Schema.String)
+  })
+})
+export type ChatChunk = typeof ChatChunk.Type
+
+/** An event of a streamed completion. */
+export const CompletionChunk = chunk("text_completion", { text: Schema.String })
+export type CompletionChunk = typeof CompletionChunk.Type
+
+export const Model = Schema.Struct({
   id: Schema.String,
   object: Schema.Literal("model"),
   created: Schema.Int,
   owned_by: Schema.String
 })
+
+export type Model = typeof Model.Type
 
 /** Refuses bodies of another shape in OpenAI's form. */
 export class OpenAiShape extends HttpApiMiddleware.Service<OpenAiShape>()("chatlm/http/OpenAiShape", {
