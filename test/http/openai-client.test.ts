@@ -245,6 +245,8 @@ describe("errors", () => {
       expect([error.type, error.param]).toEqual(["invalid_request_error", param])
       expect(error.message).toContain(param)
     }
+    // More than there is memory for; the number does not go round in 32 bits.
+    expect((await refusal(create({ max_tokens: 2 ** 32 + 2 }))).message).toContain("ask for fewer")
     const error = await refusal(client.completions.create({ model: "m", prompt: "a", logprobs: 2 }))
     expect([error.status, error.param]).toEqual([400, "logprobs"])
   })
