@@ -1,5 +1,6 @@
 /** OpenAI's own client for JavaScript against the real program over a small model. */
 import OpenAI, {
+  APIError,
   APIUserAbortError,
   AuthenticationError,
   BadRequestError,
@@ -50,11 +51,11 @@ const create = (more: More = {}) => client.chat.completions.create({ ...drawn, .
 const contentOf = async (more: More = {}) => (await create(more)).choices[0]?.message.content ?? ""
 
 /** What a call is refused with. */
-const refusal = async (call: PromiseLike<unknown>): Promise<InstanceType<typeof OpenAI.APIError>> => {
+const refusal = async (call: PromiseLike<unknown>): Promise<APIError> => {
   try {
     await call
   } catch (error) {
-    if (error instanceof OpenAI.APIError) return error
+    if (error instanceof APIError) return error
     throw error
   }
   throw new Error("it is not refused")
@@ -244,6 +245,8 @@ describe("errors", () => {
       expect([error.type, error.param]).toEqual(["invalid_request_error", param])
       expect(error.message).toContain(param)
     }
+    // More than there is memory for; the number does not go round in 32 bits.
+    expect((await refusal(create({ max_tokens: 2 ** 32 + 2 }))).message).toContain("ask for fewer")
     const error = await refusal(client.completions.create({ model: "m", prompt: "a", logprobs: 2 }))
     expect([error.status, error.param]).toEqual([400, "logprobs"])
   })

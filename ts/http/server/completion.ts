@@ -72,6 +72,9 @@ export const completionForm = (echo: ReadonlyArray<string>): Form => ({
   end: (index, finish_reason) => ({ index, text: "", logprobs: null, finish_reason })
 })
 
+/** The core counts in 32 bits. No memory holds so many, so the core refuses them with what there is. */
+const mostTokens = 2 ** 31 - 1
+
 /** The settings that a body asks for; what it does not name stays the server's. */
 export const settingsFor = (
   body: ChatRequest | CompletionRequest,
@@ -89,7 +92,7 @@ export const settingsFor = (
     ...(temperature === undefined || temperature === 0 ? {} : { temperature }),
     ...(topP === undefined || topP === 0 ? {} : { topP }),
     ...(n > 1 ? { answers: n } : {}),
-    ...(longest === undefined || longest === null ? {} : { maxNewTokens: longest }),
+    ...(longest === undefined || longest === null ? {} : { maxNewTokens: Math.min(longest, mostTokens) }),
     ...(body.seed === undefined || body.seed === null ? {} : { seed: Math.abs(body.seed) }),
     ...(stop === undefined || stop === null || stop.length === 0
       ? {}

@@ -1,9 +1,12 @@
 /** The handlers behind `../api/chat.ts`. */
+import { readFileSync } from "node:fs"
+
 import * as Effect from "effect/Effect"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import * as HttpApiMiddleware from "effect/http-api/HttpApiMiddleware"
 import * as HttpApiSwagger from "effect/http-api/HttpApiSwagger"
+import * as OpenApi from "effect/http-api/OpenApi"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
@@ -103,10 +106,17 @@ const SystemHandlers = HttpApiBuilder.group(
   })
 )
 
+const { version } = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8")) as {
+  readonly version: string
+}
+
+/** The interface with this program's version in its document. */
+const Versioned = Api.annotate(OpenApi.Version, version)
+
 /** All routes; they want only `Answering` (and `ApiKeys`, which has a default). */
 export const routes = Layer.merge(
-  HttpApiBuilder.layer(Api, { openapiPath: schemaPath }),
-  HttpApiSwagger.layer(Api, { path: docsPath })
+  HttpApiBuilder.layer(Versioned, { openapiPath: schemaPath }),
+  HttpApiSwagger.layer(Versioned, { path: docsPath })
 ).pipe(
   Layer.provide([ChatHandlers, OpenAiHandlers, SystemHandlers]),
   Layer.provide([ShapeErrorsLayer, OpenAiShapeLayer]),

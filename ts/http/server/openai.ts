@@ -90,13 +90,6 @@ export const OpenAiShapeLayer = HttpApiMiddleware.layerSchemaErrorTransform(Open
   )
 })
 
-const isGiven = (value: unknown) =>
-  value !== undefined && value !== null && value !== false && !(Array.isArray(value) && value.length === 0)
-
-/** The first of the fields that a T5 cannot serve. */
-const unserved = (body: object, fields: ReadonlyArray<string>) =>
-  fields.find((field) => isGiven((body as Record<string, unknown>)[field]))
-
 const streamHeaders = { "cache-control": "no-store", "x-accel-buffering": "no" }
 
 /** All prompts at work, and how to tell of them. */
@@ -182,23 +175,19 @@ export const OpenAiHandlers = HttpApiBuilder.group(
         code: "model_not_found"
       })
     /** What stands against a call, if anything does. */
-    const against = (body: ChatRequest | CompletionRequest, fields: ReadonlyArray<string>) =>
+    const against = (body: ChatRequest | CompletionRequest) =>
       Effect.gen(function* () {
         const status = yield* state
         if (status !== "ok") {
           return refuse(503, `the server is ${status}`, { type: "server_error" }, { "retry-after": "1" })
         }
-        if (body.model !== model) return unknown(body.model)
-        const param = unserved(body, fields)
-        return param === undefined
-          ? undefined
-          : refuse(400, `${param} is not supported by this server`, { param })
+        return body.model === model ? undefined : unknown(body.model)
       })
     return handlers.handleAll({
       models: () => Effect.succeed({ object: "list" as const, data: [card] }),
       model: ({ params }) => Effect.succeed(params.model === model ? card : unknown(params.model)),
       chatCompletions: Effect.fnUntraced(function* ({ payload }) {
-        const refused = yield* against(payload, ["tools", "functions", "logprobs", "top_logprobs"])
+        const refused = yield* against(payload)
         if (refused !== undefined) return refused
         const prompt = promptOf(payload.messages, turns)
         if (prompt === undefined) {
@@ -208,7 +197,7 @@ export const OpenAiHandlers = HttpApiBuilder.group(
         return yield* answer(chatForm, [prompt], payload, settingsFor(payload, longest))
       }),
       completions: Effect.fnUntraced(function* ({ payload }) {
-        const refused = yield* against(payload, ["logprobs", "suffix", "best_of"])
+        const refused = yield* against(payload)
         if (refused !== undefined) return refused
         const prompts = typeof payload.prompt === "string" ? [payload.prompt] : payload.prompt
         const form = completionForm(payload.echo === true ? prompts : [])
