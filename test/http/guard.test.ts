@@ -1,12 +1,16 @@
 /** What stands before the handlers, over the in-memory core: rate, origins, hosts, bodies, log. */
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
-import { request } from "node:http"
+import * as Scope from "effect/Scope"
+import { createServer, request } from "node:http"
+import type { AddressInfo } from "node:net"
 import { afterEach, describe, expect, it, vi } from "vitest"
 
 import { serve } from "../../ts/http/index.ts"
 import type { ServeOptions } from "../../ts/http/index.ts"
 import { faultOf, isDeeperThan } from "../../ts/http/server/body.ts"
+import { makeNodeHandler } from "../../ts/http/server/node.ts"
 import { hostCheck, hostsOf } from "../../ts/http/server/hosts.ts"
 import { addressGroup, makeRateLimit } from "../../ts/http/server/rate.ts"
 import type { Border, GenerationSettings } from "../../ts/native/index.ts"
@@ -407,6 +411,46 @@ describe("the log", () => {
       { status: 200, aborted: true },
       { status: 499, aborted: true }
     ])
+  })
+})
+
+describe("a client that leaves", () => {
+  it("before its stream has begun is written for no longer", async () => {
+    let leave = () => {}
+    const closed: Array<string> = []
+    const border: Partial<Border> = {
+      Serving: {
+        load: async (...args) => {
+          const serving = await memoryBorder().Serving.load(...args)
+          return {
+            info: serving.info,
+            stats: () => serving.stats(),
+            close: () => {},
+            ask: (prompt, settings, options) => {
+              if (prompt === "走") leave()
+              const stream = serving.ask(prompt, settings, options)
+              return { ...stream, close: () => void closed.push(prompt) }
+            }
+          }
+        }
+      }
+    }
+    const scope = Scope.makeUnsafe()
+    const handler = await Effect.runPromise(
+      makeNodeHandler({ model: "m" }).pipe(Scope.provide(scope), Effect.provide(Native.testLayer(border)))
+    )
+    running.push(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+    const server = createServer((request, response) => {
+      leave = () => response.destroy()
+      handler(request, response)
+    }).listen(0, "127.0.0.1")
+    await new Promise((done) => server.once("listening", done))
+    running.push(async () => server.close())
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/completions`
+    const body = JSON.stringify({ model: "m", prompt: ["一", "走"], stream: true })
+    const sent = fetch(url, { method: "POST", body, headers: { "content-type": "application/json" } })
+    await expect(sent).rejects.toThrow()
+    await expect.poll(() => closed.toSorted(), { timeout: 5000 }).toEqual(["一", "走"])
   })
 })
 

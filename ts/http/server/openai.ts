@@ -103,16 +103,16 @@ const answer = (
     const answering = yield* Answering
     // Known here alone: a stream is run when the request's own services are gone.
     const record = yield* CurrentRecord
+    // Where one is refused those before it would run for nobody, and so would all where the client left before its
+    // stream has begun. Closing what is over does nothing.
     const taken: Array<Effect.Effect<void>> = []
+    yield* Effect.addFinalizer(() => Effect.all(taken, { discard: true }))
     const streams: Array<Stream.Stream<Part, ChatlmError>> = []
     const n = settings.answers ?? 1
     for (const [place, prompt] of prompts.entries()) {
       // Reading a prompt takes this thread: between two of them others have their turn.
       if (place > 0) yield* Effect.yieldNow
-      const { pieces, close } = yield* answering.ask(prompt, settings).pipe(
-        // Where one is refused, those before it would run for nobody.
-        Effect.onError(() => Effect.all(taken, { discard: true }))
-      )
+      const { pieces, close } = yield* answering.ask(prompt, settings)
       taken.push(close)
       streams.push(
         pieces.pipe(
