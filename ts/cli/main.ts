@@ -106,9 +106,8 @@ export const main = async (host: Host, parts: Parts): Promise<number> => {
   })
   const exit = await Effect.runPromise(Fiber.await(fiber))
   stopListening()
-  const ended = errorOf(exit)
-  if (ended === undefined) return 0
-  const error = ended._tag === "CancelledError" ? cancelled(signals.ending.help) : ended
+  const error = errorOf(exit, signals.ending.help)
+  if (error === undefined) return 0
   // Nobody reads any more (chatlm … | head): that is how the reader wants it, and nothing to tell.
   if (readerLeft && error._tag === "CancelledError") return exitStatus(error)
   return tell(error, output, Exit.isFailure(exit) ? exit.cause : undefined)

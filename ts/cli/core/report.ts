@@ -54,10 +54,10 @@ const fromPlatform = (error: PlatformError): ChatlmError => {
 
 export const cancelled = (help = "") => makeError("CANCELLED", "interrupted", help)
 
-/** The one error that an exit amounts to; nothing for a good end. */
-export const errorOf = (exit: Exit.Exit<unknown, unknown>): ChatlmError | undefined => {
+/** The one error that an exit amounts to, with `help` where it was interrupted; nothing for a good end. */
+export const errorOf = (exit: Exit.Exit<unknown, unknown>, help: string): ChatlmError | undefined => {
   if (exit._tag === "Success") return undefined
-  if (wasInterrupted(exit) && Cause.hasInterruptsOnly(exit.cause)) return cancelled()
+  if (wasInterrupted(exit) && Cause.hasInterruptsOnly(exit.cause)) return cancelled(help)
   const error = Cause.squash(exit.cause)
   if (isChatlmError(error)) return error
   if (CliError.isCliError(error)) {
