@@ -57,9 +57,14 @@ describe("a server among strangers", () => {
 
   it("closes who dawdles with headers or bodies, or never says a thing", async () => {
     const stop = neighbour(server.url)
-    const lines = await Promise.all(Array.from({ length: 90 }, () => dial(server.port)))
+    const lines = await Promise.all(Array.from({ length: 96 }, () => dial(server.port)))
     const long = "x".repeat(1000)
     for (const [place, line] of lines.entries()) {
+      const upgrade = head(1000).replace("\r\n\r\n", "\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n")
+      if (place >= 90) {
+        void dribble(line, upgrade, long)
+        continue
+      }
       if (place % 3 === 0)
         void dribble(line, "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-a: ", long)
       if (place % 3 === 1) void dribble(line, head(place % 2 === 0 ? 1000 : "chunked"), long)

@@ -64,6 +64,8 @@ export const serve = (options: ServeOptions): Effect.Effect<never, ChatlmError, 
       yield* HttpServer.serveEffect(application.respond).pipe(
         Effect.provideService(HttpServer.HttpServer, server)
       )
+      // Nothing here is upgraded; without a listener such requests are like any other, and in Node's time limits.
+      node.removeAllListeners("upgrade")
       // Registered after the server, so it runs first: whoever asks while it drains is told so.
       yield* Effect.addFinalizer(() =>
         Effect.andThen(
