@@ -45,6 +45,9 @@ export const chatlmUnder = (prefix: string, ...args: ReadonlyArray<string>): Pro
 export interface Value {
   readonly read: number
   readonly kept: number
+  readonly same: number
+  readonly empty: number
+  readonly resumed: number
   readonly broken: number
   readonly dropped: Record<string, number>
   readonly duplicates: number
