@@ -1,6 +1,6 @@
 /**
  * The application in a Node server that somebody else has: a function of a request and a response, as `http`,
- * Express, Connect and Fastify's middleware take it. The page is not part of it.
+ * Connect and Express take it. The page is not part of it.
  */
 import type { IncomingMessage, ServerResponse } from "node:http"
 
