@@ -27,6 +27,7 @@ export {
 } from "./native/index.ts"
 export type { ChatlmError, ErrorCode, ErrorFields, NativeService, Progress } from "./native/index.ts"
 export * from "./report/report.ts"
+export * from "./services/generation.ts"
 export * from "./services/training.ts"
 export * from "./tokenizer/report.ts"
 export * from "./tokenizer/tokenizer.ts"

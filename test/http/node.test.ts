@@ -206,13 +206,17 @@ describe("a handler in Express", () => {
   })
 
   it("bodies that Express has read are not lost", async () => {
-    const { handler } = await open()
-    for (const parser of [express.json(), express.text({ type: "*/*" })]) {
+    // A trusted proxy's word changes the request, and its body is to be known all the same.
+    const { handler } = await open({ trustedProxies: ["127.0.0.1/32"], rateLimit: 3 })
+    for (const [place, parser] of [express.json(), express.text({ type: "*/*" })].entries()) {
       const url = await listen(
         app((asked, response, next = () => {}) => parser(asked, response, next), handler)
       )
-      expect(await content(await ask(url))).toBe("你说：你好")
-      expect((await ask(url, { model: "little" })).status).toBe(400)
+      const body = JSON.stringify(chat)
+      const headers = { ...json, "x-forwarded-for": `10.0.0.${place}` }
+      const path = `${url}/v1/chat/completions`
+      expect(await content(await fetch(path, { method: "POST", headers, body }))).toBe("你说：你好")
+      expect((await fetch(path, { method: "POST", headers, body: '{"model":"little"}' })).status).toBe(400)
       expect(await status(`${url}/v1/models`)).toBe(200)
     }
   })

@@ -1,6 +1,6 @@
 /**
  * The application in a Node server that somebody else has: a function of a request and a response, as `http`,
- * Express, Connect and Fastify's middleware take it. The page is not part of it.
+ * Connect and Express take it. The page is not part of it.
  */
 import type { IncomingMessage, ServerResponse } from "node:http"
 
@@ -50,6 +50,19 @@ const within = (prefix: string, url: string): string | undefined => {
 const textOf = (body: unknown): string =>
   body === undefined ? "" : typeof body === "string" ? body : JSON.stringify(body)
 
+/** A request whose body is known, whatever becomes of its other parts. */
+const withText = (
+  request: HttpServerRequest.HttpServerRequest,
+  text: string
+): HttpServerRequest.HttpServerRequest =>
+  Object.create(request, {
+    text: { value: Effect.succeed(text) },
+    arrayBuffer: { value: Effect.succeed(new TextEncoder().encode(text).buffer) },
+    modify: {
+      value: (...changes: Parameters<typeof request.modify>) => withText(request.modify(...changes), text)
+    }
+  })
+
 /** The request as the application is to see it. */
 const seen =
   (prefix: string) =>
@@ -57,12 +70,7 @@ const seen =
     const inner = request.modify({ url: within(prefix, request.url) ?? request.url })
     const source = request.source as IncomingMessage & { readonly body?: unknown }
     if (!source.readableEnded) return inner
-    const text = Buffer.isBuffer(source.body) ? source.body.toString("utf8") : textOf(source.body)
-    const bytes = new TextEncoder().encode(text).buffer
-    return Object.create(inner, {
-      text: { value: Effect.succeed(text) },
-      arrayBuffer: { value: Effect.succeed(bytes) }
-    })
+    return withText(inner, Buffer.isBuffer(source.body) ? source.body.toString("utf8") : textOf(source.body))
   }
 
 /** What the application is not asked for. */
