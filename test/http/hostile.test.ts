@@ -235,6 +235,30 @@ describe.concurrent("a server of its own", { timeout: 120_000 }, () => {
     expect(response.status).toBe(200)
   })
 
+  it("has an end for who takes an answer a little at a time", async () => {
+    const name = "m".repeat(8000)
+    const times = ["--client-timeout", "4", "--request-timeout", "6"]
+    const own = await serve(
+      model.ofLength(1_000_000),
+      ...times,
+      "--cache-memory",
+      "64GiB",
+      "--model-name",
+      name
+    )
+    const sockets = socketsOf(own.child.pid ?? 0)
+    const { socket } = await dial(own.port)
+    // From now on a buffer is read now and then, of some hundred MB that the answer has in six seconds.
+    socket.removeAllListeners("data").on("readable", () => {})
+    const sip = setInterval(() => socket.read(), 50)
+    socket.write(wire({ model: name, ...question("一"), temperature: 1, n: 16, stream: true }))
+    expect(await until(async () => (await metric(own.url, "requests_running")) === 1, 20)).toBe(true)
+    expect(await until(() => socketsOf(own.child.pid ?? 0) <= sockets, 40)).toBe(true)
+    expect(await metric(own.url, "cache_bytes")).toBe(0)
+    clearInterval(sip)
+    socket.destroy()
+  })
+
   it("stands ten thousand connections that say nothing", async () => {
     // Both ends of each are files, in two processes; where fewer may be open, fewer are tried.
     const many = Math.min(10_000, openFiles() - 500)
