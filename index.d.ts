@@ -149,7 +149,8 @@ export declare class TrainingRun {
   static open(kind: 'pretrain' | 'sft' | 'dpo', config: object, options: TrainingRunOptions, onProgress?: ((progress: Progress) => void) | undefined | null, cancel?: CancelToken | undefined | null): Promise<TrainingRun>
   /**
    * Runs up to `steps` optimizer steps with the evaluations and checkpoints that fall due, and
-   * tells what happened. Comes back early once the cancel token is set.
+   * tells what happened. Comes back early once the cancel token is set; with 0, as soon as there is
+   * something to tell.
    */
   advance(steps: number): Promise<TrainEvent[]>
   /** Saves a checkpoint at the current step and answers its folder. */

@@ -1,7 +1,7 @@
 // Exact resume, shown: `npm run check:kills -- [--kills 20] [--only pretrain-f32,…] [--seed 1]`. Each kind of training runs
 // undisturbed, and again killed (-9) at random moments: while it starts, steps, accumulates, evaluates, saves, across the
-// ends of epochs. Weights and optimizer of the last checkpoints must be the same to the byte. Small models of random
-// weights on rows made here; all threads.
+// ends of epochs. Weights and optimizer of the last checkpoints must be the same to the byte, and the kills as many as asked
+// for. Small models of random weights on rows made here; all threads.
 import { spawn, spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -47,7 +47,7 @@ chatlm("tokenizer", "train", "--in", path("rows.jsonl"), "--out", path("tokenize
 
 const model = { vocab_size: 256, d_model: 64, d_kv: 16, d_ff: 128, num_layers: 2, num_decoder_layers: 2, num_heads: 4 }
 const shared = {
-  tokenizer: path("tokenizer"), epochs: 20, batchSize: 4, gradientAccumulation: 3, learningRate: 1e-3, maxLength: 24,
+  tokenizer: path("tokenizer"), epochs: 30, batchSize: 4, gradientAccumulation: 3, learningRate: 1e-3, maxLength: 24,
   saveEvery: 2, evalEvery: 3, logEvery: 1, keep: 2, samples: 1, bleuRows: 2
 }
 const lora = { r: 4, alpha: 8, dropout: 0.1, targets: ["q", "v"] }
@@ -71,24 +71,54 @@ const last = (out) => {
   return { step, hashes: Object.fromEntries(hashes.map(([name, { sha256 }]) => [name, sha256])) }
 }
 
-/** Runs for so long, then kills; whether it ended by itself. */
-const forMillis = (args, millis) =>
+/** The last step that a run has told of, in whatever it had time to write. */
+const stepOf = (out) => {
+  const file = join(out, "metrics.jsonl")
+  if (!existsSync(file)) return 0
+  return Number([...readFileSync(file, "utf8").matchAll(/"step":(\d+)/g)].at(-1)?.[1] ?? 0)
+}
+
+/** Half-written saves that lie in a run's folder, by name. */
+const halves = (out) => {
+  const checkpoints = join(out, "checkpoints")
+  return existsSync(checkpoints) ? readdirSync(checkpoints).filter((file) => file.includes(".partial")) : []
+}
+
+/**
+ * Runs until `when` says so, then kills: whether the run ended by itself. `when` is asked every two milliseconds.
+ */
+const run = (args, when = () => false) =>
   new Promise((done, fail) => {
     const child = spawn(node, args, { stdio: ["ignore", "ignore", "pipe"] })
     let said = ""
     child.stderr.on("data", (chunk) => { said += chunk })
-    const timer = setTimeout(() => child.kill("SIGKILL"), millis)
+    const timer = setInterval(() => { if (when()) child.kill("SIGKILL") }, 2)
     child.on("close", (status, signal) => {
-      clearTimeout(timer)
+      clearInterval(timer)
       if (signal === "SIGKILL") return done(false)
       if (status === 0) return done(true)
       fail(new Error(`ended with ${status}: ${said}`))
     })
   })
 
+/** A moment to kill at: so many steps after the life began, and so long after that step; or so early that none is made. */
+const moment = (draw, out, sinceStart) => {
+  if (draw() < 0.15) {
+    const millis = 100 + draw() * 500
+    return () => sinceStart() > millis
+  }
+  const [first, steps, millis] = [stepOf(out), Math.floor(draw() * 6), draw() * 60]
+  let reached
+  return () => {
+    if (reached === undefined && stepOf(out) >= first + steps && sinceStart() > 100) reached = sinceStart()
+    return reached !== undefined && sinceStart() > reached + millis
+  }
+}
+
 const wanted = flags.only?.split(",")
+const kills = Number(flags.kills)
 let failures = 0
-console.log("| training | steps | whole run | kills | saves half-way | weights and optimizer |\n| --- | --- | --- | --- | --- | --- |")
+console.log("| training | steps | killed after step | during a save | weights and optimizer |\n| --- | --- | --- | --- | --- |")
 for (const kind of Object.keys(kinds)) {
   for (const precision of ["f32", "bf16"]) {
     const name = `${kind}-${precision}`
@@ -98,28 +128,26 @@ for (const kind of Object.keys(kinds)) {
       writeFileSync(file, JSON.stringify({ ...kinds[kind], precision, out: path(`${name}-${out}`) }))
       return file
     }
-    const began = Date.now()
-    await forMillis(train(kind, config("whole")), 600_000)
-    const whole = Date.now() - began
+    await run(train(kind, config("whole")))
     const undisturbed = last(path(`${name}-whole`))
-    const moment = random(`${flags.seed}/${name}`)
-    const killed = config("killed")
-    mkdirSync(path(`${name}-killed`))
-    let [kills, partial, over] = [0, 0, false]
-    while (kills < Number(flags.kills) && !over) {
-      // From before the first step on; each life brings the run a little further, so that the kills fall all over it.
-      over = await forMillis(train(kind, killed), 250 + moment() * Math.max(400, whole / 6))
-      kills += over ? 0 : 1
-      const checkpoints = join(path(`${name}-killed`), "checkpoints")
-      if (existsSync(checkpoints) && readdirSync(checkpoints).some((file) => file.includes(".partial"))) partial += 1
+    const draw = random(`${flags.seed}/${name}`)
+    const [killed, out] = [config("killed"), path(`${name}-killed`)]
+    mkdirSync(out)
+    const [steps, partial] = [[], new Set()]
+    let over = false
+    while (steps.length < kills && !over) {
+      const began = performance.now()
+      over = await run(train(kind, killed), moment(draw, out, () => performance.now() - began))
+      if (!over) steps.push(stepOf(out))
+      for (const half of halves(out)) partial.add(half)
     }
-    if (!over) await forMillis(train(kind, killed), 600_000)
-    const resumed = last(path(`${name}-killed`))
+    if (!over) await run(train(kind, killed))
+    const resumed = last(out)
     const equal = JSON.stringify(resumed) === JSON.stringify(undisturbed)
-    failures += equal ? 0 : 1
-    console.log(
-      `| ${name} | ${undisturbed.step} | ${(whole / 1000).toFixed(1)} s | ${kills} | ${partial} | ${equal ? "equal" : "DIFFERENT"} |`
-    )
+    // Too few kills show too little.
+    const enough = steps.length === kills
+    failures += equal && enough ? 0 : 1
+    console.log(`| ${name} | ${undisturbed.step} | ${steps.join(", ")}${enough ? "" : ` (only ${steps.length})`} | ${partial.size} | ${equal ? "equal" : "DIFFERENT"} |`)
   }
 }
 process.exit(failures === 0 ? 0 : 1)

@@ -54,9 +54,9 @@ export interface TrainReport {
 /** A border call should last about so long: short enough to stop soon, long enough to cost nothing. */
 const targetMillis = 250
 
-/** What happens in an open run, to its end. */
+/** What happens in an open run, to its end; first, before any step, how it begins. */
 const eventsOf = (run: TrainingRun): Stream.Stream<TrainEvent, ChatlmError> =>
-  Stream.paginate(1, (steps: number) =>
+  Stream.paginate(0, (steps: number) =>
     Effect.gen(function* () {
       const before = yield* Clock.currentTimeMillis
       const events = yield* run.advance(steps)

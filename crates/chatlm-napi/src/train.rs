@@ -102,7 +102,8 @@ impl TrainingRun {
     }
 
     /// Runs up to `steps` optimizer steps with the evaluations and checkpoints that fall due, and
-    /// tells what happened. Comes back early once the cancel token is set.
+    /// tells what happened. Comes back early once the cancel token is set; with 0, as soon as there is
+    /// something to tell.
     #[napi(ts_return_type = "Promise<TrainEvent[]>")]
     pub async fn advance(&self, steps: u32) -> napi::Result<serde_json::Value> {
         self.ask(move |run| json(&run.advance(u64::from(steps))?))

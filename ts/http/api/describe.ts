@@ -37,6 +37,13 @@ const opened = (value: unknown): unknown => {
 
 /** The headers by status. */
 const headers: Readonly<Record<string, Readonly<Record<string, Header>>>> = {
+  200: {
+    "X-Request-Id": { description: "The request's number in the log", schema: { type: "string" } },
+    "X-Chatlm-Prompt-Cut": {
+      description: "The prompt was longer than the model's room",
+      schema: { type: "string" }
+    }
+  },
   401: { "WWW-Authenticate": { description: "How to bring a key", schema: { type: "string" } } },
   429: { "Retry-After": { description: "Seconds until there may be room", schema: { type: "integer" } } },
   503: { "Retry-After": { description: "Seconds until to ask again", schema: { type: "integer" } } }

@@ -167,7 +167,9 @@ const chunk = <Name extends string, Choice extends Schema.Struct.Fields>(object:
         finish_reason: Schema.NullOr(FinishReason)
       })
     ),
-    usage: optional(Usage)
+    usage: optional(Usage),
+    /** In the last chunk of a choice whose prompt was longer than the model's room. */
+    prompt_cut: Schema.optional(Schema.Literal(true))
   })
 
 /** An event of a streamed chat completion. */

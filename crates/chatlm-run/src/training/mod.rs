@@ -230,9 +230,13 @@ impl TrainingRun {
     }
 
     /// Up to `steps` optimizer steps, with what falls due on the way. Comes back early when
-    /// cancelled; [`Self::interrupt`] then saves.
+    /// cancelled; [`Self::interrupt`] then saves. With 0 it comes back at once where opening the run has
+    /// left something to tell: a step may take minutes.
     pub fn advance(&mut self, steps: u64) -> Result<Vec<Event>> {
         let mut events = std::mem::take(&mut self.pending);
+        if steps == 0 && !events.is_empty() && !self.job.cancel.is_cancelled() {
+            return Ok(events);
+        }
         let mut done = 0;
         while !self.stopped {
             match self.settle(&mut events) {
