@@ -1,5 +1,5 @@
 /** A small real model behind the real program. */
-import { cpSync, readFileSync, writeFileSync } from "node:fs"
+import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 
 import { folder, ok, rows, startChatlm, tinyModel, writeJsonl } from "../e2e/support.ts"
@@ -34,6 +34,8 @@ export const makeModel = async (learning: object = { maxSteps: 1 }) => {
   /** The same model, whose answers have so many tokens. */
   const ofLength = (tokens: number) => {
     const to = dir.at(`of-${tokens}`)
+    // Written once: a server has its weights mapped, and would end where they are written over.
+    if (existsSync(to)) return to
     cpSync(model, to, { recursive: true })
     const file = join(to, "generation_config.json")
     const settings = JSON.parse(readFileSync(file, "utf8"))
