@@ -9,6 +9,7 @@ export default defineConfig({
   resolve: {
     alias: [
       { find: /^chatlm$/, replacement: source("./ts/index.ts") },
+      { find: /^chatlm\/client$/, replacement: source("./ts/http/client/client.ts") },
       { find: /^chatlm\/pipeline$/, replacement: source("./ts/pipeline/index.ts") }
     ]
   },

@@ -1,16 +1,21 @@
 // A served model under load: `npm run bench:serve -- --model DIR [--streams 1,16] [--requests 48] [--tokens 64]`. Starts
 // `chatlm serve`, asks by OpenAI's streaming call (prompts of 64 tokens of make_model.py's tokenizer, drawn answers), and
-// prints tokens a second and times to the first token for each number of streams at once.
+// prints tokens a second and times to the first token for each number of streams at once. With --soak SECONDS
+// [--clients 200]: soak.mjs.
 import { spawn } from "node:child_process"
 import { join } from "node:path"
 import { parseArgs } from "node:util"
 
 import { node, root } from "../scripts/lib.mjs"
 import { stop } from "./python.mjs"
+import { soak } from "./soak.mjs"
 
 const text = (value) => ({ type: "string", ...(value === undefined ? {} : { default: value }) })
 const { values: flags } = parseArgs({
-  options: { model: text(), streams: text("1,16"), requests: text("48"), tokens: text("64"), rounds: text("2") }
+  options: {
+    model: text(), streams: text("1,16"), requests: text("48"), tokens: text("64"), rounds: text("2"), soak: text(),
+    clients: text("200")
+  }
 })
 if (flags.model === undefined) stop("--model is wanted", "a folder of the bench's random model, such as its int8 export")
 
@@ -46,6 +51,11 @@ const ask = async (seed) => {
 }
 
 await ask(0)
+if (flags.soak !== undefined) {
+  const [seconds, clients, tokens] = [flags.soak, flags.clients, flags.tokens].map(Number)
+  const held = await soak({ url, pid: server.pid, content, clients, seconds, tokens })
+  process.exit(held ? 0 : 1)
+}
 console.log("| streams at once | tokens a second | first token: median, p99 |\n| --- | --- | --- |")
 for (let round = 0; round < Number(flags.rounds); round += 1) {
   for (const streams of flags.streams.split(",").map(Number)) {

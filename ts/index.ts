@@ -10,6 +10,7 @@ export * from "./dedup/dedup.ts"
 export * from "./evaluation/evaluation.ts"
 export * from "./fetch/fetch.ts"
 export * from "./generate/generate.ts"
+export * from "./http/embed.ts"
 export {
   BugError,
   CancelledError,
@@ -26,6 +27,7 @@ export {
 } from "./native/index.ts"
 export type { ChatlmError, ErrorCode, ErrorFields, NativeService, Progress } from "./native/index.ts"
 export * from "./report/report.ts"
+export * from "./services/generation.ts"
 export * from "./services/training.ts"
 export * from "./tokenizer/report.ts"
 export * from "./tokenizer/tokenizer.ts"

@@ -62,6 +62,19 @@ describe("arrows between the folders of ts/", () => {
     expect(naming).toEqual(["native/border.ts"])
   })
 
+  it("chatlm/client and the API need neither the core nor Node", () => {
+    const own = files.filter((name) =>
+      ["http/client/", "http/api/"].some((folder) => name.startsWith(folder))
+    )
+    expect(own.length).toBeGreaterThan(2)
+    for (const name of own) {
+      const wrong = [...readFileSync(join(root, name), "utf8").matchAll(/(?:from|import\()\s*"([^"]+)"/g)]
+        .map((match) => match[1] ?? "")
+        .filter((from) => !from.startsWith("effect/") && !/^(\.|\.\.\/api)\/[\w-]+\.ts$/.test(from))
+      expect([name, wrong]).toEqual([name, []])
+    }
+  })
+
   it("the modules that Effect marks unstable stay in few folders", () => {
     const unstable = /from "effect\/(cli|http|http-api|cluster|workflow|sql|rpc|observability|process)\b/
     const folders = new Set(

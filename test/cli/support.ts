@@ -4,6 +4,7 @@ import { PassThrough } from "node:stream"
 import * as Effect from "effect/Effect"
 
 import type { Host, Signal } from "../../ts/cli/core/host.ts"
+import type { Server } from "../../ts/cli/core/server.ts"
 import { main } from "../../ts/cli/main.ts"
 import type { Border } from "../../ts/native/index.ts"
 import { Native } from "../../ts/native/index.ts"
@@ -23,6 +24,7 @@ export interface RunOptions {
   /** Called with a way to send signals before the verb runs. */
   readonly withSignals?: (send: (signal: Signal) => void) => void
   readonly now?: () => number
+  readonly serve?: Server["serve"]
 }
 
 export const chatlm = async (args: ReadonlyArray<string>, options: RunOptions = {}): Promise<Ran> => {
@@ -57,7 +59,7 @@ export const chatlm = async (args: ReadonlyArray<string>, options: RunOptions = 
   })
   const status = await main(host, {
     native: Native.testLayer(options.border),
-    server: { serve: () => Effect.die("no server here") }
+    server: { serve: options.serve ?? (() => Effect.die("no server here")) }
   })
   return { status, out, error, exits }
 }

@@ -68,7 +68,9 @@ describe("interrupted", () => {
     // Answers for every row: seconds, where a step takes milliseconds.
     const slow = { valid: dir.at("valid.jsonl"), evalEvery: 3, bleuRows: 800, evalRows: 8 }
     const running = startChatlm(...pretrain("evaluation", slow))
-    await until(running, () => metrics("evaluation").some(({ step, loss }) => step === 3 && loss !== undefined))
+    await until(running, () =>
+      metrics("evaluation").some(({ step, loss }) => step === 3 && loss !== undefined)
+    )
     running.child.kill("SIGTERM")
     const { status, error } = await running.ran
     expect(status, error).toBe(130)

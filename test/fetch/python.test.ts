@@ -1,7 +1,6 @@
 /** The cache is huggingface_hub's: what one program has fetched, the other finds. */
 import { execFile } from "node:child_process"
 import { existsSync, readdirSync, readFileSync } from "node:fs"
-import { homedir } from "node:os"
 import { join } from "node:path"
 import { promisify } from "node:util"
 
@@ -10,12 +9,11 @@ import { describe, expect, it } from "vitest"
 
 import { FetchSettings, fetchSnapshot } from "../../ts/fetch/fetch.ts"
 import { Native } from "../../ts/native/index.ts"
+import { python, pythonHas } from "../python.ts"
 import { mainCommit } from "./hub.ts"
 import { fetchFrom, newFolder, noise, settingsFor, useHub } from "./support.ts"
 
-const python = process.env.CHATLM_PYTHON ?? join(homedir(), ".cache", "chatlm-dev", "venv", "bin", "python")
-if (!existsSync(python))
-  process.stderr.write(`skipped: no Python with huggingface_hub at ${python} (set CHATLM_PYTHON)\n`)
+const there = pythonHas("huggingface_hub")
 
 const hub = useHub()
 const files = { "config.json": "{}", "sub/weights.bin": noise(5000), "sub/deep/a.txt": "一\n" }
@@ -36,7 +34,7 @@ const run = async (folder: string, program: string, env: Record<string, string> 
   return stdout.trim()
 }
 
-describe.skipIf(!existsSync(python))("huggingface_hub", () => {
+describe.skipIf(!there)("huggingface_hub", () => {
   it("finds what we fetched, offline and online, and fetches nothing again", async () => {
     hub.repositories.push({ kind: "model", name: "owner/name", files })
     const folder = newFolder()

@@ -57,12 +57,12 @@ describe("a served model", () => {
     const { url } = await serve(1_000_000, "--max-batch", "2", "--cache-memory", "16GiB")
     const leaving = Array.from({ length: 2 }, () => new AbortController())
     for (const { signal } of leaving) {
-      const response = await post(url, { ...question("一"), stream: true }, { signal })
+      const response = await post(url, { ...question("一"), temperature: 1, stream: true }, { signal })
       await response.body?.getReader().read()
     }
     expect(await metric(url, "requests_running")).toBe(2)
     const waiting = new AbortController()
-    const third = post(url, { ...question("二"), stream: true }, { signal: waiting.signal })
+    const third = post(url, { ...question("二"), temperature: 1, stream: true }, { signal: waiting.signal })
     await until(async () => (await metric(url, "requests_waiting")) === 1)
     leaving[0]?.abort()
     await until(async () => (await metric(url, "requests_waiting")) === 0)

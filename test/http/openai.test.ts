@@ -179,6 +179,23 @@ describe("OpenAI's calls", () => {
     expect(text).toMatch(/chatlm_http_responses_total\{status="413"\} \d/)
   })
 
+  it("a path that is not there is 404, another method 405 with those there are", async () => {
+    const url = await start()
+    for (const [method, path, status, allow] of [
+      ["GET", chatPath, 405, "POST"],
+      ["DELETE", "/v1/models/little", 405, "GET, HEAD"],
+      ["GET", "/v1/models/%ff", 404, null],
+      ["POST", "/v1/nothing", 404, null]
+    ] as const) {
+      const response = await fetch(url + path, { method })
+      const { error } = (await response.json()) as any
+      expect([path, response.status, response.headers.get("allow")]).toEqual([path, status, allow])
+      expect(error.type).toBe("invalid_request_error")
+    }
+    const other = await fetch(`${url}/api/chat`)
+    expect([other.status, Object.keys((await other.json()) as object)]).toEqual([405, ["detail"]])
+  })
+
   it("more requests than may wait are 429, with a time to come back", async () => {
     const url = await start({ limits: { waiting: 0 } })
     const response = await post(url, chatPath, chat)

@@ -1,10 +1,13 @@
 /** A small real model behind the real program. */
-import { cpSync, readFileSync, writeFileSync } from "node:fs"
+import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 
 import { folder, ok, rows, startChatlm, tinyModel, writeJsonl } from "../e2e/support.ts"
 
-export const makeModel = async () => {
+/** A little: what is drawn is text then, and not `[PAD]`, which counts as no token. */
+export const learning = { maxSteps: 30, learningRate: 0.003, warmupSteps: 0 }
+
+export const makeModel = async (learning: object = { maxSteps: 1 }) => {
   const dir = folder()
   writeJsonl(dir.at("train.jsonl"), rows(100))
   await ok(
@@ -22,8 +25,8 @@ export const makeModel = async () => {
     tokenizer: dir.at("tokenizer"),
     train: dir.at("train.jsonl"),
     out: dir.at("run"),
-    maxSteps: 1,
-    maxLength: 48
+    maxLength: 48,
+    ...learning
   }
   const set = Object.entries(settings).flatMap(([key, value]) => ["--set", `${key}=${JSON.stringify(value)}`])
   await ok("pretrain", ...set)
@@ -31,6 +34,8 @@ export const makeModel = async () => {
   /** The same model, whose answers have so many tokens. */
   const ofLength = (tokens: number) => {
     const to = dir.at(`of-${tokens}`)
+    // Written once: a server has its weights mapped, and would end where they are written over.
+    if (existsSync(to)) return to
     cpSync(model, to, { recursive: true })
     const file = join(to, "generation_config.json")
     const settings = JSON.parse(readFileSync(file, "utf8"))
@@ -42,9 +47,10 @@ export const makeModel = async () => {
 
 /** Starts `chatlm serve`; answers its address and process. */
 export const startServer = async (model: string, ...flags: ReadonlyArray<string>) => {
-  const { child, ran } = startChatlm("serve", "--model", model, "--model-name", "m", "--port", "0", ...flags)
+  const name = flags.includes("--model-name") ? [] : ["--model-name", "m"]
+  const { child, ran } = startChatlm("serve", "--model", model, ...name, "--port", "0", ...flags)
+  let said = ""
   const url = await new Promise<string>((done, fail) => {
-    let said = ""
     child.stderr?.on("data", (chunk) => {
       said += chunk
       const address = /listening on (\S+)/.exec(said)?.[1]
@@ -52,7 +58,9 @@ export const startServer = async (model: string, ...flags: ReadonlyArray<string>
     })
     child.on("close", () => fail(new Error(said)))
   })
-  return { url, child, ran, port: Number(new URL(url).port) }
+  /** All that it has said on standard error. */
+  const error = () => said
+  return { url, child, ran, error, port: Number(new URL(url).port) }
 }
 
 /** Memory of a process in MB. */

@@ -97,7 +97,7 @@ export const main = async (host: Host, parts: Parts): Promise<number> => {
     if (interruptedAt === undefined) {
       interruptedAt = now
       if (!output.quiet && signal !== "SIGPIPE") {
-        output.writeError("stopping: what runs is saved first; once more stops at once")
+        output.writeError(`stopping: ${signals.ending.stopping}; once more stops at once`)
       }
       fiber.interruptUnsafe()
     } else if (now - interruptedAt > echo && signal !== "SIGPIPE") {
@@ -106,7 +106,7 @@ export const main = async (host: Host, parts: Parts): Promise<number> => {
   })
   const exit = await Effect.runPromise(Fiber.await(fiber))
   stopListening()
-  const error = errorOf(exit)
+  const error = errorOf(exit, signals.ending.help)
   if (error === undefined) return 0
   // Nobody reads any more (chatlm … | head): that is how the reader wants it, and nothing to tell.
   if (readerLeft && error._tag === "CancelledError") return exitStatus(error)

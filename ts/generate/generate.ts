@@ -9,7 +9,8 @@ import type {
   AskOptions,
   ChatlmError,
   GenerationSettings,
-  Generator,
+  Generator as LoadedGenerator,
+  GeneratorInfo,
   GeneratorOptions,
   RejectOptions,
   RejectReport,
@@ -25,8 +26,9 @@ export type {
   AnswerPiece,
   AskOptions,
   GenerationSettings,
-  Generator,
+  GeneratorInfo,
   GeneratorOptions,
+  LoadedGenerator,
   RejectOptions,
   RejectReport,
   RequestEnd,
@@ -49,7 +51,7 @@ export const defaultMaxNewTokens = 320
 /** Loads a model with its tokenizer; it is freed with the scope. */
 export const loadGenerator = (
   options: GeneratorOptions
-): Effect.Effect<Generator, ChatlmError, Native | Scope.Scope> =>
+): Effect.Effect<LoadedGenerator, ChatlmError, Native | Scope.Scope> =>
   Effect.flatMap(Native, (native) => native.generator(options))
 
 /** Loads a model to answer many requests at once: what `chatlm serve` stands on. It is freed with the scope. */

@@ -1,5 +1,7 @@
 export { Api } from "./api/chat.ts"
 export { Answering, ApiKeys } from "./server/answering.ts"
+export { makeApplication } from "./server/application.ts"
+export type { Application, ApplicationOptions } from "./server/application.ts"
 export { routes } from "./server/handlers.ts"
 export { serve } from "./server/serve.ts"
 export type { ServeOptions } from "./server/serve.ts"

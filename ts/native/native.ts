@@ -201,7 +201,11 @@ const serving = (raw: B.Serving): Serving => ({
   ask: (prompt, settings, options = {}) =>
     immediate(() => raw.ask(prompt, settings, options)).pipe(
       Effect.map((stream) => {
-        const close = Effect.sync(() => stream.close())
+        let open = true
+        const close = Effect.sync(() => {
+          if (open) stream.close()
+          open = false
+        })
         return { pieces: Stream.fromAsyncIterable(stream, fromBorder).pipe(Stream.ensuring(close)), close }
       })
     ),

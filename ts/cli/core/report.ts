@@ -52,13 +52,12 @@ const fromPlatform = (error: PlatformError): ChatlmError => {
   return makeError("IO", firstLine(error.message), "see the message of the operating system", {}, error)
 }
 
-export const cancelled = () =>
-  makeError("CANCELLED", "interrupted", "what was done is saved: run the same command again to go on")
+export const cancelled = (help = "") => makeError("CANCELLED", "interrupted", help)
 
-/** The one error that an exit amounts to; nothing for a good end. */
-export const errorOf = (exit: Exit.Exit<unknown, unknown>): ChatlmError | undefined => {
+/** The one error that an exit amounts to, with `help` where it was interrupted; nothing for a good end. */
+export const errorOf = (exit: Exit.Exit<unknown, unknown>, help: string): ChatlmError | undefined => {
   if (exit._tag === "Success") return undefined
-  if (wasInterrupted(exit) && Cause.hasInterruptsOnly(exit.cause)) return cancelled()
+  if (wasInterrupted(exit) && Cause.hasInterruptsOnly(exit.cause)) return cancelled(help)
   const error = Cause.squash(exit.cause)
   if (isChatlmError(error)) return error
   if (CliError.isCliError(error)) {

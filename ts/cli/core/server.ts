@@ -18,6 +18,15 @@ export interface ServerOptions {
   readonly host: string
   readonly port: number
   readonly apiKeys: ReadonlyArray<string>
+  readonly rateLimit?: number
+  readonly maxTokens?: number
+  readonly maxBody?: number
+  readonly maxConnections: number
+  readonly clientSeconds: number
+  readonly corsOrigins: ReadonlyArray<string>
+  readonly allowedHosts: ReadonlyArray<string>
+  readonly trustedProxies: ReadonlyArray<string>
+  readonly log?: "requests" | "texts"
   readonly onReady: (address: string) => Effect.Effect<void>
 }
 

@@ -6,7 +6,9 @@ import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
 import * as HttpApiMiddleware from "effect/http-api/HttpApiMiddleware"
 import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
 import * as HttpApiSecurity from "effect/http-api/HttpApiSecurity"
+import * as OpenApi from "effect/http-api/OpenApi"
 
+import { describe } from "./describe.ts"
 import { OpenAiGroup } from "./openai.ts"
 
 /** The text is empty. */
@@ -19,6 +21,12 @@ export class EmptyText extends Schema.Error<EmptyText>("chatlm/EmptyText")(
 export class WrongShape extends Schema.Error<WrongShape>("chatlm/WrongShape")(
   { detail: Schema.String },
   { httpApiStatus: 422 }
+) {}
+
+/** The body is larger than a prompt can be. */
+export class TooLarge extends Schema.Error<TooLarge>("chatlm/TooLarge")(
+  { detail: Schema.String },
+  { httpApiStatus: 413 }
 ) {}
 
 /** No key, or another one. */
@@ -39,6 +47,12 @@ export class Failed extends Schema.Error<Failed>("chatlm/Failed")(
   { httpApiStatus: 500 }
 ) {}
 
+/** The server is about to end. */
+export class Ending extends Schema.Error<Ending>("chatlm/Ending")(
+  { detail: Schema.String },
+  { httpApiStatus: 503 }
+) {}
+
 /** The model is not loaded yet, or the server is about to end. */
 export class Unavailable extends Schema.Error<Unavailable>("chatlm/Unavailable")(
   { status: Schema.Literals(["loading", "draining"]) },
@@ -56,13 +70,18 @@ export class ShapeErrors extends HttpApiMiddleware.Service<ShapeErrors>()("chatl
   error: WrongShape
 }) {}
 
+/** Documented to have something in it; a text of spaces is not refused here but by 406. */
+const Question = Schema.String.check(
+  Schema.makeFilter(() => true, { toJsonSchema: () => ({ pattern: "\\S" }) })
+)
+
 export class ChatGroup extends HttpApiGroup.make("chat", { topLevel: true })
   .add(
     HttpApiEndpoint.post("chat", "/api/chat", {
-      payload: Schema.Struct({ input_txt: Schema.String }),
+      payload: Schema.Struct({ input_txt: Question }),
       success: Schema.Struct({ response: Schema.String }),
-      error: [EmptyText, TooMany, Failed]
-    })
+      error: [EmptyText, TooLarge, TooMany, Failed, Ending]
+    }).annotate(OpenApi.Summary, "An answer to a text")
   )
   .middleware(ShapeErrors)
   .middleware(Authorization) {}
@@ -72,14 +91,18 @@ export class SystemGroup extends HttpApiGroup.make("system", { topLevel: true })
     HttpApiEndpoint.get("health", "/health", {
       success: Schema.Struct({ status: Schema.Literal("ok") }),
       error: Unavailable
-    })
+    }).annotate(OpenApi.Summary, "Whether the model answers")
   )
   .add(
     HttpApiEndpoint.get("metrics", "/metrics", {
       success: Schema.String.pipe(
         HttpApiSchema.asText({ contentType: "text/plain; version=0.0.4; charset=utf-8" })
       )
-    })
+    }).annotate(OpenApi.Summary, "Numbers for Prometheus")
   ) {}
 
-export class Api extends HttpApi.make("chatlm").add(ChatGroup).add(OpenAiGroup).add(SystemGroup) {}
+export class Api extends HttpApi.make("chatlm")
+  .add(ChatGroup)
+  .add(OpenAiGroup)
+  .add(SystemGroup)
+  .annotateMerge(OpenApi.annotations({ title: "chatlm", transform: describe })) {}

@@ -72,6 +72,9 @@ export const completionForm = (echo: ReadonlyArray<string>): Form => ({
   end: (index, finish_reason) => ({ index, text: "", logprobs: null, finish_reason })
 })
 
+/** The core counts in 32 bits. No memory holds so many, so the core refuses them with what there is. */
+const mostTokens = 2 ** 31 - 1
+
 /** The settings that a body asks for; what it does not name stays the server's. */
 export const settingsFor = (
   body: ChatRequest | CompletionRequest,
@@ -89,13 +92,16 @@ export const settingsFor = (
     ...(temperature === undefined || temperature === 0 ? {} : { temperature }),
     ...(topP === undefined || topP === 0 ? {} : { topP }),
     ...(n > 1 ? { answers: n } : {}),
-    ...(longest === undefined || longest === null ? {} : { maxNewTokens: longest }),
+    ...(longest === undefined || longest === null ? {} : { maxNewTokens: Math.min(longest, mostTokens) }),
     ...(body.seed === undefined || body.seed === null ? {} : { seed: Math.abs(body.seed) }),
     ...(stop === undefined || stop === null || stop.length === 0
       ? {}
       : { stop: stop.filter((text) => text !== "") })
   }
 }
+
+/** What the core says may name folders of this machine: it is for the log. */
+export const couldNotAnswer = "the model could not answer; the server's log says why"
 
 const reasonOf = (reason: string) => (reason === "stop" ? ("stop" as const) : ("length" as const))
 
@@ -131,8 +137,8 @@ export const events = (
   Stream.suspend(() => {
     const begun = new Set<number>()
     const ends: Array<RequestEnd> = []
-    const chunk = (choices: ReadonlyArray<object>, usage: Usage | null = null) =>
-      event({ ...head, object: form.chunk, choices, ...(asked.usage ? { usage } : {}) })
+    const chunk = (choices: ReadonlyArray<object>, usage: Usage | null = null, more: object = {}) =>
+      event({ ...head, object: form.chunk, choices, ...(asked.usage ? { usage } : {}), ...more })
     const begin = (index: number, prompt: number) => {
       if (begun.has(index)) return ""
       begun.add(index)
@@ -142,10 +148,13 @@ export const events = (
     const said = ({ piece: { answer, text, end }, first, prompt }: Part): string => {
       if (!end) return begin(first + answer, prompt) + chunk([form.more(first + answer, text)])
       ends.push(end)
+      // Headers are long gone: the last chunk of each choice tells it.
+      const cut = end.cut ? { prompt_cut: true } : {}
       const last = end.answers.map(({ finishReason }, place) => {
         const [index, rest] = [first + place, end.rest[place] ?? ""]
         const more = rest === "" ? "" : chunk([form.more(index, rest)])
-        return begin(index, prompt) + more + chunk([form.end(index, reasonOf(finishReason))])
+        const over = chunk([form.end(index, reasonOf(finishReason))], null, cut)
+        return begin(index, prompt) + more + over
       })
       return last.join("")
     }
@@ -159,7 +168,7 @@ export const events = (
         Stream.fromEffect(
           Effect.succeed(
             event({
-              error: { message: error.message, type: "server_error", param: null, code: error.code }
+              error: { message: couldNotAnswer, type: "server_error", param: null, code: error.code }
             })
           )
         )

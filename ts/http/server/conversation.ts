@@ -13,11 +13,11 @@ import type { Message } from "../api/openai.ts"
 export const textOf = ({ content }: Message): string =>
   typeof content === "string" ? content : (content ?? []).map(({ text }) => text).join("\n")
 
-/** The prompt of a conversation whose last message is a question; undefined where there is none. */
+/** The prompt of a conversation: the last thing that a user says; undefined where nobody says anything. */
 export const promptOf = (messages: ReadonlyArray<Message>, turns: number): string | undefined => {
-  const last = messages.findLastIndex(({ role }) => role === "user")
+  const last = messages.findLastIndex((message) => message.role === "user" && textOf(message).trim() !== "")
   const question = messages[last]
-  if (question === undefined || textOf(question).trim() === "") return undefined
+  if (question === undefined) return undefined
   const said = messages.slice(0, last).filter(({ role }) => role === "user" || role === "assistant")
   // A turn is a question and what was answered.
   const from = said.map(({ role }, place) => (role === "user" ? place : -1)).filter((place) => place >= 0)

@@ -4,18 +4,30 @@ import { createHash, timingSafeEqual } from "node:crypto"
 const digest = (text: string) => createHash("sha256").update(text).digest()
 
 /**
- * Hashes have one length and every key is looked at, so the comparison takes as long for any wrong key. Where no
- * keys are set, any bearer passes.
+ * Which of the keys a credential is; undefined where it is none of them. Hashes have one length and every key is
+ * looked at, so the comparison takes as long for any wrong key.
  */
-export const keyCheck = (keys: ReadonlyArray<string>): ((credential: string) => boolean) => {
+export const keyIndex = (keys: ReadonlyArray<string>): ((credential: string) => number | undefined) => {
   const known = keys.map(digest)
   return (credential) => {
     const asked = digest(credential)
-    let found = known.length === 0
-    for (const key of known) found = timingSafeEqual(asked, key) || found
+    let found: number | undefined
+    for (const [place, key] of known.entries()) {
+      if (timingSafeEqual(asked, key)) found ??= place
+    }
     return found
   }
 }
+
+/** Where no keys are set, any bearer passes. */
+export const keyCheck = (keys: ReadonlyArray<string>): ((credential: string) => boolean) => {
+  const index = keyIndex(keys)
+  return (credential) => index(credential) !== undefined || keys.length === 0
+}
+
+/** What stands behind `Bearer` in a header. */
+export const credentialOf = (authorization: string | undefined): string | undefined =>
+  /^bearer +(.*)$/i.exec(authorization ?? "")?.[1]
 
 /**
  * Who asks, for taking turns: the key's hash where keys are asked for, else the address. A key that nobody checks is

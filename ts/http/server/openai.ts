@@ -16,10 +16,19 @@ import { Api } from "../api/chat.ts"
 import { OpenAiKey, OpenAiShape } from "../api/openai.ts"
 import type { ChatRequest, CompletionRequest, ErrorBody } from "../api/openai.ts"
 import { Answering, ApiKeys } from "./answering.ts"
-import { chatForm, choicesOf, completionForm, events, settingsFor, usageOf } from "./completion.ts"
+import {
+  chatForm,
+  choicesOf,
+  completionForm,
+  couldNotAnswer,
+  events,
+  settingsFor,
+  usageOf
+} from "./completion.ts"
 import type { Form, Part } from "./completion.ts"
 import { promptOf } from "./conversation.ts"
 import { keyCheck } from "./keys.ts"
+import { CurrentRecord, recordEnd } from "./log.ts"
 import { observe } from "./metrics.ts"
 
 /** An error as OpenAI's clients read it. */
@@ -41,8 +50,7 @@ const failed = (error: ChatlmError) => {
     return refuse(429, `${error.message}; ${error.help}`, fields, { "retry-after": "1" })
   }
   if (error.code === "USAGE") return refuse(400, `${error.message}; ${error.help}`)
-  // What the core says may name folders of this machine: it is for the log.
-  return refuse(500, "the model could not answer; the server's log says why", {
+  return refuse(500, couldNotAnswer, {
     type: "server_error",
     code: error.code
   })
@@ -82,13 +90,6 @@ export const OpenAiShapeLayer = HttpApiMiddleware.layerSchemaErrorTransform(Open
   )
 })
 
-const isGiven = (value: unknown) =>
-  value !== undefined && value !== null && value !== false && !(Array.isArray(value) && value.length === 0)
-
-/** The first of the fields that a T5 cannot serve. */
-const unserved = (body: object, fields: ReadonlyArray<string>) =>
-  fields.find((field) => isGiven((body as Record<string, unknown>)[field]))
-
 const streamHeaders = { "cache-control": "no-store", "x-accel-buffering": "no" }
 
 /** All prompts at work, and how to tell of them. */
@@ -100,18 +101,26 @@ const answer = (
 ) =>
   Effect.gen(function* () {
     const answering = yield* Answering
+    // Known here alone: a stream is run when the request's own services are gone.
+    const record = yield* CurrentRecord
+    // Where one is refused those before it would run for nobody, and so would all where the client left before its
+    // stream has begun. Closing what is over does nothing.
     const taken: Array<Effect.Effect<void>> = []
+    yield* Effect.addFinalizer(() => Effect.all(taken, { discard: true }))
     const streams: Array<Stream.Stream<Part, ChatlmError>> = []
     const n = settings.answers ?? 1
     for (const [place, prompt] of prompts.entries()) {
-      const { pieces, close } = yield* answering.ask(prompt, settings).pipe(
-        // Where one is refused, those before it would run for nobody.
-        Effect.onError(() => Effect.all(taken, { discard: true }))
-      )
+      // Reading a prompt takes this thread: between two of them others have their turn.
+      if (place > 0) yield* Effect.yieldNow
+      const { pieces, close } = yield* answering.ask(prompt, settings)
       taken.push(close)
       streams.push(
         pieces.pipe(
-          Stream.tap(({ end }) => (end === undefined || end === null ? Effect.void : observe(end))),
+          Stream.tap(({ end }) => {
+            if (end === undefined || end === null) return Effect.void
+            recordEnd(record, end)
+            return observe(end)
+          }),
           Stream.map((piece) => ({ piece, prompt: place, first: place * n }))
         )
       )
@@ -124,7 +133,12 @@ const answer = (
     }
     if (body.stream === true) {
       const usage = body.stream_options?.include_usage === true
-      const texts = events(form, head, parts, { prompts: prompts.length, usage })
+      const logged = parts.pipe(
+        Stream.tapError((error) =>
+          Effect.annotateLogs(Effect.logError(error.message), "id", record?.id ?? "")
+        )
+      )
+      const texts = events(form, head, logged, { prompts: prompts.length, usage })
       return HttpServerResponse.stream(texts.pipe(Stream.encodeText), {
         contentType: "text/event-stream; charset=utf-8",
         headers: streamHeaders
@@ -156,28 +170,24 @@ export const OpenAiHandlers = HttpApiBuilder.group(
     const { model, created, turns, state } = yield* Answering
     const card = { id: model, object: "model" as const, created, owned_by: "chatlm" }
     const unknown = (name: string) =>
-      refuse(404, `the model "${name}" does not exist; this server has "${model}"`, {
+      refuse(404, `the model "${name.slice(0, 100)}" does not exist; this server has "${model}"`, {
         param: "model",
         code: "model_not_found"
       })
     /** What stands against a call, if anything does. */
-    const against = (body: ChatRequest | CompletionRequest, fields: ReadonlyArray<string>) =>
+    const against = (body: ChatRequest | CompletionRequest) =>
       Effect.gen(function* () {
         const status = yield* state
         if (status !== "ok") {
           return refuse(503, `the server is ${status}`, { type: "server_error" }, { "retry-after": "1" })
         }
-        if (body.model !== model) return unknown(body.model)
-        const param = unserved(body, fields)
-        return param === undefined
-          ? undefined
-          : refuse(400, `${param} is not supported by this server`, { param })
+        return body.model === model ? undefined : unknown(body.model)
       })
     return handlers.handleAll({
       models: () => Effect.succeed({ object: "list" as const, data: [card] }),
       model: ({ params }) => Effect.succeed(params.model === model ? card : unknown(params.model)),
       chatCompletions: Effect.fnUntraced(function* ({ payload }) {
-        const refused = yield* against(payload, ["tools", "functions", "logprobs", "top_logprobs"])
+        const refused = yield* against(payload)
         if (refused !== undefined) return refused
         const prompt = promptOf(payload.messages, turns)
         if (prompt === undefined) {
@@ -187,7 +197,7 @@ export const OpenAiHandlers = HttpApiBuilder.group(
         return yield* answer(chatForm, [prompt], payload, settingsFor(payload, longest))
       }),
       completions: Effect.fnUntraced(function* ({ payload }) {
-        const refused = yield* against(payload, ["logprobs", "suffix", "best_of"])
+        const refused = yield* against(payload)
         if (refused !== undefined) return refused
         const prompts = typeof payload.prompt === "string" ? [payload.prompt] : payload.prompt
         const form = completionForm(payload.echo === true ? prompts : [])
