@@ -155,8 +155,11 @@ export declare class TrainingRun {
   advance(steps: number): Promise<TrainEvent[]>
   /** Saves a checkpoint at the current step and answers its folder. */
   interrupt(): Promise<string | null>
-  /** Ends the run without saving. */
-  close(): void
+  /**
+   * Ends the run without saving, and comes back when a checkpoint that is being written is whole and the
+   * other workers know.
+   */
+  close(): Promise<void>
 }
 
 export interface Answer {
@@ -187,6 +190,8 @@ export interface AnswerPiece {
 }
 
 export interface AskOptions {
+  /** What to ask instead where the model has no room for the prompt: the first that fits, else the last, cut. */
+  shorter?: Array<string>
   /** Whose request it is: clients take turns. */
   client?: string
   /** How long all of it may take, waiting included, in milliseconds; then the answer ends where it is. */
@@ -731,7 +736,7 @@ export interface RequestEnd {
   /** The end of each answer's text that no piece has told. */
   rest: Array<string>
   promptTokens: number
-  /** The prompt was longer than the model's room and was cut. */
+  /** The prompt was longer than the model's room: it was cut, or a shorter one taken. */
   cut: boolean
   /** Seconds from coming to the first step. */
   waited: number

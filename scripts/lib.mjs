@@ -28,6 +28,24 @@ export const run = (command, args, options = {}) => {
   process.exit(status ?? 1)
 }
 
+/** Whether a command is there. */
+export const has = (command) => spawnSync("sh", ["-c", `command -v ${command}`]).status === 0
+
+/** Whether this user may install Debian's packages here. */
+export const mayInstall = () => process.getuid?.() === 0 && has("apt-get")
+
+/** Installs Debian's packages; ends this process where it may not. */
+export const install = (packages) => {
+  if (packages.length === 0) return
+  console.error(`installing ${packages.join(" ")} (Debian's)`)
+  if (!mayInstall()) {
+    console.error(`error: they are missing\nhelp: sudo apt-get install ${packages.join(" ")}`)
+    process.exit(3)
+  }
+  run("apt-get", ["update", "-qq"])
+  run("apt-get", ["install", "-y", "-qq", "--no-install-recommends", ...packages], { stdio: ["ignore", "ignore", "inherit"] })
+}
+
 const files = (path) => {
   if (!existsSync(path)) return []
   if (!statSync(path).isDirectory()) return [path]

@@ -1,34 +1,26 @@
-// The addon with workers over Open MPI: `npm run build:mpi`. It takes the place of the ordinary one, which
-// `npm run build` brings back. Where Open MPI or libclang (for its bindings) is missing, Debian's packages
-// are installed if this user may.
+// The addon with workers over Open MPI: `npm run build:mpi`, into npm/chatlm-mpi-linux-x64. What `mpirun` starts takes it
+// (ts/native/addon.ts); the ordinary one stays. Where Open MPI or libclang (for its bindings) is missing, Debian's
+// packages are installed if this user may.
 import { spawnSync } from "node:child_process"
-import { existsSync, readFileSync, writeFileSync } from "node:fs"
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
 import { join } from "node:path"
 
-import { bin, node, root, run } from "./lib.mjs"
+import { bin, has, install, node, root, run } from "./lib.mjs"
 
-const has = (command) => spawnSync("sh", ["-c", `command -v ${command}`]).status === 0
 const clang = () => spawnSync("sh", ["-c", "ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so*"]).stdout.length > 0
-const packages = [
+install([
   ...(has("mpicc") && has("mpirun") ? [] : ["libopenmpi-dev", "openmpi-bin"]),
   ...(clang() ? [] : ["libclang-dev", "clang"])
-]
-if (packages.length > 0) {
-  console.error(`installing ${packages.join(" ")} (Debian's)`)
-  if (process.getuid?.() !== 0 || !has("apt-get")) {
-    console.error(`error: they are missing\nhelp: sudo apt-get install ${packages.join(" ")}`)
-    process.exit(3)
-  }
-  run("apt-get", ["update", "-qq"])
-  run("apt-get", ["install", "-y", "--no-install-recommends", ...packages])
-}
+])
+const folder = mkdtempSync(join(tmpdir(), "chatlm-mpi-"))
+process.on("exit", () => rmSync(folder, { recursive: true, force: true }))
 run(node, [
   bin("@napi-rs/cli/dist/cli.js"), "build", "--platform", "--release", "--esm", "--features", "mpi",
-  "--manifest-path", "crates/chatlm-napi/Cargo.toml", "--output-dir", ".", "--dts", "index.d.ts", "--js", "index.js"
+  "--manifest-path", "crates/chatlm-napi/Cargo.toml", "--output-dir", folder, "--dts", "index.d.ts", "--js", "index.js"
 ], { label: "napi build" })
-// So that `npm run build` knows that the addon is another one.
-const stamps = join(root, "node_modules", ".chatlm-stamps.json")
-if (existsSync(stamps)) {
-  const { addon: _, ...rest } = JSON.parse(readFileSync(stamps, "utf8"))
-  writeFileSync(stamps, JSON.stringify(rest, null, 2))
-}
+const out = join(root, "npm", "chatlm-mpi-linux-x64")
+mkdirSync(out, { recursive: true })
+copyFileSync(join(folder, "chatlm.linux-x64-gnu.node"), join(out, "chatlm.linux-x64-mpi.node"))
+const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"))
+writeFileSync(join(out, "package.json"), JSON.stringify({ name: "chatlm-mpi-linux-x64", version, private: true }, null, 2))

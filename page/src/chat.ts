@@ -101,11 +101,14 @@ export class Chat {
     return this.state.conversations.find((each) => each.id === id)
   }
 
-  private async greet(): Promise<void> {
+  /** Learns the model's name, and whether a key is wanted; a server that does not answer yet is asked again. */
+  private async greet(times = 5): Promise<void> {
     try {
       this.set({ model: await modelName(this.key), key: "none" })
     } catch (error) {
       this.noteKey(error)
+      const asksForKey = error instanceof AskError && error.failure.kind === "key"
+      if (!asksForKey && times > 1) setTimeout(() => void this.greet(times - 1), 2000)
     }
   }
 
@@ -173,7 +176,7 @@ export class Chat {
     this.set({ answering: id, waiting: false, said: this.words.answering })
     try {
       show({}, false)
-      const end = await ask({
+      const { reason, promptCut } = await ask({
         messages: conversation.messages
           .slice(-sentAlong)
           .filter(({ text }) => text !== "")
@@ -190,7 +193,7 @@ export class Chat {
           show({ text: reply.text + text }, keep)
         }
       })
-      show(end === "length" ? { end } : {}, true)
+      show({ ...(reason === "length" ? { end: reason } : {}), ...(promptCut ? { promptCut } : {}) }, true)
       this.set({ said: reply.text })
     } catch (error) {
       if (abort.signal.aborted) {

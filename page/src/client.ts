@@ -117,6 +117,8 @@ async function* eventsOf(body: ReadableStream<Uint8Array>): AsyncGenerator<strin
 }
 
 interface Chunk {
+  /** The model had no room for all that was sent. */
+  readonly prompt_cut?: boolean
   readonly error?: { readonly message?: string }
   readonly choices?: ReadonlyArray<{
     readonly delta?: { readonly content?: string }
@@ -124,8 +126,14 @@ interface Chunk {
   }>
 }
 
-/** Asks and tells the answer piece by piece; the reason it ended. Fails with `AskError`, or when aborted. */
-export const ask = async (given: Ask): Promise<"stop" | "length"> => {
+/** How an answer ended, and whether some of what was sent had to be left out. */
+export interface End {
+  readonly reason: "stop" | "length"
+  readonly promptCut: boolean
+}
+
+/** Asks and tells the answer piece by piece. Fails with `AskError`, or when aborted. */
+export const ask = async (given: Ask): Promise<End> => {
   const { signal, key, messages, fields } = given
   for (;;) {
     const model = await modelName(key)
@@ -145,19 +153,17 @@ export const ask = async (given: Ask): Promise<"stop" | "length"> => {
   }
 }
 
-const read = async (
-  body: ReadableStream<Uint8Array>,
-  { onText, signal }: Ask
-): Promise<"stop" | "length"> => {
-  let reason: "stop" | "length" = "stop"
+const read = async (body: ReadableStream<Uint8Array>, { onText, signal }: Ask): Promise<End> => {
+  let end: End = { reason: "stop", promptCut: false }
   try {
     for await (const data of eventsOf(body)) {
-      if (data === "[DONE]") return reason
-      const { error, choices } = JSON.parse(data) as Chunk
+      if (data === "[DONE]") return end
+      const { error, choices, prompt_cut } = JSON.parse(data) as Chunk
       if (error !== undefined) throw new AskError({ kind: "server", detail: error.message ?? "" })
       const choice = choices?.[0]
       if (choice?.delta?.content) onText(choice.delta.content)
-      if (choice?.finish_reason === "length") reason = "length"
+      if (choice?.finish_reason === "length") end = { ...end, reason: "length" }
+      if (prompt_cut === true) end = { ...end, promptCut: true }
     }
   } catch (error) {
     if (signal.aborted || error instanceof AskError) throw error

@@ -9,6 +9,8 @@ export interface Message {
   /** How an answer ended, where not by itself. */
   readonly end?: "stopped" | "length" | "failed"
   readonly failure?: Failure
+  /** The model had no room for the whole question, or for all earlier turns. */
+  readonly promptCut?: boolean
 }
 
 export interface Conversation {

@@ -64,7 +64,7 @@ describe("interruption", () => {
               interrupts += 1
               return run.interrupt()
             },
-            close: () => {
+            close: async () => {
               closes += 1
             }
           }

@@ -52,6 +52,24 @@ describe("a served model", () => {
     expect(await metric(url, "requests_answered_total")).toBe(17)
   })
 
+  it("leaves out the oldest turns of a conversation that it has no room for, never the question", async () => {
+    const { url } = await serve(5, "--turns", "3")
+    const say = (role: string, content: string) => ({ role, content })
+    const turn = (length: number) => [say("user", "只猫".repeat(length)), say("assistant", "是")]
+    const asked = async (...before: ReadonlyArray<object>) => {
+      const response = await post(url, { messages: [...before, say("user", "三只猫和五只猫")] })
+      const { usage } = (await response.json()) as { usage: { prompt_tokens: number } }
+      return { tokens: usage.prompt_tokens, cut: response.headers.get("x-chatlm-prompt-cut") }
+    }
+    const whole = await asked(...turn(2), ...turn(1))
+    expect(whole.cut).toBe(null)
+    // Room is for 512 tokens; the tokenizer may join characters.
+    expect(await asked(...turn(2000), ...turn(2), ...turn(1))).toEqual({ ...whole, cut: "true" })
+    const alone = await asked(...turn(2000))
+    expect(alone.cut).toBe("true")
+    expect(alone.tokens).toBeLessThan(whole.tokens)
+  })
+
   it("gives the place of a client that leaves to others at once", async () => {
     // Hours of answer, were it not for the leaving.
     const { url } = await serve(1_000_000, "--max-batch", "2", "--cache-memory", "16GiB")

@@ -64,6 +64,19 @@ describe("the addon", () => {
     expect(said[0]).not.toContain("and more")
   })
 
+  it("is the one over Open MPI under mpirun, where it has been built", () => {
+    const under = { OMPI_COMM_WORLD_SIZE: "2" }
+    expect(choose(under).chosen).toBeUndefined()
+    const [to, mpi] = [join(folder, "npm", "chatlm-mpi-linux-x64"), "chatlm.linux-x64-mpi.node"]
+    mkdirSync(to, { recursive: true })
+    writeFileSync(join(to, mpi), "not a library")
+    writeFileSync(join(to, "package.json"), JSON.stringify({ version: "1.2.3" }))
+    expect(choose(under)).toEqual({ chosen: join(to, mpi), said: [], loaded: [join(to, mpi)] })
+    expect(choose({}).chosen).toBeUndefined()
+    expect(choose({ ...under, CHATLM_ADDON: "cpu" }).chosen).toBeUndefined()
+    expect(() => choose(under, "libmpi.so.40: cannot open")).toThrow(/for Open MPI does not load: libmpi/)
+  })
+
   it("is not one of another version", () => {
     install("node_modules", "1.2.4")
     const { chosen, said, loaded } = choose({})

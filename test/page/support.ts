@@ -19,6 +19,14 @@ const listening = async (server: ReturnType<typeof createServer>): Promise<numbe
   return (server.address() as AddressInfo).port
 }
 
+/** Says that the prompt was cut. */
+const cutting = (stream: AnswerStream): AnswerStream => ({
+  close: () => stream.close(),
+  async *[Symbol.asyncIterator]() {
+    for await (const piece of stream) yield piece.end ? { ...piece, end: { ...piece.end, cut: true } } : piece
+  }
+})
+
 /** Takes 你说： away, which the model in memory says first. */
 const withoutEcho = (stream: AnswerStream): AnswerStream => ({
   close: () => stream.close(),
@@ -27,7 +35,7 @@ const withoutEcho = (stream: AnswerStream): AnswerStream => ({
   }
 })
 
-/** Answers are what the question says: those given, 慢 without end, 坏 fails in the middle, 满 is refused; else as in memory. */
+/** Answers are what the question says: those given, 慢 without end, 坏 fails in the middle, 满 is refused, 长 is cut; else as in memory. */
 const model = (
   asked: Array<{ prompt: string; settings: GenerationSettings }>,
   loaded: Promise<void>,
@@ -47,6 +55,7 @@ const model = (
             asked.push({ prompt, settings })
             if (prompt.startsWith("满"))
               throw envelope("QUEUE_FULL", "too many requests are waiting", "later")
+            if (prompt.startsWith("长")) return cutting(serving.ask(prompt, settings, given))
             const known = answers[prompt]
             if (known !== undefined) return withoutEcho(serving.ask(known, settings, given))
             if (!/^[慢坏]/.test(prompt)) return serving.ask(prompt, settings, given)

@@ -26,7 +26,7 @@ const running = async <A, E>(work: Effect.Effect<A, E, Needs>, told: Array<strin
             told.push("saved")
             return run.interrupt()
           },
-          close: () => {
+          close: async () => {
             told.push("closed")
             run.close()
           }

@@ -1,6 +1,6 @@
 /**
- * Which native addon `index.js` loads: the one for NVIDIA GPUs where its package is there and loads, else
- * the processor's. `CHATLM_ADDON=cpu` or `cuda` forces one.
+ * Which native addon `index.js` loads: under `mpirun` the one that talks over Open MPI where it has been built, else the
+ * one for NVIDIA GPUs where its package is there and loads, else the processor's. `CHATLM_ADDON=cpu` or `cuda` forces one.
  *
  * The addon for GPUs links CUDA's libraries, so it loads only where a driver and CUDA are installed: it is
  * tried before `index.js` is asked, and where it fails, one line on standard error says why.
@@ -25,13 +25,22 @@ export interface AddonWorld {
   readonly warn: (line: string) => void
 }
 
+/** What `npm run build:mpi` makes; only processes that `mpirun` starts want it, which tells them how many they are. */
+const MPI = ["npm", "chatlm-mpi-linux-x64", "chatlm.linux-x64-mpi.node"]
+const STARTED_BY_MPIRUN = "OMPI_COMM_WORLD_SIZE"
+
+/** A file of this checkout. */
+const made = (index: string, ...names: ReadonlyArray<string>): string | undefined => {
+  const path = join(dirname(fileURLToPath(index)), ...names)
+  return existsSync(path) ? path : undefined
+}
+
 /** The package's file, installed beside this package or made in this checkout. */
 const find = (index: string): string | undefined => {
   try {
     return createRequire(index).resolve(PACKAGE)
   } catch {
-    const made = join(dirname(fileURLToPath(index)), "npm", PACKAGE, FILE)
-    return existsSync(made) ? made : undefined
+    return made(index, "npm", PACKAGE, FILE)
   }
 }
 
@@ -48,7 +57,25 @@ const check = (index: string, path: string, load: AddonWorld["load"]): void => {
 const firstLine = (cause: unknown) =>
   cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)
 
-/** The addon for GPUs where it is to be used, given the address of `index.js`. */
+/** The addon over Open MPI; without it `mpirun`'s processes would each train alone, which the core refuses. */
+const overMpi = (index: string, world: AddonWorld): string | undefined => {
+  const path = world.env[STARTED_BY_MPIRUN] === undefined ? undefined : made(index, ...MPI)
+  if (path === undefined) return undefined
+  try {
+    check(index, path, world.load)
+    return path
+  } catch (cause) {
+    throw makeError(
+      "ADDON_UNAVAILABLE",
+      `the addon for Open MPI does not load: ${firstLine(cause)}`,
+      "run npm run build:mpi again; it needs Debian's openmpi-bin or the like",
+      { file: path },
+      cause
+    )
+  }
+}
+
+/** The addon to load instead of the processor's, given the address of `index.js`. */
 export const chooseAddon = (index: string, world: AddonWorld): string | undefined => {
   const wanted = world.env["CHATLM_ADDON"] || undefined
   if (wanted !== undefined && wanted !== "cpu" && wanted !== "cuda") {
@@ -63,6 +90,8 @@ export const chooseAddon = (index: string, world: AddonWorld): string | undefine
   }
   // Whoever names a file themselves gets that one.
   if (wanted === "cpu" || (wanted === undefined && world.env[OVERRIDE])) return undefined
+  const mpi = wanted === undefined ? overMpi(index, world) : undefined
+  if (mpi !== undefined) return mpi
   const path = find(index)
   if (path === undefined) {
     if (wanted === undefined) return undefined

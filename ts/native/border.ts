@@ -243,7 +243,7 @@ export interface TrainEvent {
 export interface TrainingRun {
   advance(steps: number): Promise<Array<TrainEvent>>
   interrupt(): Promise<string | null>
-  close(): void
+  close(): Promise<void>
 }
 /** What one probe of a run found; `crates/chatlm-run/src/plan.rs` says what each is. */
 export interface ProbeReport {

@@ -201,7 +201,7 @@ class MemoryRun implements B.TrainingRun {
   async interrupt(): Promise<string | null> {
     return `${this.out}/checkpoints/step-${String(this.step).padStart(8, "0")}`
   }
-  close(): void {}
+  async close(): Promise<void> {}
 }
 
 /** Three rows a file; a writer forgets them. */

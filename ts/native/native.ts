@@ -310,7 +310,7 @@ export const fromBorderModule = (load: () => Promise<B.Border>): NativeService =
         const token = new module.CancelToken()
         const run = yield* Effect.acquireRelease(
           awaiting(token, () => module.TrainingRun.open(kind, config, chosen, report, token)),
-          (run) => Effect.sync(() => run.close()),
+          (run) => Effect.promise(() => run.close()),
           { interruptible: true }
         )
         return {

@@ -31,6 +31,8 @@ pub struct ServingLimits {
 
 #[napi(object)]
 pub struct AskOptions {
+    /// What to ask instead where the model has no room for the prompt: the first that fits, else the last, cut.
+    pub shorter: Option<Vec<String>>,
     /// Whose request it is: clients take turns.
     pub client: Option<String>,
     /// How long all of it may take, waiting included, in milliseconds; then the answer ends where it is.
@@ -57,7 +59,7 @@ pub struct RequestEnd {
     /// The end of each answer's text that no piece has told.
     pub rest: Vec<String>,
     pub prompt_tokens: u32,
-    /// The prompt was longer than the model's room and was cut.
+    /// The prompt was longer than the model's room: it was cut, or a shorter one taken.
     pub cut: bool,
     /// Seconds from coming to the first step.
     pub waited: f64,
@@ -189,6 +191,7 @@ impl Serving {
         let (news, told) = mpsc::unbounded_channel();
         let question = Question {
             prompt,
+            shorter: options.shorter.unwrap_or_default(),
             settings: settings.into(),
             client: options.client.unwrap_or_default(),
             timeout: options

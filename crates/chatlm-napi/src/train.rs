@@ -118,13 +118,16 @@ impl TrainingRun {
             .await
     }
 
-    /// Ends the run without saving.
+    /// Ends the run without saving, and comes back when a checkpoint that is being written is whole and the
+    /// other workers know.
     #[napi]
-    pub fn close(&self) {
-        if let Ok(mut worker) = self.worker.lock() {
-            let worker = worker.take();
-            std::thread::spawn(move || drop(worker));
-        }
+    pub async fn close(&self) -> napi::Result<()> {
+        let worker = self.worker.lock().ok().and_then(|mut worker| worker.take());
+        blocking(move || {
+            drop(worker);
+            Ok(())
+        })
+        .await
     }
 }
 

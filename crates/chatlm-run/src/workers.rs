@@ -124,6 +124,13 @@ impl Crew {
         }
     }
 
+    /// All part: there is nothing more to say.
+    pub(crate) fn end(&self) {
+        if let Some(talk) = &self.talk {
+            talk.lock().unwrap_or_else(PoisonError::into_inner).end();
+        }
+    }
+
     /// Whether any of them says yes.
     pub(crate) fn any(&self, flag: bool) -> Result<bool> {
         self.with(flag, |talk| talk.any(flag))

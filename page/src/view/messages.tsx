@@ -153,7 +153,7 @@ export const Messages = ({ chat, editing, onEdit, onAsk }: Props) => {
     >
       <ol class="messages">
         {messages.map((message, place) => {
-          const { id, role, text, end, failure } = message
+          const { id, role, text, end, failure, promptCut } = message
           const last = place === messages.length - 1
           const running = last && ours && role === "assistant"
           if (role === "user") {
@@ -199,6 +199,7 @@ export const Messages = ({ chat, editing, onEdit, onAsk }: Props) => {
               )}
               {end === "stopped" && <p class="end">{words.stopped}</p>}
               {end === "length" && <p class="end">{words.cut}</p>}
+              {promptCut && <p class="end">{words.promptCut}</p>}
               {failure && (
                 <Problem
                   failure={failure}

@@ -56,7 +56,7 @@ export const Message = Schema.Struct({
 })
 export type Message = typeof Message.Type
 
-/** Somewhere a user says something; the rule itself is `promptOf` of `../server/conversation.ts`. */
+/** Somewhere a user says something; the rule itself is `promptsOf` of `../server/conversation.ts`. */
 const asksSomething = Schema.makeFilter<ReadonlyArray<Message>>(() => true, {
   toJsonSchema: () => {
     const text = { type: "string", pattern: "\\S" }

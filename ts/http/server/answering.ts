@@ -10,8 +10,15 @@ export type ServerState = "loading" | "ok" | "draining"
 export class Answering extends Context.Service<
   Answering,
   {
-    /** Takes a request in, once the model is loaded; what is given beats the server's own settings. */
-    readonly ask: (prompt: string, given: GenerationSettings) => Effect.Effect<Asked, ChatlmError>
+    /**
+     * Takes a request in, once the model is loaded; what is given beats the server's own settings. Where the model has
+     * no room for the prompt, the first of `shorter` that fits is asked.
+     */
+    readonly ask: (
+      prompt: string,
+      given: GenerationSettings,
+      shorter?: ReadonlyArray<string>
+    ) => Effect.Effect<Asked, ChatlmError>
     readonly state: Effect.Effect<ServerState>
     /** The core's numbers; undefined while the model is loading. */
     readonly stats: Effect.Effect<ServingStats | undefined>

@@ -82,7 +82,7 @@ export const makeApplication = Effect.fnUntraced(function* (
     model: options.modelName ?? basename(resolve(options.generator.model)),
     created: Math.floor(Date.now() / 1000),
     turns: options.turns ?? 0,
-    ask: (prompt, given) =>
+    ask: (prompt, given, shorter = []) =>
       Effect.gen(function* () {
         const serving = yield* Deferred.await(model)
         // Who draws without a seed gets another answer each time.
@@ -93,7 +93,8 @@ export const makeApplication = Effect.fnUntraced(function* (
         const address = Option.getOrUndefined(request?.remoteAddress ?? Option.none<string>())
         const client = clientOf(options.apiKeys, request?.headers.authorization, address)
         const settings = { seed, ...options.settings, ...capped(given, options.maxTokens) }
-        return yield* serving.ask(prompt.slice(0, longest), settings, { timeout, client })
+        const [first, ...others] = [prompt, ...shorter].map((text) => text.slice(0, longest))
+        return yield* serving.ask(first ?? "", settings, { timeout, client, shorter: others })
       })
   })
   const respond = yield* HttpRouter.toHttpEffect(Layer.merge(routes, more)).pipe(

@@ -6,6 +6,8 @@
  *     问：…
  *     答：…
  *     问：…
+ *
+ * Where the model has no room for all of it the oldest turns are left out first, and the response says so.
  */
 import type { Message } from "../api/openai.ts"
 
@@ -13,20 +15,23 @@ import type { Message } from "../api/openai.ts"
 export const textOf = ({ content }: Message): string =>
   typeof content === "string" ? content : (content ?? []).map(({ text }) => text).join("\n")
 
-/** The prompt of a conversation: the last thing that a user says; undefined where nobody says anything. */
-export const promptOf = (messages: ReadonlyArray<Message>, turns: number): string | undefined => {
+/**
+ * The prompts of a conversation, each with a turn less than the one before; the last is what a user says last, alone.
+ * None where nobody says anything.
+ */
+export const promptsOf = (messages: ReadonlyArray<Message>, turns: number): ReadonlyArray<string> => {
   const last = messages.findLastIndex((message) => message.role === "user" && textOf(message).trim() !== "")
   const question = messages[last]
-  if (question === undefined) return undefined
+  if (question === undefined) return []
   const said = messages.slice(0, last).filter(({ role }) => role === "user" || role === "assistant")
   // A turn is a question and what was answered.
   const from = said.map(({ role }, place) => (role === "user" ? place : -1)).filter((place) => place >= 0)
-  const before = turns === 0 ? [] : said.slice(from.at(-turns) ?? 0)
-  if (before.length === 0) return textOf(question)
   const system = messages.filter(({ role }) => role === "system" || role === "developer").map(textOf)
-  return [
-    ...system.map((text) => `系统：${text}`),
-    ...before.map((message) => `${message.role === "user" ? "问" : "答"}：${textOf(message)}`),
-    `问：${textOf(question)}`
-  ].join("\n")
+  const after = (place: number) =>
+    [
+      ...system.map((text) => `系统：${text}`),
+      ...said.slice(place).map((message) => `${message.role === "user" ? "问" : "答"}：${textOf(message)}`),
+      `问：${textOf(question)}`
+    ].join("\n")
+  return [...(turns === 0 ? [] : from.slice(-turns).map(after)), textOf(question)]
 }

@@ -26,7 +26,7 @@ import {
   usageOf
 } from "./completion.ts"
 import type { Form, Part } from "./completion.ts"
-import { promptOf } from "./conversation.ts"
+import { promptsOf } from "./conversation.ts"
 import { keyCheck } from "./keys.ts"
 import { CurrentRecord, recordEnd } from "./log.ts"
 import { observe } from "./metrics.ts"
@@ -92,10 +92,10 @@ export const OpenAiShapeLayer = HttpApiMiddleware.layerSchemaErrorTransform(Open
 
 const streamHeaders = { "cache-control": "no-store", "x-accel-buffering": "no" }
 
-/** All prompts at work, and how to tell of them. */
+/** All prompts at work, and how to tell of them; each with what to ask where there is no room for it. */
 const answer = (
   form: Form,
-  prompts: ReadonlyArray<string>,
+  prompts: ReadonlyArray<readonly [prompt: string, ...shorter: ReadonlyArray<string>]>,
   body: ChatRequest | CompletionRequest,
   settings: GenerationSettings
 ) =>
@@ -109,10 +109,10 @@ const answer = (
     yield* Effect.addFinalizer(() => Effect.all(taken, { discard: true }))
     const streams: Array<Stream.Stream<Part, ChatlmError>> = []
     const n = settings.answers ?? 1
-    for (const [place, prompt] of prompts.entries()) {
+    for (const [place, [prompt, ...shorter]] of prompts.entries()) {
       // Reading a prompt takes this thread: between two of them others have their turn.
       if (place > 0) yield* Effect.yieldNow
-      const { pieces, close } = yield* answering.ask(prompt, settings)
+      const { pieces, close } = yield* answering.ask(prompt, settings, shorter)
       taken.push(close)
       streams.push(
         pieces.pipe(
@@ -189,19 +189,20 @@ export const OpenAiHandlers = HttpApiBuilder.group(
       chatCompletions: Effect.fnUntraced(function* ({ payload }) {
         const refused = yield* against(payload)
         if (refused !== undefined) return refused
-        const prompt = promptOf(payload.messages, turns)
+        const [prompt, ...shorter] = promptsOf(payload.messages, turns)
         if (prompt === undefined) {
           return refuse(400, "messages has no text of a user", { param: "messages" })
         }
         const longest = payload.max_completion_tokens ?? payload.max_tokens
-        return yield* answer(chatForm, [prompt], payload, settingsFor(payload, longest))
+        return yield* answer(chatForm, [[prompt, ...shorter]], payload, settingsFor(payload, longest))
       }),
       completions: Effect.fnUntraced(function* ({ payload }) {
         const refused = yield* against(payload)
         if (refused !== undefined) return refused
         const prompts = typeof payload.prompt === "string" ? [payload.prompt] : payload.prompt
         const form = completionForm(payload.echo === true ? prompts : [])
-        return yield* answer(form, prompts, payload, settingsFor(payload, payload.max_tokens))
+        const alone = prompts.map((prompt) => [prompt] as const)
+        return yield* answer(form, alone, payload, settingsFor(payload, payload.max_tokens))
       })
     })
   })

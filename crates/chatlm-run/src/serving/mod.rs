@@ -56,6 +56,8 @@ impl Default for Limits {
 #[derive(Debug, Clone, Default)]
 pub struct Question {
     pub prompt: String,
+    /// What to ask instead where the model has no room for `prompt`: the first that fits, else the last, cut.
+    pub shorter: Vec<String>,
     pub settings: GivenSettings,
     /// Whose it is: clients take turns, however much each of them asks.
     pub client: String,
@@ -86,7 +88,7 @@ pub struct Outcome {
     /// What is left of each answer's streamed text.
     pub rest: Vec<String>,
     pub prompt_tokens: usize,
-    /// The prompt was longer than the model's room and was cut.
+    /// The prompt was longer than the model's room: it was cut, or a shorter one taken.
     pub cut: bool,
     /// From coming to its first step.
     pub waited_seconds: f64,
@@ -180,7 +182,10 @@ impl Serving {
     pub fn ask(&self, question: Question, tell: Tell) -> Result<Cancel> {
         let settings = self.generator.settings(&question.settings)?;
         let AnswerSettings { decoding, stop } = settings;
-        let (ids, cut) = self.generator.encode_cut(&question.prompt)?;
+        let Question {
+            prompt, shorter, ..
+        } = question;
+        let (prompt, ids, cut) = self.fitting(prompt, shorter)?;
         let rows = decoding.rows();
         let bytes = self.need(ids.len(), rows * decoding.max_new_tokens);
         if rows > self.limits.rows || bytes > self.limits.cache_bytes {
@@ -211,7 +216,7 @@ impl Serving {
                 ids,
                 key: mix(decoding.seed, 0),
             },
-            prompt: question.prompt,
+            prompt,
             cut,
             stops: Stops::new(&stop),
             settings: Arc::new(decoding),
@@ -229,6 +234,21 @@ impl Serving {
         } else {
             Err(Error::internal("the thread of the answers is gone"))
         }
+    }
+
+    /// The first of the prompts that the model has room for, else the last; its ids; whether anything was
+    /// left out.
+    fn fitting(&self, prompt: String, shorter: Vec<String>) -> Result<(String, Vec<u32>, bool)> {
+        let (mut ids, mut too_long) = self.generator.encode_cut(&prompt)?;
+        let (mut taken, cut) = (prompt, too_long);
+        for next in shorter {
+            if !too_long {
+                break;
+            }
+            (ids, too_long) = self.generator.encode_cut(&next)?;
+            taken = next;
+        }
+        Ok((taken, ids, cut))
     }
 
     /// Bytes of keys and values for a prompt and for tokens that are written.

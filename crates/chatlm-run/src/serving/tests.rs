@@ -276,3 +276,22 @@ fn dropped_it_gives_up_what_runs() {
     let (_, outcome) = all(&told);
     assert_eq!(outcome.answers[0].finish_reason, FinishReason::Cancelled);
 }
+
+/// Earlier turns of a conversation are given up before the question is.
+#[test]
+fn a_shorter_prompt_is_taken_where_there_is_no_room() {
+    let serving = serving(Limits::default());
+    let asked = |prompt: &str, shorter: &[&str]| {
+        let question = Question {
+            shorter: shorter.iter().map(|&text| text.to_owned()).collect(),
+            ..question(prompt, sampled(1, 4))
+        };
+        let (_, outcome) = all(&ask(&serving, question).0);
+        (outcome.answers[0].prompt.clone(), outcome.cut)
+    };
+    let (long, longer) = ("天".repeat(70), "地".repeat(90));
+    assert_eq!(asked("一", &["二"]), ("一".to_owned(), false));
+    assert_eq!(asked(&longer, &[&long, "三", "四"]), ("三".to_owned(), true));
+    assert_eq!(asked(&longer, &[&long]), (long.clone(), true));
+    assert_eq!(asked(&longer, &[]), (longer.clone(), true));
+}

@@ -476,3 +476,13 @@ impl TrainingRun {
         epoch as f64 + row as f64 / self.rows.rows().max(1) as f64
     }
 }
+
+impl Drop for TrainingRun {
+    fn drop(&mut self) {
+        // Where the last save has failed, the others are still waiting for it.
+        let finished = self.state.finished && self.saved == Some(self.state.step);
+        if finished || self.stopped {
+            self.crew.end();
+        }
+    }
+}

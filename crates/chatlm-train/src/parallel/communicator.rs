@@ -9,6 +9,9 @@ pub trait Link: Send {
     fn world(&self) -> usize;
     fn send(&mut self, to: usize, bytes: &[u8]) -> Result<()>;
     fn receive(&mut self, from: usize, bytes: &mut [u8]) -> Result<()>;
+    /// Called where all workers have come to a good end together; dropped without it, a link is one that
+    /// the others have lost.
+    fn end(&mut self) {}
 }
 
 /// One worker's view of all of them.
@@ -75,6 +78,11 @@ impl Communicator {
             }
         }
         Ok(())
+    }
+
+    /// All workers part in peace. Nothing may be said afterwards.
+    pub fn end(&mut self) {
+        self.link.end();
     }
 
     /// Whether any worker says yes.

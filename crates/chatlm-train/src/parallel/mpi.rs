@@ -13,13 +13,14 @@ use super::Link;
 /// MPI counts in `i32`; a longer message goes in parts.
 const MOST: usize = 1 << 30;
 
-/// MPI's world; it ends when this is dropped.
+/// MPI's world. It is finalized at a good end alone: that waits for the others, who may be waiting for this one.
+/// A process that ends without tells `mpirun` to end them.
 pub struct MpiLink {
     rank: usize,
     size: usize,
     /// Workers on this machine.
     neighbours: usize,
-    _universe: Universe,
+    universe: Option<Universe>,
 }
 
 // The one thread that talks at a time holds the communicator's lock, as `Threading::Serialized` asks.
@@ -44,7 +45,7 @@ impl MpiLink {
             rank: universe.world().rank() as usize,
             size: universe.world().size() as usize,
             neighbours: number("OMPI_COMM_WORLD_LOCAL_SIZE").unwrap_or(1),
-            _universe: universe,
+            universe: Some(universe),
         }))
     }
 
@@ -79,5 +80,15 @@ impl Link for MpiLink {
             world().process_at_rank(from as i32).receive_into(part);
         }
         Ok(())
+    }
+
+    fn end(&mut self) {
+        drop(self.universe.take());
+    }
+}
+
+impl Drop for MpiLink {
+    fn drop(&mut self) {
+        std::mem::forget(self.universe.take());
     }
 }
