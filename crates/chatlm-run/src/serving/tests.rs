@@ -291,7 +291,10 @@ fn a_shorter_prompt_is_taken_where_there_is_no_room() {
     };
     let (long, longer) = ("天".repeat(70), "地".repeat(90));
     assert_eq!(asked("一", &["二"]), ("一".to_owned(), false));
-    assert_eq!(asked(&longer, &[&long, "三", "四"]), ("三".to_owned(), true));
+    assert_eq!(
+        asked(&longer, &[&long, "三", "四"]),
+        ("三".to_owned(), true)
+    );
     assert_eq!(asked(&longer, &[&long]), (long.clone(), true));
     assert_eq!(asked(&longer, &[]), (longer.clone(), true));
 }
