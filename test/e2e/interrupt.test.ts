@@ -108,14 +108,15 @@ describe("interrupted", () => {
   }, 120_000)
 
   it("twice: the second ends it at once, in the middle of a step", async () => {
-    // One step over a hundred thousand rows.
-    writeJsonl(dir.at("long.jsonl"), rows(100_000))
-    const long = { train: dir.at("long.jsonl"), gradientAccumulation: 100_000, maxSteps: 2 }
+    // One step over all rows, which are read at once and computed for many seconds.
+    writeJsonl(dir.at("long.jsonl"), rows(3000))
+    const model = { ...tinyModel, d_model: 512, d_ff: 2048, d_kv: 64, num_heads: 8, num_layers: 4 }
+    const long = { model, train: dir.at("long.jsonl"), gradientAccumulation: 100_000, maxSteps: 2 }
     const running = startChatlm(...pretrain("twice", long))
     let said = ""
     running.child.stderr?.on("data", (chunk) => (said += chunk))
     await until(running, () => said.includes("parameters"))
-    await setTimeout(300)
+    await setTimeout(1500)
     running.child.kill("SIGINT")
     await setTimeout(500)
     expect(running.child.exitCode).toBe(null)
