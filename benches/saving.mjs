@@ -1,6 +1,6 @@
-// What saving costs beside training: `npm run bench:saving -- [--saves 3] [--every 20] [--precision f32] [--waiting]`. The 0.2 B
-// model trains on rows of 128 tokens a side, batch 4, with a checkpoint in every so many steps. The time that the steps
-// from one save to the next take beyond as many median steps is that save's cost, given as a share of 100 steps; the
+// What saving costs beside training: `npm run bench:saving -- [--saves 5] [--every 20] [--precision f32] [--waiting]`. The 0.2 B
+// model trains on rows of 128 tokens a side, batch 4, with a checkpoint in every so many steps. What the steps of the
+// first half between two saves take longer than those of the second is a save's cost, given as a share of 100 steps; the
 // stall is how much longer the first step behind a save takes. `--waiting`: training waits for the disk instead.
 import { spawnSync } from "node:child_process"
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -12,7 +12,7 @@ import { node, root } from "../scripts/lib.mjs"
 
 const { values: flags } = parseArgs({
   options: {
-    saves: { type: "string", default: "3" }, every: { type: "string", default: "20" },
+    saves: { type: "string", default: "5" }, every: { type: "string", default: "20" },
     precision: { type: "string", default: "f32" }, threads: { type: "string", default: "2" },
     out: { type: "string" }, waiting: { type: "boolean", default: false }
   }
@@ -43,21 +43,20 @@ chatlm(
   }).flatMap(([key, value]) => ["--set", `${key}=${JSON.stringify(value)}`])
 )
 const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length
 const times = readFileSync(at("out/metrics.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line).time)
 /** Seconds of a step, what came before it since the last one included. */
 const took = (step) => times[step - 1] - times[step - 2]
-const usual = median(Array.from({ length: Math.ceil(every / 2) }, (_, n) => took(warm - n)).concat(
-  Array.from({ length: Number(flags.saves) }, (_, save) =>
-    Array.from({ length: Math.floor(every / 3) }, (_, n) => took(warm + (save + 1) * every - n))).flat()
-))
-const costs = []
+const found = []
 for (let save = 0; save < Number(flags.saves); save += 1) {
-  const from = warm + save * every
-  const all = Array.from({ length: every }, (_, n) => took(from + 1 + n))
-  const cost = all.reduce((sum, seconds) => sum + seconds, 0) - every * usual
-  costs.push(cost)
-  console.log(`save at step ${from}: ${cost.toFixed(2)} s beyond ${every} median steps of ${usual.toFixed(3)} s; ` +
-    `the first step behind it ${(all[0] - usual).toFixed(2)} s longer`)
+  const all = Array.from({ length: every }, (_, n) => took(warm + save * every + 1 + n))
+  // While it is copied and written, and when that is long over: the same minute, the same neighbours.
+  const [beside, after] = [all.slice(0, every / 2), all.slice(every / 2)]
+  const usual = mean(after)
+  found.push({ cost: mean(beside) * beside.length - usual * beside.length, stall: all[0] - usual, usual })
+  const { cost, stall } = found.at(-1)
+  console.log(`save at step ${warm + save * every}: ${cost.toFixed(2)} s over ${beside.length} steps, the first of them ${stall.toFixed(2)} s longer than the ${usual.toFixed(2)} s of a step`)
 }
-const cost = median(costs)
-console.log(`one save in 100 steps: ${(cost / usual).toFixed(2)} % of training time (${cost.toFixed(2)} s of ${(100 * usual).toFixed(0)} s)`)
+const of = (name) => median(found.map((each) => each[name]))
+const share = mean(found.map(({ cost, usual }) => cost / usual))
+console.log(`one save in 100 steps: ${share.toFixed(2)} % of training time, the mean of ${found.length}; stall ${of("stall").toFixed(2)} s, the median`)
