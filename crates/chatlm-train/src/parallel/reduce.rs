@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use chatlm_job::Result;
 
 use super::Shares;
-use super::communicator::{Communicator, add_up};
+use super::communicator::Communicator;
 
 /// Values of a bucket: 4 MB.
 const BUCKET: usize = 1 << 20;
@@ -26,6 +26,8 @@ pub(crate) struct Reducer {
     order: Vec<usize>,
     /// Of this worker's weights, by index.
     sums: BTreeMap<usize, Vec<f32>>,
+    /// What each of the others has sent for this worker's weights of a bucket.
+    theirs: Vec<Vec<f32>>,
 }
 
 impl Reducer {
@@ -35,6 +37,7 @@ impl Reducer {
             sizes,
             order: Vec::new(),
             sums: BTreeMap::new(),
+            theirs: Vec::new(),
         }
     }
 
@@ -123,7 +126,8 @@ impl Reducer {
         buckets(&self.order, |index| self.sizes[index], BUCKET)
     }
 
-    /// Hands each owner its weights' gradients and sums this worker's; answers the emptied buffers.
+    /// Hands each owner its weights' gradients and sums this worker's; answers the emptied buffers. They
+    /// travel from where they are, and into memory that stays: copies would cost the step's own thread.
     fn flush(
         &mut self,
         talk: &mut Communicator,
@@ -131,33 +135,49 @@ impl Reducer {
         filled: Vec<Vec<f32>>,
     ) -> Result<Vec<Vec<f32>>> {
         let (rank, world) = (talk.rank(), talk.world());
-        let pack = |owner: usize| {
-            let mut packed: Vec<f32> = Vec::new();
-            for (&index, values) in bucket.iter().zip(&filled) {
-                if self.shares.owner(index) == owner {
-                    packed.extend_from_slice(values);
+        let (shares, theirs, sums) = (&self.shares, &mut self.theirs, &mut self.sums);
+        let of = |owner: usize| {
+            let places = bucket.iter().enumerate();
+            places.filter(move |&(_, &index)| shares.owner(index) == owner)
+        };
+        let own: usize = of(rank).map(|(place, _)| filled[place].len()).sum();
+        theirs.resize_with(world, Vec::new);
+        talk.meet(|link, other, first| {
+            theirs[other].resize(own, 0.0);
+            // The lower rank speaks first, then the other.
+            for speaks in [first, !first] {
+                if !speaks {
+                    link.receive(other, bytemuck::cast_slice_mut(&mut theirs[other]))?;
+                    continue;
+                }
+                for (place, _) in of(other) {
+                    link.send(other, bytemuck::cast_slice(&filled[place]))?;
                 }
             }
-            packed
-        };
-        let own = pack(rank);
-        let mut all = vec![Vec::new(); world];
-        talk.meet(|link, other, first| {
-            let out = pack(other);
-            all[other] = vec![0.0f32; own.len()];
-            let into = bytemuck::cast_slice_mut(&mut all[other]);
-            super::communicator::both(link, other, first, bytemuck::cast_slice(&out), into)
+            Ok(())
         })?;
-        let mut sum = vec![0.0; own.len()];
-        all[rank] = own;
-        add_up(&all, &mut sum);
         let mut from = 0;
-        for &index in bucket.iter().filter(|&&i| self.shares.owner(i) == rank) {
-            let size = self.sizes[index];
-            let values = self.sums.entry(index).or_default();
-            values.clear();
-            values.extend_from_slice(&sum[from..from + size]);
-            from += size;
+        for (place, &index) in of(rank) {
+            let mine = &filled[place];
+            let part = from..from + mine.len();
+            let sum = sums.entry(index).or_default();
+            sum.clear();
+            // In the order of ranks, whoever sums.
+            for worker in 0..world {
+                let values = if worker == rank {
+                    &mine[..]
+                } else {
+                    &theirs[worker][part.clone()]
+                };
+                if worker == 0 {
+                    sum.extend_from_slice(values);
+                } else {
+                    sum.iter_mut()
+                        .zip(values)
+                        .for_each(|(sum, value)| *sum += value);
+                }
+            }
+            from = part.end;
         }
         Ok(filled)
     }
