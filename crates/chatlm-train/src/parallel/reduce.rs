@@ -163,11 +163,11 @@ impl Reducer {
             let sum = sums.entry(index).or_default();
             sum.clear();
             // In the order of ranks, whoever sums.
-            for worker in 0..world {
+            for (worker, sent) in theirs.iter().enumerate() {
                 let values = if worker == rank {
                     &mine[..]
                 } else {
-                    &theirs[worker][part.clone()]
+                    &sent[part.clone()]
                 };
                 if worker == 0 {
                     sum.extend_from_slice(values);
