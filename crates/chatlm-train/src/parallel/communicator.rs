@@ -3,7 +3,8 @@
 
 use chatlm_job::{Error, Result};
 
-/// Bytes from one worker to another, in order. A worker that is gone is an error that names it.
+/// Bytes from one worker to another, in order; a `receive` takes just what one `send` has sent, as MPI's
+/// messages want it. A worker that is gone is an error that names it.
 pub trait Link: Send {
     fn rank(&self) -> usize;
     fn world(&self) -> usize;

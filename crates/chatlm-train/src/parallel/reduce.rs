@@ -147,7 +147,13 @@ impl Reducer {
             // The lower rank speaks first, then the other.
             for speaks in [first, !first] {
                 if !speaks {
-                    link.receive(other, bytemuck::cast_slice_mut(&mut theirs[other]))?;
+                    // A message at a time, as they are sent: MPI keeps them apart.
+                    let mut rest = &mut theirs[other][..];
+                    for (place, _) in of(rank) {
+                        let (part, more) = rest.split_at_mut(filled[place].len());
+                        link.receive(other, bytemuck::cast_slice_mut(part))?;
+                        rest = more;
+                    }
                     continue;
                 }
                 for (place, _) in of(other) {
